@@ -1,0 +1,15 @@
+//! Words that cross a process: ids, tasks, the agent protocol and the Videos API objects.
+//!
+//! Types only: no IO, no clock, no randomness. Start with [`task`] (what work is),
+//! then [`agent`] (how an agent asks for it and reports it), then [`video`] (what a user sees).
+
+pub mod agent;
+pub mod digest;
+pub mod ids;
+pub mod money;
+pub mod task;
+pub mod video;
+
+pub use digest::Digest;
+pub use ids::{AccountId, AgentId, BootId, JobId, TaskId};
+pub use money::GpuMicros;

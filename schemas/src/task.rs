@@ -1,0 +1,115 @@
+//! What a task is: the self-contained order that an agent turns into an artefact.
+
+use serde::{Deserialize, Serialize};
+
+use crate::Digest;
+
+/// The work of one task. The agent translates it to the engine's own words once.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum TaskSpec {
+    Render(RenderSpec),
+    Assemble(AssembleSpec),
+}
+
+impl TaskSpec {
+    pub fn kind(&self) -> TaskKind {
+        match self {
+            Self::Render(_) => TaskKind::Render,
+            Self::Assemble(_) => TaskKind::Assemble,
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum TaskKind {
+    /// One shot from a prompt. Its output is a shot file (lossless picture and sound).
+    Render,
+    /// All shots of a job into one film. Its outputs are film, thumbnail and spritesheet.
+    Assemble,
+}
+
+/// One shot: everything that decides its latents.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct RenderSpec {
+    /// Place of the shot in the film, from 0.
+    pub shot: u32,
+    /// Name of the weights, as agents advertise them (`builtin`).
+    pub weights: String,
+    pub prompt: String,
+    pub negative_prompt: String,
+    /// Size to render at, a native size of the model, in pixels.
+    pub width: u32,
+    pub height: u32,
+    /// Frames to render; `4k+1` for the built-in model, `8k+1` for LTX-2.
+    pub frames: u32,
+    pub fps: u32,
+    pub seed: u64,
+    /// Sampler steps; `None` takes the sigmas that the weights recommend.
+    pub steps: Option<u32>,
+    /// Guidance scale for the picture; `None` takes what the weights recommend.
+    pub guidance_scale: Option<f32>,
+    /// First frame to start from: an image (PNG, JPEG or WebP) in the artefact store.
+    pub first_frame: Option<Digest>,
+}
+
+/// The film: shots in order, at the size that was asked for.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct AssembleSpec {
+    /// Number of shots; their artefacts come with the lease, in this order.
+    pub shots: u32,
+    /// Output size in pixels; FFmpeg scales to it.
+    pub width: u32,
+    pub height: u32,
+    pub fps: u32,
+    /// Exact length of each shot in frames at `fps`; longer shots are cut, in order.
+    pub shot_frames: Vec<u32>,
+}
+
+/// A named file that a task made.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Artefact {
+    pub variant: Variant,
+    pub digest: Digest,
+    pub bytes: u64,
+}
+
+/// What a file is for. `film`, `thumbnail` and `spritesheet` are the public variants.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Variant {
+    Shot,
+    Film,
+    Thumbnail,
+    Spritesheet,
+}
+
+impl Variant {
+    pub fn media_type(self) -> &'static str {
+        match self {
+            Self::Shot => "video/x-matroska",
+            Self::Film => "video/mp4",
+            Self::Thumbnail => "image/webp",
+            Self::Spritesheet => "image/jpeg",
+        }
+    }
+
+    pub fn extension(self) -> &'static str {
+        match self {
+            Self::Shot => "mkv",
+            Self::Film => "mp4",
+            Self::Thumbnail => "webp",
+            Self::Spritesheet => "jpg",
+        }
+    }
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Shot => "shot",
+            Self::Film => "film",
+            Self::Thumbnail => "thumbnail",
+            Self::Spritesheet => "spritesheet",
+        }
+    }
+}
