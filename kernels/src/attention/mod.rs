@@ -1,0 +1,239 @@
+//! `o = softmax(scale q k^T + mask) v`, head by head.
+//!
+//! q [Nq, H d], k and v [Nk, Hkv d] -> o [Nq, H d]; F32. Query head h reads key head h * Hkv / H.
+//! Softmax runs online over blocks of keys, so memory stays at one block a thread.
+
+mod cpu;
+
+use crate::{Device, KernelError, Tensor};
+
+const OP: &str = "attention";
+
+/// Which keys a query may see.
+#[derive(Clone, Copy)]
+pub enum Mask<'a> {
+    /// All.
+    None,
+    /// The first `n`.
+    Keys(usize),
+    /// All, with a value [Nk] added to each score of a key.
+    Additive(&'a Tensor),
+    /// Keys `first..=q`, and of these only the last `window` when there is one. Query and key
+    /// counts are equal. A query that sees nothing gives zeros.
+    Causal {
+        /// First key that is not padding.
+        first: usize,
+        /// Keys a query sees at most, its own included.
+        window: Option<usize>,
+    },
+}
+
+/// How heads lie in a row and how scores are scaled.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Heads {
+    /// Query heads.
+    pub query: usize,
+    /// Key and value heads; divides `query`.
+    pub key: usize,
+    /// Factor of every score, usually 1/sqrt(d).
+    pub scale: f32,
+}
+
+/// Attends; see the module.
+///
+/// # Errors
+/// [`KernelError::Shape`], [`KernelError::DType`]; [`KernelError::Unsupported`] for heads that do
+/// not divide.
+pub fn attention(
+    device: &Device,
+    q: &Tensor,
+    k: &Tensor,
+    v: &Tensor,
+    heads: Heads,
+    mask: Mask<'_>,
+    o: &mut Tensor,
+) -> Result<(), KernelError> {
+    let [queries, width] = q.expect_rank(OP, "q")?;
+    let [keys, _] = k.expect_rank(OP, "k")?;
+    let divides = heads.query > 0 && heads.key > 0 && heads.query.is_multiple_of(heads.key);
+    if !divides || width == 0 || !width.is_multiple_of(heads.query) {
+        let why = format!(
+            "{} query and {} key heads over a width of {width}",
+            heads.query, heads.key
+        );
+        return Err(KernelError::unsupported(OP, why));
+    }
+    let key_width = width / heads.query * heads.key;
+    k.expect_f32(OP, "k", &[keys, key_width])?;
+    v.expect_f32(OP, "v", &[keys, key_width])?;
+    o.expect_f32(OP, "o", &[queries, width])?;
+    match mask {
+        Mask::Additive(mask) => mask.expect_f32(OP, "mask", &[keys])?,
+        Mask::Causal { .. } if queries != keys => {
+            return Err(KernelError::shape(OP, "k", [queries, key_width], k.dims()));
+        }
+        Mask::Keys(count) if count > keys => {
+            return Err(KernelError::unsupported(
+                OP,
+                format!("{count} of {keys} keys"),
+            ));
+        }
+        Mask::None | Mask::Keys(_) | Mask::Causal { .. } => {}
+    }
+    match device {
+        Device::Cpu(cpu) => cpu::attention(cpu, q, k, v, heads, mask, o),
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{assert_close, noise, tensor};
+
+    fn visible(mask: Mask<'_>, q: usize, k: usize) -> Option<f64> {
+        match mask {
+            Mask::None => Some(0.0),
+            Mask::Keys(count) => (k < count).then_some(0.0),
+            Mask::Additive(mask) => Some(f64::from(mask.f32s()[k])),
+            Mask::Causal { first, window } => {
+                (k >= first && k <= q && window.is_none_or(|w| q - k < w)).then_some(0.0)
+            }
+        }
+    }
+
+    fn reference(q: &Tensor, k: &Tensor, v: &Tensor, heads: Heads, mask: Mask<'_>) -> Vec<f64> {
+        let (width, d) = (q.last_dim(), q.last_dim() / heads.query);
+        let mut out = vec![0.0; q.count()];
+        let dot = |a: &[f32], b: &[f32]| {
+            a.iter()
+                .zip(b)
+                .map(|(a, b)| f64::from(*a) * f64::from(*b))
+                .sum::<f64>()
+        };
+        for n in 0..q.row_count() {
+            for h in 0..heads.query {
+                let g = h * heads.key / heads.query;
+                let head = |t: &Tensor, row: usize| {
+                    let start = row * t.last_dim() + g * d;
+                    t.f32s()[start..start + d].to_vec()
+                };
+                let query = &q.f32s()[n * width + h * d..][..d];
+                let scores: Vec<(usize, f64)> = (0..k.row_count())
+                    .filter_map(|m| {
+                        Some((
+                            m,
+                            visible(mask, n, m)? + f64::from(heads.scale) * dot(query, &head(k, m)),
+                        ))
+                    })
+                    .collect();
+                let top = scores
+                    .iter()
+                    .map(|(_, s)| *s)
+                    .fold(f64::NEG_INFINITY, f64::max);
+                let total: f64 = scores.iter().map(|(_, s)| (s - top).exp()).sum();
+                for (m, score) in scores {
+                    for (i, value) in head(v, m).iter().enumerate() {
+                        out[n * width + h * d + i] +=
+                            (score - top).exp() / total * f64::from(*value);
+                    }
+                }
+            }
+        }
+        out
+    }
+
+    #[test]
+    fn every_mask_and_odd_shape_agrees_with_double_precision() {
+        let device = Device::cpu(2).unwrap();
+        for (queries, keys, query, key, d) in [
+            (1, 1, 1, 1, 2),
+            (3, 300, 2, 2, 64),
+            (130, 129, 4, 1, 32),
+            (65, 65, 3, 1, 16),
+            (200, 200, 2, 2, 24),
+        ] {
+            let heads = Heads {
+                query,
+                key,
+                scale: 3.0 / (d as f32).sqrt(),
+            };
+            let q = noise(1, &[queries, query * d]);
+            let (k, v) = (noise(2, &[keys, key * d]), noise(3, &[keys, key * d]));
+            let values = (0..keys)
+                .map(|i| if i % 3 == 1 { -10_000.0 } else { 0.0 })
+                .collect();
+            let additive = tensor(&[keys], values);
+            let mut masks = vec![
+                Mask::None,
+                Mask::Keys(keys.div_ceil(2)),
+                Mask::Additive(&additive),
+            ];
+            if queries == keys {
+                masks.push(Mask::Causal {
+                    first: 0,
+                    window: None,
+                });
+                masks.push(Mask::Causal {
+                    first: keys / 4,
+                    window: Some(7),
+                });
+            }
+            for mask in masks {
+                let mut o = tensor(&[queries, query * d], vec![f32::NAN; queries * query * d]);
+                attention(&device, &q, &k, &v, heads, mask, &mut o).unwrap();
+                assert_close(o.f32s(), &reference(&q, &k, &v, heads, mask), 1e-5);
+            }
+        }
+    }
+
+    #[test]
+    fn threads_do_not_change_a_bit() {
+        let (q, k, v) = (
+            noise(1, &[301, 128]),
+            noise(2, &[203, 128]),
+            noise(3, &[203, 128]),
+        );
+        let heads = Heads {
+            query: 2,
+            key: 2,
+            scale: 0.125,
+        };
+        let run = |threads| {
+            let mut o = tensor(&[301, 128], vec![0.0; 301 * 128]);
+            attention(
+                &Device::cpu(threads).unwrap(),
+                &q,
+                &k,
+                &v,
+                heads,
+                Mask::None,
+                &mut o,
+            )
+            .unwrap();
+            o
+        };
+        assert!(run(1).f32s() == run(2).f32s() && run(1).f32s() == run(5).f32s());
+    }
+
+    #[test]
+    fn wrong_heads_and_shapes_are_refused() {
+        let device = Device::cpu(1).unwrap();
+        let (q, k, mut o) = (noise(1, &[2, 12]), noise(2, &[3, 4]), noise(3, &[2, 12]));
+        let heads = |query, key| Heads {
+            query,
+            key,
+            scale: 1.0,
+        };
+        assert!(attention(&device, &q, &k, &k, heads(3, 2), Mask::None, &mut o).is_err());
+        assert!(attention(&device, &q, &k, &k, heads(5, 5), Mask::None, &mut o).is_err());
+        assert!(attention(&device, &q, &k, &k, heads(3, 3), Mask::None, &mut o).is_err());
+        assert!(attention(&device, &q, &k, &k, heads(3, 1), Mask::Keys(4), &mut o).is_err());
+        let causal = Mask::Causal {
+            first: 0,
+            window: None,
+        };
+        assert!(attention(&device, &q, &k, &k, heads(3, 1), causal, &mut o).is_err());
+        assert!(attention(&device, &q, &k, &k, heads(3, 1), Mask::None, &mut o).is_ok());
+    }
+}

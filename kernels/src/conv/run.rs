@@ -1,0 +1,175 @@
+//! The loops around the register tile.
+
+use crate::device::Cpu;
+
+use super::pack::{ConvWeights, Panel};
+use super::tile::{Stretch, accumulate};
+
+/// Values of a stretch: with 16 columns, 16 KiB of weights, which stay in the first-level cache.
+const STRETCH_MAX: usize = 256;
+
+/// Output pixels of a piece of work: few enough that its rows stay in the second-level cache.
+const PIECE_PIXELS: std::ops::RangeInclusive<usize> = 32..=256;
+
+/// Geometry of a convolution for the core. A row is a stretch of output pixels whose inputs lie
+/// `step` values apart.
+#[derive(Clone, Copy)]
+pub(crate) struct Core<'a> {
+    pub weights: &'a ConvWeights,
+    /// Output pixels of a row.
+    pub row_pixels: usize,
+    /// Values between the inputs of neighbouring output pixels.
+    pub step: usize,
+    /// Taps of the core, each over `run` values that lie side by side in the input.
+    pub taps: usize,
+    /// Values of a tap; `taps * run` = kernel positions * input channels.
+    pub run: usize,
+}
+
+/// Computes `out` [row, pixel, output channel] = bias + residual + convolution.
+///
+/// `tap_start(row, tap)` is where the tap of the row's first pixel begins in `x`; none leaves the
+/// tap out.
+pub(crate) fn convolve(
+    cpu: &Cpu,
+    x: &[f32],
+    core: Core<'_>,
+    tap_start: impl Fn(usize, usize) -> Option<usize> + Send + Sync,
+    residual: Option<&[f32]>,
+    out: &mut [f32],
+) {
+    let channels = core.weights.out_channels();
+    let pixels = out.len() / channels;
+    let piece = pixels
+        .div_ceil(16)
+        .clamp(*PIECE_PIXELS.start(), *PIECE_PIXELS.end());
+    cpu.for_each_chunk(out, piece * channels, |index, out| {
+        let first = index * piece;
+        prefill(core.weights, residual.map(|r| &r[first * channels..]), out);
+        let span = Span {
+            first,
+            pixels: out.len() / channels,
+        };
+        all_panels(x, core, &tap_start, span, out);
+    });
+}
+
+/// Adds all products to `out`, the output of `span`.
+fn all_panels(
+    x: &[f32],
+    core: Core<'_>,
+    tap_start: &impl Fn(usize, usize) -> Option<usize>,
+    span: Span,
+    out: &mut [f32],
+) {
+    let channels = core.weights.out_channels();
+    for panel in &core.weights.panels {
+        if panel.valid == panel.width {
+            let dst = &mut out[panel.first..];
+            one_panel(x, core, panel, tap_start, span, dst, channels);
+        } else {
+            narrow_panel(x, core, panel, tap_start, span, out, channels);
+        }
+    }
+}
+
+/// Some output pixels that follow each other, across rows.
+#[derive(Clone, Copy)]
+struct Span {
+    first: usize,
+    pixels: usize,
+}
+
+impl Span {
+    /// The parts of the span that lie in one row each: (row, first pixel in it, pixels, offset).
+    fn parts(self, row_pixels: usize) -> impl Iterator<Item = (usize, usize, usize, usize)> {
+        let end = self.first + self.pixels;
+        let mut at = self.first;
+        std::iter::from_fn(move || {
+            let (row, pixel) = (at / row_pixels, at % row_pixels);
+            let count = (row_pixels - pixel).min(end - at);
+            let part = (row, pixel, count, at - self.first);
+            at += count;
+            (count > 0).then_some(part)
+        })
+    }
+}
+
+fn prefill(weights: &ConvWeights, residual: Option<&[f32]>, out: &mut [f32]) {
+    let rows = out.chunks_exact_mut(weights.out_channels());
+    match residual {
+        None => rows.for_each(|row| row.copy_from_slice(&weights.bias)),
+        Some(residual) => {
+            for (row, residual) in rows.zip(residual.chunks_exact(weights.out_channels())) {
+                for ((out, r), b) in row.iter_mut().zip(residual).zip(&weights.bias) {
+                    *out = r + b;
+                }
+            }
+        }
+    }
+}
+
+/// Adds one panel's products to `dst`, whose pixels are `dst_step` values apart.
+fn one_panel(
+    x: &[f32],
+    core: Core<'_>,
+    panel: &Panel,
+    tap_start: &impl Fn(usize, usize) -> Option<usize>,
+    span: Span,
+    dst: &mut [f32],
+    dst_step: usize,
+) {
+    let width = panel.width;
+    let slab = core.run * width;
+    for tap in 0..core.taps {
+        let w = &core.weights.values[panel.start + tap * slab..][..slab];
+        for (number, w) in w.chunks(STRETCH_MAX * width).enumerate() {
+            for (row, pixel, count, offset) in span.parts(core.row_pixels) {
+                let Some(start) = tap_start(row, tap) else {
+                    continue;
+                };
+                let x = &x[start + pixel * core.step + number * STRETCH_MAX..];
+                let stretch = Stretch {
+                    x,
+                    step: core.step,
+                    w,
+                    width,
+                };
+                accumulate(
+                    core.weights.isa,
+                    stretch,
+                    count,
+                    &mut dst[offset * dst_step..],
+                    dst_step,
+                );
+            }
+        }
+    }
+}
+
+/// A panel wider than the channels left: computed aside, then its channels are copied.
+fn narrow_panel(
+    x: &[f32],
+    core: Core<'_>,
+    panel: &Panel,
+    tap_start: &impl Fn(usize, usize) -> Option<usize>,
+    span: Span,
+    out: &mut [f32],
+    channels: usize,
+) {
+    let columns = panel.first..panel.first + panel.valid;
+    let mut aside = vec![0.0; span.pixels * panel.width];
+    for (row, out) in aside
+        .chunks_exact_mut(panel.width)
+        .zip(out.chunks_exact(channels))
+    {
+        row[..panel.valid].copy_from_slice(&out[columns.clone()]);
+    }
+    one_panel(x, core, panel, tap_start, span, &mut aside, panel.width);
+    for (row, out) in aside
+        .chunks_exact(panel.width)
+        .zip(out.chunks_exact_mut(channels))
+    {
+        out[columns.clone()].copy_from_slice(&row[..panel.valid]);
+    }
+}

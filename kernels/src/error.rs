@@ -1,0 +1,80 @@
+//! What an op can refuse. User data never makes an op panic: it gets one of these.
+
+use crate::shape::DType;
+
+/// An error of an op, of a tensor or of a device.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum KernelError {
+    /// A tensor's shape breaks the contract of the op that got it.
+    #[error("{op}: {what} has shape {found}, expected {expected}")]
+    Shape {
+        /// Name of the op.
+        op: &'static str,
+        /// Name of the argument.
+        what: &'static str,
+        /// The shape that the contract asks for, in words.
+        expected: String,
+        /// The shape that came.
+        found: String,
+    },
+    /// A tensor's element type breaks the contract of the op that got it.
+    #[error("{op}: {what} holds {found}, expected {expected}")]
+    DType {
+        /// Name of the op.
+        op: &'static str,
+        /// Name of the argument.
+        what: &'static str,
+        /// The type that the contract asks for.
+        expected: DType,
+        /// The type that came.
+        found: DType,
+    },
+    /// The op exists but not for these parameters.
+    #[error("{op} does not support {why}")]
+    Unsupported {
+        /// Name of the op.
+        op: &'static str,
+        /// What is not supported.
+        why: String,
+    },
+    /// The memory for a tensor could not be had.
+    #[error("out of memory: {need_bytes} bytes more are needed")]
+    OutOfMemory {
+        /// Size of the allocation that failed.
+        need_bytes: u64,
+    },
+    /// The threads of a CPU device could not be started.
+    #[error("cannot start {threads} compute threads: {reason}")]
+    Threads {
+        /// How many threads were asked for.
+        threads: usize,
+        /// The operating system's reason.
+        reason: String,
+    },
+}
+
+impl KernelError {
+    /// A [`KernelError::Shape`] from anything that can be printed.
+    pub(crate) fn shape(
+        op: &'static str,
+        what: &'static str,
+        expected: impl std::fmt::Debug,
+        found: impl std::fmt::Debug,
+    ) -> Self {
+        Self::Shape {
+            op,
+            what,
+            expected: format!("{expected:?}"),
+            found: format!("{found:?}"),
+        }
+    }
+
+    /// A [`KernelError::Unsupported`].
+    pub(crate) fn unsupported(op: &'static str, why: impl Into<String>) -> Self {
+        Self::Unsupported {
+            op,
+            why: why.into(),
+        }
+    }
+}

@@ -1,0 +1,227 @@
+//! `y = epilogue(x W^T + bias)`.
+//!
+//! x [M, K], W [N, K] row-major, bias [N] -> y [M, N]; F32. Reads x and W once per block of rows
+//! and writes y once; the epilogue runs while a block is in cache.
+
+mod cpu;
+
+use crate::modulation::Rows;
+use crate::{DType, Device, KernelError, Tensor};
+
+const OP: &str = "linear";
+
+/// What happens to `z = x W^T + bias` before it is stored.
+#[derive(Clone, Copy)]
+pub enum Epilogue<'a> {
+    /// y = z
+    None,
+    /// y = gelu(z), tanh form
+    GeluTanh,
+    /// y = z * sigmoid(z)
+    Silu,
+    /// y = y + z
+    Residual,
+    /// y = y + gate * z, with one gate value a column
+    GatedResidual(Rows<'a>),
+    /// W holds a gate half, then an up half [2N, K]: y = gelu(gate) * up, tanh form
+    GegluTanh,
+}
+
+/// Multiplies every row of `x` by a weight matrix; see the module.
+///
+/// # Errors
+/// [`KernelError::Shape`], [`KernelError::DType`]; [`KernelError::Unsupported`] for GEGLU with a bias.
+pub fn linear(
+    device: &Device,
+    x: &Tensor,
+    weight: &Tensor,
+    bias: Option<&Tensor>,
+    epilogue: Epilogue<'_>,
+    y: &mut Tensor,
+) -> Result<(), KernelError> {
+    let [rows, inner] = x.expect_rank(OP, "x")?;
+    let [weight_rows, _] = weight.expect_rank(OP, "weight")?;
+    weight.expect_f32(OP, "weight", &[weight_rows, inner])?;
+    let columns = match epilogue {
+        Epilogue::GegluTanh if weight_rows % 2 == 0 => weight_rows / 2,
+        Epilogue::GegluTanh => return Err(KernelError::unsupported(OP, "a GEGLU of odd height")),
+        _ => weight_rows,
+    };
+    y.expect(OP, "y", DType::F32, &[rows, columns])?;
+    if let Some(bias) = bias {
+        bias.expect_f32(OP, "bias", &[weight_rows])?;
+        if matches!(epilogue, Epilogue::GegluTanh) {
+            return Err(KernelError::unsupported(OP, "a GEGLU with a bias"));
+        }
+    }
+    if inner == 0 {
+        return Err(KernelError::unsupported(OP, "an inner dimension of 0"));
+    }
+    if let Epilogue::GatedResidual(gate) = &epilogue {
+        gate.check(OP, "gate", rows, columns)?;
+    }
+    match device {
+        Device::Cpu(cpu) => cpu::linear(cpu, x, weight, bias, epilogue, y),
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::simd;
+    use crate::testing::{assert_close, noise, tensor};
+
+    /// What an epilogue makes of element i, given the product.
+    type Expected<'a> = &'a dyn Fn(usize, f64) -> f64;
+
+    /// x W^T + b in double precision.
+    fn reference(x: &Tensor, w: &Tensor, b: Option<&Tensor>) -> Vec<f64> {
+        let k = x.last_dim();
+        let mut out = Vec::new();
+        for row in x.f32s().chunks(k) {
+            for (n, column) in w.f32s().chunks(k).enumerate() {
+                let dot: f64 = row
+                    .iter()
+                    .zip(column)
+                    .map(|(a, b)| f64::from(*a) * f64::from(*b))
+                    .sum();
+                out.push(dot + b.map_or(0.0, |b| f64::from(b.f32s()[n])));
+            }
+        }
+        out
+    }
+
+    #[test]
+    fn every_epilogue_agrees_with_double_precision() {
+        for (m, n, k) in [
+            (1, 1, 1),
+            (1, 130, 33),
+            (7, 5, 64),
+            (67, 48, 17),
+            (300, 72, 40),
+            (519, 6, 130),
+        ] {
+            let device = Device::cpu(2).unwrap();
+            let (x, w, b) = (noise(1, &[m, k]), noise(2, &[n, k]), noise(3, &[n]));
+            let z = reference(&x, &w, Some(&b));
+            let (start, gate) = (noise(4, &[m, n]), noise(5, &[2, 3, n]));
+            let groups =
+                Tensor::from_u32(&device, &[m], (0..m as u32).map(|i| i % 2).collect()).unwrap();
+            let gates = Rows {
+                table: &gate,
+                slot: 1,
+                groups: Some(&groups),
+            };
+            let cases: [(Epilogue<'_>, Expected<'_>); 5] = [
+                (Epilogue::None, &|_, z| z),
+                (Epilogue::GeluTanh, &|_, z| {
+                    f64::from(simd::gelu_tanh(z as f32))
+                }),
+                (Epilogue::Silu, &|_, z| z / (1.0 + (-z).exp())),
+                (Epilogue::Residual, &|i, z| f64::from(start.f32s()[i]) + z),
+                (Epilogue::GatedResidual(gates), &|i, z| {
+                    let gate = gate.f32s()[(i / n) % 2 * 3 * n + n + i % n];
+                    f64::from(start.f32s()[i]) + f64::from(gate) * z
+                }),
+            ];
+            for (epilogue, expected) in cases {
+                let mut y = start.clone();
+                linear(&device, &x, &w, Some(&b), epilogue, &mut y).unwrap();
+                let expected: Vec<f64> =
+                    z.iter().enumerate().map(|(i, z)| expected(i, *z)).collect();
+                assert_close(y.f32s(), &expected, 1e-5);
+            }
+        }
+    }
+
+    #[test]
+    fn geglu_multiplies_the_two_halves() {
+        let device = Device::cpu(2).unwrap();
+        let (x, w) = (noise(1, &[70, 24]), noise(2, &[20, 24]));
+        let z = reference(&x, &w, None);
+        let mut y = tensor(&[70, 10], vec![0.0; 700]);
+        linear(&device, &x, &w, None, Epilogue::GegluTanh, &mut y).unwrap();
+        let expected: Vec<f64> = (0..700)
+            .map(|i| (i / 10 * 20 + i % 10, i / 10 * 20 + 10 + i % 10))
+            .map(|(gate, up)| f64::from(simd::gelu_tanh(z[gate] as f32)) * z[up])
+            .collect();
+        assert_close(y.f32s(), &expected, 1e-5);
+    }
+
+    #[test]
+    fn threads_do_not_change_a_bit() {
+        for (m, n, k) in [
+            (1, 3000, 300),
+            (2, 700, 900),
+            (33, 128, 128),
+            (272, 512, 128),
+            (700, 96, 200),
+        ] {
+            let (x, w) = (noise(1, &[m, k]), noise(2, &[n, k]));
+            let run = |threads| {
+                let device = Device::cpu(threads).unwrap();
+                let mut y = tensor(&[m, n], vec![0.0; m * n]);
+                linear(&device, &x, &w, None, Epilogue::GeluTanh, &mut y).unwrap();
+                y
+            };
+            let one = run(1);
+            for threads in [2, 3, 8] {
+                assert!(
+                    one.f32s() == run(threads).f32s(),
+                    "{m}x{n}x{k} on {threads} threads"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn wrong_shapes_are_refused() {
+        let device = Device::cpu(1).unwrap();
+        let (x, w) = (noise(1, &[2, 3]), noise(2, &[4, 3]));
+        let mut y = tensor(&[2, 4], vec![0.0; 8]);
+        assert!(
+            linear(
+                &device,
+                &x,
+                &noise(1, &[4, 5]),
+                None,
+                Epilogue::None,
+                &mut y
+            )
+            .is_err()
+        );
+        assert!(
+            linear(
+                &device,
+                &x,
+                &w,
+                Some(&noise(1, &[3])),
+                Epilogue::None,
+                &mut y
+            )
+            .is_err()
+        );
+        assert!(linear(&device, &x, &w, None, Epilogue::GegluTanh, &mut y).is_err());
+        let gate = noise(1, &[1, 1, 5]);
+        let gate = Epilogue::GatedResidual(Rows {
+            table: &gate,
+            slot: 0,
+            groups: None,
+        });
+        assert!(linear(&device, &x, &w, None, gate, &mut y).is_err());
+        assert!(
+            linear(
+                &device,
+                &noise(1, &[2, 0]),
+                &noise(1, &[4, 0]),
+                None,
+                Epilogue::None,
+                &mut y
+            )
+            .is_err()
+        );
+        let mut small = tensor(&[1, 4], vec![0.0; 4]);
+        assert!(linear(&device, &x, &w, None, Epilogue::None, &mut small).is_err());
+    }
+}
