@@ -1,1 +1,56 @@
+//! The engine: a [`Recipe`] and [`Weights`] in, a [`Clip`] out.
+//!
+//! `generate` is the whole of it: the prompt becomes tokens, hidden states and a text context; the
+//! sampler turns noise into latents step by step; the decoders turn latents into frames and
+//! samples. No network, no clock, no database and no FFmpeg in here.
 
+pub mod audio_vae;
+pub mod checkpoint;
+pub mod clip;
+pub mod error;
+pub mod info;
+pub mod latent;
+pub mod progress;
+pub mod recipe;
+pub mod video_vae;
+pub mod vocoder;
+pub mod weights;
+
+mod convolution;
+#[cfg(test)]
+mod golden;
+mod guidance;
+mod layers;
+mod memory;
+mod model;
+mod noise;
+mod run;
+mod sampler;
+mod sigmas;
+mod text;
+mod transformer;
+
+pub use checkpoint::Checkpoint;
+pub use clip::Clip;
+pub use error::DiffusionError;
+pub use info::{ModelInfo, Size};
+pub use latent::Latents;
+pub use model::Weights;
+pub use progress::{Control, Generated, OnStep, Phase, Progress, Start};
+pub use recipe::{Picture, Recipe};
+
+/// Makes the clip of `recipe`, or pauses when `on_step` says so.
+///
+/// The same weights, recipe and class of device give the same bits, whatever the number of threads
+/// and however often the run was paused and resumed.
+///
+/// # Errors
+/// [`DiffusionError`]; `Checkpoint` when `start` holds one of other weights or another recipe.
+pub fn generate(
+    weights: &Weights,
+    recipe: &Recipe,
+    start: Start,
+    on_step: &mut OnStep<'_>,
+) -> Result<Generated, DiffusionError> {
+    run::run(weights, recipe, start, on_step)
+}

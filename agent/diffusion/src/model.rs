@@ -1,0 +1,383 @@
+//! Opened weights: every part of a folder in the diffusers layout that making a clip needs.
+
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use kernels::Device;
+use serde_json::Value;
+
+use crate::audio_vae::{AudioDecoder, COMPRESSION as AUDIO_COMPRESSION};
+use crate::error::DiffusionError;
+use crate::guidance::GuidancePlan;
+use crate::info::{ModelInfo, Product};
+use crate::latent::Compression;
+use crate::memory;
+use crate::sigmas::Schedule;
+use crate::text::TextEncoder;
+use crate::transformer::{Context, Transformer, TransformerConfig};
+use crate::video_vae::{VideoDecoder, VideoEncoder};
+use crate::vocoder::Vocoder;
+use crate::weights::{Component, Config, WeightsError};
+
+/// Prompts whose text context is kept.
+const CONTEXTS_MAX: usize = 16;
+/// Text tokens of models whose tokeniser names no length.
+const TEXT_TOKENS: usize = 1024;
+/// A longer `model_max_length` means that there is none.
+const TEXT_TOKENS_MAX: u64 = 8192;
+/// Denoising steps of models that are not distilled.
+const STEPS_23: u32 = 30;
+const STEPS_20: u32 = 40;
+/// Parts that a folder must have, in the order of work.
+const PARTS: [&str; 6] = [
+    "text_encoder",
+    "connectors",
+    "transformer",
+    "vae",
+    "audio_vae",
+    "vocoder",
+];
+
+/// All parts of a model on one device.
+#[derive(Debug)]
+pub struct Weights {
+    pub(crate) device: Device,
+    pub(crate) info: ModelInfo,
+    pub(crate) digest: [u8; 32],
+    pub(crate) negative_prompt: String,
+    pub(crate) schedule: Schedule,
+    pub(crate) guidance: GuidancePlan,
+    pub(crate) compression: Compression,
+    pub(crate) transformer: Transformer,
+    pub(crate) video_decoder: VideoDecoder,
+    pub(crate) video_encoder: Option<VideoEncoder>,
+    pub(crate) audio_decoder: AudioDecoder,
+    pub(crate) vocoder: Vocoder,
+    /// Widest layer of the video decoder at full size, in channels.
+    pub(crate) decoder_channels: usize,
+    text: TextEncoder,
+    contexts: Mutex<Vec<(String, Arc<Context>)>>,
+}
+
+/// The parts, opened and checked against their headers.
+struct Parts {
+    text_encoder: Component,
+    connectors: Component,
+    transformer: Component,
+    vae: Component,
+    audio_vae: Component,
+    vocoder: Component,
+}
+
+impl Parts {
+    fn open(root: &Path) -> Result<Self, WeightsError> {
+        check_index(root)?;
+        let open = |name| Component::open(root, name);
+        Ok(Self {
+            text_encoder: open(PARTS[0])?,
+            connectors: open(PARTS[1])?,
+            transformer: open(PARTS[2])?,
+            vae: open(PARTS[3])?,
+            audio_vae: open(PARTS[4])?,
+            vocoder: open(PARTS[5])?,
+        })
+    }
+
+    fn all(&self) -> [&Component; 6] {
+        let Self {
+            text_encoder,
+            connectors,
+            transformer,
+            vae,
+            audio_vae,
+            vocoder,
+        } = self;
+        [
+            text_encoder,
+            connectors,
+            transformer,
+            vae,
+            audio_vae,
+            vocoder,
+        ]
+    }
+
+    /// Digest over every file that the run depends on.
+    fn digest(&self, root: &Path) -> Result<[u8; 32], WeightsError> {
+        let mut hasher = blake3::Hasher::new();
+        for part in self.all() {
+            hasher
+                .update(part.name().as_bytes())
+                .update(part.digest()?.as_bytes());
+        }
+        let files = [
+            "tokenizer/tokenizer.json",
+            "tokenizer/tokenizer_config.json",
+            "scheduler/scheduler_config.json",
+        ];
+        for name in files {
+            let path = root.join(name);
+            let bytes =
+                std::fs::read(&path).map_err(|source| WeightsError::Read { path, source })?;
+            hasher
+                .update(name.as_bytes())
+                .update(blake3::hash(&bytes).as_bytes());
+        }
+        if let Ok(bytes) = std::fs::read(root.join("dailies.json")) {
+            hasher.update(blake3::hash(&bytes).as_bytes());
+        }
+        Ok(*hasher.finalize().as_bytes())
+    }
+}
+
+/// Refuses a folder that is another pipeline or lacks a part; extra parts are named and left alone.
+fn check_index(root: &Path) -> Result<(), WeightsError> {
+    let path = root.join("model_index.json");
+    let index = Config::open(&path)?;
+    let found = index.get("_class_name", String::new())?;
+    if !["LTX2Pipeline", "LTX2ImageToVideoPipeline"].contains(&found.as_str()) {
+        let (component, expected) = ("pipeline".to_owned(), "LTX2Pipeline".to_owned());
+        return Err(WeightsError::Class {
+            path,
+            component,
+            expected,
+            found,
+        });
+    }
+    for part in PARTS.iter().chain(&["tokenizer", "scheduler"]) {
+        if index.optional::<Value>(part)?.is_none() {
+            return Err(index.refuse(part, "the pipeline has no such part"));
+        }
+    }
+    for part in index.unread() {
+        tracing::warn!(path = %path.display(), part, "this part is not used");
+    }
+    Ok(())
+}
+
+/// Tokens of a prompt: what the tokeniser says, unless it says nothing sensible.
+fn text_tokens(root: &Path) -> Result<usize, WeightsError> {
+    let config = Config::open(&root.join("tokenizer").join("tokenizer_config.json"))?;
+    let length = config
+        .optional::<Value>("model_max_length")?
+        .and_then(|value| value.as_u64());
+    Ok(length
+        .filter(|length| (1..=TEXT_TOKENS_MAX).contains(length))
+        .map_or(TEXT_TOKENS, |n| n as usize))
+}
+
+impl Weights {
+    /// Opens a folder in the diffusers layout and loads every part that making a clip needs.
+    ///
+    /// # Errors
+    /// [`DiffusionError::Weights`] that names the file, the tensor or field, what was expected and
+    /// what was found; [`DiffusionError::OutOfMemory`] when they would not fit.
+    pub fn open(dir: &Path, device: &Device) -> Result<Self, DiffusionError> {
+        let parts = Parts::open(dir)?;
+        memory::check_weights(
+            parts.all().iter().map(|part| part.value_count()).sum(),
+            device,
+        )?;
+        Ok(Self::load(dir, &parts, device)?)
+    }
+
+    fn load(dir: &Path, parts: &Parts, device: &Device) -> Result<Self, WeightsError> {
+        let product = Product::open(dir)?;
+        let digest = parts.digest(dir)?;
+        let tokens = text_tokens(dir)?;
+        let text = TextEncoder::load(dir, &parts.text_encoder, &parts.connectors, tokens, device)?;
+        let transformer = Transformer::load(&parts.transformer, device)?;
+        let video_decoder = VideoDecoder::load(&parts.vae, device)?;
+        let video_encoder = match parts.vae.names().any(|name| name.starts_with("encoder.")) {
+            true => Some(VideoEncoder::load(&parts.vae, device)?),
+            false => None,
+        };
+        let audio_decoder = AudioDecoder::load(&parts.audio_vae, device)?;
+        let vocoder = Vocoder::load(&parts.vocoder, device)?;
+        let compression = compression(&video_decoder, &audio_decoder);
+        check_fit(parts, &transformer, &text, &video_decoder, &audio_decoder)?;
+        let (schedule, guidance) = sampling(dir, &product, transformer.config())?;
+        let channels: Vec<usize> = parts
+            .vae
+            .config()
+            .get("decoder_block_out_channels", vec![256])?;
+        let mut found = Self {
+            info: facts(
+                &product,
+                &digest,
+                &compression,
+                &vocoder,
+                video_encoder.is_some(),
+            ),
+            device: device.clone(),
+            digest,
+            negative_prompt: product.negative_prompt,
+            schedule,
+            guidance,
+            compression,
+            transformer,
+            video_decoder,
+            video_encoder,
+            audio_decoder,
+            vocoder,
+            decoder_channels: channels.into_iter().min().unwrap_or(1),
+            text,
+            contexts: Mutex::default(),
+        };
+        found.info.steps = found.default_steps();
+        (found.info.guidance_video, found.info.guidance_audio) =
+            (found.guidance.video.scale, found.guidance.audio.scale);
+        Ok(found)
+    }
+
+    /// What the weights are and can do.
+    pub fn info(&self) -> &ModelInfo {
+        &self.info
+    }
+
+    /// Words of the prompt that the model has not learnt.
+    pub fn unknown_words(&self, prompt: &str) -> Vec<String> {
+        self.info.unknown_words(prompt)
+    }
+
+    fn default_steps(&self) -> u32 {
+        match &self.schedule {
+            Schedule::List(sigmas) => sigmas.len() as u32 - 1,
+            Schedule::Dynamic(_) if self.transformer.config().cross_timestep() => STEPS_23,
+            Schedule::Dynamic(_) => STEPS_20,
+        }
+    }
+
+    /// Text context of a prompt, made once as long as it is among the last few.
+    pub(crate) fn context(&self, prompt: &str) -> Result<Arc<Context>, DiffusionError> {
+        let kept = |contexts: &Vec<(String, Arc<Context>)>| {
+            let found = contexts.iter().find(|(text, _)| text == prompt);
+            found.map(|(_, context)| Arc::clone(context))
+        };
+        if let Some(context) = kept(&self.contexts.lock().unwrap_or_else(PoisonError::into_inner)) {
+            return Ok(context);
+        }
+        let text = self.text.encode(&self.device, prompt)?;
+        let context = Arc::new(self.transformer.context(&self.device, &text)?);
+        let mut contexts = self.contexts.lock().unwrap_or_else(PoisonError::into_inner);
+        if contexts.len() >= CONTEXTS_MAX {
+            contexts.remove(0);
+        }
+        contexts.push((prompt.to_owned(), Arc::clone(&context)));
+        Ok(context)
+    }
+}
+
+fn compression(video: &VideoDecoder, audio: &AudioDecoder) -> Compression {
+    let video = video.compression();
+    let mel_per_second = f64::from(audio.sample_rate()) / audio.hop() as f64;
+    Compression {
+        video: [video.time, video.space, video.space],
+        audio_per_second: mel_per_second / AUDIO_COMPRESSION as f64,
+    }
+}
+
+/// Refuses parts that do not belong together.
+fn check_fit(
+    parts: &Parts,
+    transformer: &Transformer,
+    text: &TextEncoder,
+    video: &VideoDecoder,
+    audio: &AudioDecoder,
+) -> Result<(), WeightsError> {
+    let config = transformer.config();
+    let refuse =
+        |field: &str, reason: String| Err(parts.transformer.config().refuse(field, reason));
+    let channels = [
+        ("in_channels", &config.video, video.latent_channels(), "vae"),
+        (
+            "audio_in_channels",
+            &config.audio,
+            audio.packed_channels(),
+            "audio_vae",
+        ),
+    ];
+    for (field, stream, latent, part) in channels {
+        if stream.in_channels != latent || stream.out_channels != latent {
+            let found = (stream.in_channels, stream.out_channels);
+            return refuse(
+                field,
+                format!("{found:?} channels in and out, but {part} has {latent}"),
+            );
+        }
+    }
+    let scale = compression(video, audio).video;
+    if config.rope.video_scale != scale {
+        let found = config.rope.video_scale;
+        return refuse(
+            "vae_scale_factors",
+            format!("{found:?}, but vae compresses by {scale:?}"),
+        );
+    }
+    let (video_text, audio_text) = text.widths();
+    let expected = match config.captions {
+        Some(captions) => (captions, captions),
+        None => (config.video.context, config.audio.context),
+    };
+    if (video_text, audio_text) != expected {
+        let found = format!(
+            "reads text of {expected:?}, but connectors give {:?}",
+            (video_text, audio_text)
+        );
+        return refuse("cross_attention_dim", found);
+    }
+    Ok(())
+}
+
+/// Noise levels and guidance: the side file's, or what the published models use.
+fn sampling(
+    root: &Path,
+    product: &Product,
+    config: &TransformerConfig,
+) -> Result<(Schedule, GuidancePlan), WeightsError> {
+    let path: PathBuf = root.join("scheduler").join("scheduler_config.json");
+    let published = Schedule::read(&Config::open(&path)?)?;
+    let is_distilled = matches!(published, Schedule::List(_));
+    let guidance = match product.guidance {
+        Some((video, audio)) => GuidancePlan::scales(video, audio),
+        None if is_distilled => GuidancePlan::scales(1.0, 1.0),
+        None => GuidancePlan::published(config.cross_timestep(), config.perturbed, config.layers),
+    };
+    Ok((
+        product.sigmas.clone().map_or(published, Schedule::List),
+        guidance,
+    ))
+}
+
+fn facts(
+    product: &Product,
+    digest: &[u8; 32],
+    compression: &Compression,
+    vocoder: &Vocoder,
+    first_frame: bool,
+) -> ModelInfo {
+    let [time, rows, columns] = compression.video;
+    ModelInfo {
+        name: product.name.clone(),
+        variant: product.variant.clone(),
+        digest: blake3::Hash::from_bytes(*digest).to_hex().to_string(),
+        licence: product.licence.clone(),
+        sizes: product.sizes.clone(),
+        size_step: rows.max(columns) as u32,
+        size_max: product.size_max(),
+        fps: product.fps,
+        frames_default: product.frames_default,
+        frames_max: product.frames_max,
+        frames_step: time as u32,
+        steps: 0,
+        guidance_video: 1.0,
+        guidance_audio: 1.0,
+        vocabulary: product.vocabulary.clone(),
+        sample_rate: vocoder.sample_rate(),
+        channels: vocoder.channels() as u16,
+        first_frame,
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,180 @@
+//! Frames to latents.
+
+use kernels::conv::{ConvWeights, Prologue};
+use kernels::patchify::patchify;
+use kernels::space_depth::{Strides, Write, space_to_depth};
+use kernels::{Device, KernelError, Tensor};
+
+use crate::convolution::Source;
+use crate::weights::{Component, WeightsError};
+
+use super::config::{self, Block, COLOURS, Compression, Layout};
+use super::resnet::{Borders, NORM_SILU, Resnet, load_conv};
+use super::{Statistics, five};
+
+/// The encoder of `AutoencoderKLLTX2Video`, on a device.
+#[derive(Debug)]
+pub struct VideoEncoder {
+    layout: Layout,
+    statistics: Statistics,
+    borders: Borders,
+    conv_in: ConvWeights,
+    blocks: Vec<DownBlock>,
+    mid: Vec<Resnet>,
+    conv_out: ConvWeights,
+}
+
+impl VideoEncoder {
+    /// Reads the encoder's half of the component.
+    ///
+    /// # Errors
+    /// A [`WeightsError`] that names the file and the field or tensor.
+    pub fn load(component: &Component, device: &Device) -> Result<Self, WeightsError> {
+        component.expect_class(&["AutoencoderKLLTX2Video"])?;
+        let layout = config::encoder(component.config())?;
+        let scaling = component.config().get("scaling_factor", 1.0)?;
+        let latent = layout.latent_channels;
+        let source = Source { component, device };
+        let last = layout.blocks[layout.blocks.len() - 1].out_channels;
+        let pixels = COLOURS * layout.patch * layout.patch;
+        let blocks = layout.blocks.iter().enumerate();
+        Ok(Self {
+            statistics: Statistics::load(component, device, latent, scaling)?,
+            borders: Borders::new(device, layout.causal, layout.space),
+            conv_in: load_conv(source, "encoder.conv_in", pixels, latent)?,
+            blocks: blocks
+                .map(|(i, block)| DownBlock::load(source, i, block))
+                .collect::<Result<_, _>>()?,
+            mid: Resnet::load_all(source, "encoder.mid_block", last, layout.mid_resnets)?,
+            // The last channel is the logarithm of a variance that all channels share.
+            conv_out: load_conv(source, "encoder.conv_out", last, latent + 1)?,
+            layout,
+        })
+    }
+
+    /// Channels of a latent.
+    pub fn latent_channels(&self) -> usize {
+        self.layout.latent_channels
+    }
+
+    /// Frames and pixels that one latent covers.
+    pub fn compression(&self) -> Compression {
+        self.layout.compression
+    }
+
+    /// Encodes RGB24 frames, `frames * height * width * 3` bytes, into the sampler's normalised
+    /// latents [f*h*w, channel]: the means, no noise drawn.
+    ///
+    /// # Errors
+    /// [`KernelError::Shape`] for frames other than one more than a multiple of the compression in
+    /// time, or sizes that the compression in space does not divide.
+    pub fn latents(
+        &self,
+        rgb: &[u8],
+        [frames, height, width]: [usize; 3],
+    ) -> Result<Vec<f32>, KernelError> {
+        let pixels = rgb
+            .iter()
+            .map(|level| f32::from(*level) / 127.5 - 1.0)
+            .collect();
+        let dims = [1, frames, height, width, COLOURS];
+        let mean = self.encode(&Tensor::from_f32(&self.borders.device, &dims, pixels)?)?;
+        Ok(self.statistics.normalise(mean.f32s()))
+    }
+
+    /// Encodes pixels F32 [1, frame, row, column, 3] in -1..=1 into the means of the latents F32
+    /// [1, f, h, w, channel], of the autoencoder's own scale.
+    ///
+    /// # Errors
+    /// As [`VideoEncoder::latents`].
+    pub fn encode(&self, pixels: &Tensor) -> Result<Tensor, KernelError> {
+        let ([b, t, h, w, _], patch) = (five(pixels)?, self.layout.patch);
+        let (device, borders) = (&self.borders.device, &self.borders);
+        let dims = [b, t, h / patch, w / patch, COLOURS * patch * patch];
+        let mut patches = Tensor::zeros_f32(device, &dims)?;
+        patchify(device, pixels, patch, &mut patches)?;
+        let mut x = borders.conv(&patches, &self.conv_in, Prologue::None, None)?;
+        for block in &self.blocks {
+            x = block.forward(borders, x)?;
+        }
+        for resnet in &self.mid {
+            x = resnet.forward(borders, x)?;
+        }
+        let moments = borders.conv(&x, &self.conv_out, NORM_SILU, None)?;
+        let latent = self.layout.latent_channels;
+        let rows = moments.f32s().chunks_exact(latent + 1);
+        let mean = rows.flat_map(|row| &row[..latent]).copied().collect();
+        let [b, f, h, w, _] = five(&moments)?;
+        Tensor::from_f32(device, &[b, f, h, w, latent], mean)
+    }
+}
+
+#[derive(Debug)]
+struct DownBlock {
+    resnets: Vec<Resnet>,
+    downsampler: Option<Downsampler>,
+}
+
+impl DownBlock {
+    fn load(source: Source<'_>, index: usize, block: &Block) -> Result<Self, WeightsError> {
+        let prefix = format!("encoder.down_blocks.{index}");
+        let downsampler = match block.strides {
+            Some(strides) => Some(Downsampler::load(source, &prefix, block, strides)?),
+            None => None,
+        };
+        let resnets = Resnet::load_all(source, &prefix, block.in_channels, block.resnets)?;
+        Ok(Self {
+            resnets,
+            downsampler,
+        })
+    }
+
+    fn forward(&self, borders: &Borders, mut x: Tensor) -> Result<Tensor, KernelError> {
+        for resnet in &self.resnets {
+            x = resnet.forward(borders, x)?;
+        }
+        match &self.downsampler {
+            Some(downsampler) => downsampler.forward(borders, &x),
+            None => Ok(x),
+        }
+    }
+}
+
+/// A convolution to fewer channels, into which frames, rows and columns are gathered, plus the
+/// input gathered and averaged.
+#[derive(Debug)]
+struct Downsampler {
+    conv: ConvWeights,
+    strides: Strides,
+    out_channels: usize,
+}
+
+impl Downsampler {
+    fn load(
+        source: Source<'_>,
+        prefix: &str,
+        block: &Block,
+        strides: Strides,
+    ) -> Result<Self, WeightsError> {
+        let flat = block.out_channels / strides.iter().product::<usize>();
+        let key = format!("{prefix}.downsamplers.0.conv");
+        let conv = load_conv(source, &key, block.in_channels, flat)?;
+        Ok(Self {
+            conv,
+            strides,
+            out_channels: block.out_channels,
+        })
+    }
+
+    /// The reference repeats the first frame before the convolution. A causal convolution pads with
+    /// that very frame, so repeating its first output, as gathering does, is the same.
+    fn forward(&self, borders: &Borders, x: &Tensor) -> Result<Tensor, KernelError> {
+        let flat = borders.conv(x, &self.conv, Prologue::None, None)?;
+        let ([b, t, h, w, _], [st, sh, sw]) = (five(&flat)?, self.strides);
+        let dims = [b, t.div_ceil(st), h / sh, w / sw, self.out_channels];
+        let mut out = Tensor::zeros_f32(&borders.device, &dims)?;
+        space_to_depth(&borders.device, &flat, self.strides, Write::Set, &mut out)?;
+        space_to_depth(&borders.device, x, self.strides, Write::Add, &mut out)?;
+        Ok(out)
+    }
+}

@@ -1,0 +1,122 @@
+//! Bandwidth extension: the sound of the first generator, resampled, plus what a second generator
+//! makes of its spectrogram.
+
+use kernels::activation::{Activation, activation};
+use kernels::resample1d::{Fir, upsample1d};
+use kernels::stft_mel::{MelWeights, stft_mel};
+use kernels::{Device, KernelError, Tensor};
+
+use crate::convolution::{Source, refused};
+use crate::weights::WeightsError;
+
+use super::config::BandwidthLayout;
+use super::generator::Generator;
+
+/// The second half of `LTX2VocoderWithBWE`.
+#[derive(Debug)]
+pub(super) struct Bandwidth {
+    generator: Generator,
+    mel: MelWeights,
+    resampler: Fir,
+    hop: usize,
+    sample_rate: u32,
+}
+
+impl Bandwidth {
+    pub fn load(source: Source<'_>, layout: BandwidthLayout) -> Result<Self, WeightsError> {
+        let frequencies = layout.window / 2 + 1;
+        let name = "mel_stft.stft_fn.forward_basis";
+        let basis = source.tensor(name, &[2 * frequencies, 1, layout.window])?;
+        let filters = source.tensor("mel_stft.mel_basis", &[layout.bins, frequencies])?;
+        let mel = MelWeights::stored(source.device, &basis, &filters, layout.hop)
+            .map_err(|error| refused(name, error))?;
+        Ok(Self {
+            generator: Generator::load(source, "bwe_generator.", layout.generator)?,
+            mel,
+            resampler: hann_sinc((layout.out_rate / layout.in_rate) as usize),
+            hop: layout.hop,
+            sample_rate: layout.out_rate,
+        })
+    }
+
+    pub fn sample_rate(&self) -> u32 {
+        self.sample_rate
+    }
+
+    pub fn out_channels(&self) -> usize {
+        self.generator.out_channels()
+    }
+
+    /// `wave` [1, sample, channel] at the lower rate to [1, ratio*sample, channel].
+    pub fn extend(&self, device: &Device, wave: Tensor) -> Result<Tensor, KernelError> {
+        let [batch, samples, channels]: [usize; 3] = wave.expect_rank("vocoder", "wave")?;
+        let whole = samples.next_multiple_of(self.hop);
+        let mut values = wave.f32s().to_vec();
+        values.resize(batch * whole * channels, 0.0);
+        let wave = Tensor::from_f32(device, &[batch, whole, channels], values)?;
+
+        let mut sum = Tensor::zeros_f32(device, &[batch, whole * self.resampler.ratio, channels])?;
+        upsample1d(device, &wave, &self.resampler, &mut sum)?;
+        let added = self
+            .generator
+            .forward(device, &self.spectrogram(device, &wave)?)?;
+        added.expect_f32("vocoder", "added bands", sum.dims())?;
+        sum.f32s_mut()
+            .iter_mut()
+            .zip(added.f32s())
+            .for_each(|(sum, x)| *sum += x);
+        activation(
+            device,
+            Activation::Clamp {
+                low: -1.0,
+                high: 1.0,
+            },
+            &mut sum,
+        )?;
+
+        let length = samples * self.resampler.ratio;
+        Tensor::from_f32(
+            device,
+            &[1, length, channels],
+            sum.f32s()[..length * channels].to_vec(),
+        )
+    }
+
+    /// [1, sample, channel] to [1, row, channel*bins].
+    fn spectrogram(&self, device: &Device, wave: &Tensor) -> Result<Tensor, KernelError> {
+        let [_, samples, channels]: [usize; 3] = wave.expect_rank("vocoder", "wave")?;
+        let value = |at: usize| wave.f32s()[at % samples * channels + at / samples];
+        let values = (0..samples * channels).map(value).collect();
+        let planar = Tensor::from_f32(device, &[channels, samples], values)?;
+        let (rows, bins) = (self.mel.frames(samples), self.mel.bins());
+        let mut mel = Tensor::zeros_f32(device, &[channels, rows, bins])?;
+        stft_mel(device, &planar, &self.mel, &mut mel)?;
+        let value = |at: usize| {
+            let (row, feature) = (at / (channels * bins), at % (channels * bins));
+            mel.f32s()[(feature / bins * rows + row) * bins + feature % bins]
+        };
+        let values = (0..mel.count()).map(value).collect();
+        Tensor::from_f32(device, &[1, rows, channels * bins], values)
+    }
+}
+
+/// The resampling filter, which is not stored: a sinc under a squared cosine of half width 6,
+/// `tap(i) = sinc(t) * cos^2(pi/12 * clamp(t, -6, 6)) * 0.99/ratio`, `t = 0.99*(i/ratio - 7)`.
+fn hann_sinc(ratio: usize) -> Fir {
+    const ROLLOFF: f64 = 0.99;
+    const HALF_WIDTH: f64 = 6.0;
+    const WIDTH: usize = 7;
+    let tap = |i: usize| {
+        let t = (i as f64 / ratio as f64 - WIDTH as f64) * ROLLOFF;
+        let angle = std::f64::consts::PI * t;
+        let sinc = if t == 0.0 { 1.0 } else { angle.sin() / angle };
+        let window =
+            (t.clamp(-HALF_WIDTH, HALF_WIDTH) * std::f64::consts::PI / HALF_WIDTH / 2.0).cos();
+        (sinc * window * window * ROLLOFF / ratio as f64) as f32
+    };
+    Fir {
+        taps: (0..=2 * WIDTH * ratio).map(tap).collect(),
+        ratio,
+        left: WIDTH * ratio,
+    }
+}
