@@ -1,1 +1,257 @@
+//! The process on a node: leases tasks from the scheduler, renders, assembles, reports.
+//!
+//! Start at [`work`]: one worker for each device runs the loop. [`heartbeat`] renews the leases
+//! beside it on a thread of its own. [`held`] is what both look at. The agent opens no database
+//! and holds no secret but its token.
 
+pub mod assemble;
+pub mod catalogue;
+pub mod client;
+pub mod clock;
+mod desk;
+pub mod doctor;
+pub mod first_frame;
+pub mod heartbeat;
+pub mod held;
+pub mod host;
+pub mod membership;
+pub mod metrics;
+pub mod mp4;
+pub mod mux;
+pub mod nvml;
+pub mod render;
+mod scratch;
+#[cfg(test)]
+mod scripted;
+pub mod settings;
+mod soundtrack;
+mod stills;
+mod studio;
+pub mod wav;
+pub mod work;
+
+use std::sync::{Arc, atomic::AtomicU64};
+
+use kernels::Device;
+use schemas::{
+    BootId,
+    agent::{DrainNotice, Hello},
+};
+use tokio::task::{JoinHandle, JoinSet};
+use tokio_util::sync::CancellationToken;
+
+pub use settings::Settings;
+
+use crate::{
+    catalogue::{Catalogue, CatalogueError},
+    client::{Client, ClientError, Try},
+    heartbeat::Beater,
+    held::Leases,
+    membership::Membership,
+    metrics::Metrics,
+    mux::{Ffmpeg, MuxError},
+    nvml::Gpus,
+    scratch::{Scratch, ScratchError},
+    studio::Studio,
+    work::Worker,
+};
+
+#[derive(Debug, thiserror::Error)]
+pub enum AgentError {
+    #[error(transparent)]
+    Weights(#[from] CatalogueError),
+    #[error(transparent)]
+    Ffmpeg(#[from] MuxError),
+    #[error(transparent)]
+    Scratch(#[from] ScratchError),
+    #[error(transparent)]
+    Client(#[from] ClientError),
+    #[error("cannot set up the CPU for rendering")]
+    Device(#[from] kernels::KernelError),
+    #[error("cannot start the heartbeat thread")]
+    Thread(#[source] std::io::Error),
+    #[error("a worker of the agent stopped at a broken invariant")]
+    Worker,
+}
+
+/// An agent at work.
+pub struct Running {
+    leases: Arc<Leases>,
+    metrics: Metrics,
+    task: JoinHandle<Result<(), AgentError>>,
+}
+
+impl Running {
+    pub fn drain_handle(&self) -> DrainHandle {
+        DrainHandle(Arc::clone(&self.leases))
+    }
+
+    /// Waits until the agent has ended.
+    ///
+    /// # Errors
+    /// Why it ended before it was drained.
+    pub async fn join(self) -> Result<(), AgentError> {
+        self.task.await.map_err(|_| AgentError::Worker)?
+    }
+
+    pub fn metrics(&self) -> &Metrics {
+        &self.metrics
+    }
+}
+
+/// Drains an agent from elsewhere than where it is waited for.
+#[derive(Clone)]
+pub struct DrainHandle(Arc<Leases>);
+
+impl DrainHandle {
+    /// Takes no new work and ends what runs: finishes what has little left, gives back the rest.
+    pub fn drain(&self) {
+        self.0.drain();
+    }
+}
+
+/// Starts an agent in this process, with `token` for the scheduler.
+///
+/// Loads the weights and looks for FFmpeg first; an agent that cannot work does not join.
+///
+/// # Errors
+/// What is missing on this node. A scheduler that does not answer is no error: the agent waits.
+pub async fn start(settings: Settings, token: &str) -> Result<Running, AgentError> {
+    let client = Client::new(&settings.scheduler_url, token)?;
+    let beat_client = Client::new(&settings.scheduler_url, token)?;
+    let prepare = tokio::task::spawn_blocking(move || Node::prepare(settings));
+    let node = prepare.await.map_err(|_| AgentError::Worker)??;
+    let leases = Arc::new(Leases::default());
+    let metrics = node.studio.metrics.clone();
+    let task = tokio::spawn(node.live(client, beat_client, Arc::clone(&leases)));
+    Ok(Running {
+        leases,
+        metrics,
+        task,
+    })
+}
+
+/// The token that `settings` point to.
+pub fn read_token(settings: &Settings) -> Result<String, ClientError> {
+    let path = settings
+        .token_file
+        .clone()
+        .unwrap_or_else(|| "data/agent-token".into());
+    let token =
+        std::fs::read_to_string(&path).map_err(|source| ClientError::NoToken { path, source })?;
+    Ok(token.trim().to_string())
+}
+
+/// This node, ready to work.
+struct Node {
+    studio: Arc<Studio>,
+    scratch: Scratch,
+    gpus: Gpus,
+    device: Device,
+}
+
+impl Node {
+    fn prepare(settings: Settings) -> Result<Self, AgentError> {
+        let scratch = Scratch::open(&settings.scratch)?;
+        let ffmpeg = Ffmpeg::find(settings.ffmpeg.as_deref())?;
+        let device = Device::cpu(settings.engine_threads())?;
+        let catalogue = Catalogue::open(&settings.weights, &device)?;
+        let gpus = Gpus::probe();
+        match &gpus {
+            Gpus::None { why } => tracing::info!(why, "no GPU: rendering on the CPU"),
+            Gpus::Found(_) => tracing::info!(
+                gpus = ?gpus.list(),
+                "GPUs are watched, but this version renders on the CPU"
+            ),
+        }
+        let studio = Studio {
+            catalogue,
+            ffmpeg,
+            settings,
+            metrics: Metrics::new(),
+        };
+        Ok(Self {
+            studio: Arc::new(studio),
+            scratch,
+            gpus,
+            device,
+        })
+    }
+
+    async fn live(
+        self,
+        client: Client,
+        beat_client: Client,
+        leases: Arc<Leases>,
+    ) -> Result<(), AgentError> {
+        let hello = self.hello();
+        let devices: Vec<u32> = hello.devices.iter().map(|device| device.index).collect();
+        let ask = || {
+            if leases.draining.is_cancelled() {
+                Try::GiveUp
+            } else {
+                Try::Now
+            }
+        };
+        let membership = match Membership::join(&client, hello, ask).await {
+            Err(ClientError::Stopped) => return Ok(()),
+            joined => Arc::new(joined?),
+        };
+        let stop = CancellationToken::new();
+        let beater = Beater {
+            client: beat_client,
+            membership: Arc::clone(&membership),
+            leases: Arc::clone(&leases),
+            gpus: self.gpus,
+            metrics: self.studio.metrics.clone(),
+            margin_ms: self.studio.settings.fence_margin_ms,
+            stop: stop.clone(),
+        };
+        let heart = beater.start().map_err(AgentError::Thread)?;
+        let polls = Arc::new(AtomicU64::new(1));
+        let mut workers = JoinSet::new();
+        for device in devices {
+            let worker = Worker {
+                device,
+                client: client.clone(),
+                membership: Arc::clone(&membership),
+                leases: Arc::clone(&leases),
+                studio: Arc::clone(&self.studio),
+                polls: Arc::clone(&polls),
+                scratch: self.scratch.path().to_path_buf(),
+            };
+            workers.spawn(worker.run());
+        }
+        let noticed = tokio::spawn(notice_of_drain(client, membership, leases));
+        let ended = workers.join_all().await;
+        noticed.abort();
+        stop.cancel();
+        let _ = tokio::task::spawn_blocking(move || heart.join()).await;
+        tracing::info!(workers = ended.len(), "the agent has left");
+        Ok(())
+    }
+
+    fn hello(&self) -> Hello {
+        Hello {
+            name: self.studio.settings.name.clone(),
+            boot: BootId(uuid::Uuid::now_v7()),
+            version: env!("CARGO_PKG_VERSION").into(),
+            devices: vec![schemas::agent::Device {
+                index: 0,
+                class: self.device.class(),
+                memory_bytes: host::memory_total_bytes().unwrap_or(0),
+            }],
+            weights: self.studio.catalogue.advertise(),
+            ffmpeg: Some(self.studio.ffmpeg.version.clone()),
+        }
+    }
+}
+
+/// Tells the scheduler that this agent takes no more work, so that it plans without it at once.
+async fn notice_of_drain(client: Client, membership: Arc<Membership>, leases: Arc<Leases>) {
+    leases.draining.cancelled().await;
+    let (agent, boot) = (membership.agent(), membership.boot());
+    if let Err(error) = client.drain(&DrainNotice { agent, boot }).await {
+        tracing::warn!(error = %client::chain(&error), "the scheduler does not know of the drain");
+    }
+}

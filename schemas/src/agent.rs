@@ -7,6 +7,7 @@
 //! | `POST /agent/v1/heartbeat` | [`Heartbeat`] | [`HeartbeatAnswer`] |
 //! | `POST /agent/v1/checkpoint` | [`CheckpointReport`] | [`WriteAnswer`] |
 //! | `POST /agent/v1/report` | [`Report`] | [`WriteAnswer`] |
+//! | `POST /agent/v1/drain` | [`DrainNotice`] | [`WriteAnswer`] |
 //! | `PUT /agent/v1/artefacts/{digest}` | bytes, [`LeaseRef`] as query | [`WriteAnswer`] |
 //! | `GET /agent/v1/artefacts/{digest}` | | bytes |
 //!
@@ -178,6 +179,13 @@ pub enum HeartbeatAnswer {
         order: AgentOrder,
     },
     UnknownAgent,
+}
+
+/// The agent leaves (SIGTERM): give it no more work. What it holds it releases or ends itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DrainNotice {
+    pub agent: AgentId,
+    pub boot: BootId,
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]

@@ -1,0 +1,240 @@
+//! The weights that this agent can render with: where they are, opened once.
+
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use diffusion::{DiffusionError, Weights};
+use kernels::Device;
+use schemas::{Digest, agent::WeightsInfo};
+
+/// Name of the model that comes with the product.
+pub const BUILTIN: &str = "builtin";
+/// Names a folder of weights to use in place of the built-in model's.
+pub const VARIABLE: &str = "DAILIES_WEIGHTS";
+const INDEX_FILES: [&str; 2] = ["dailies.json", "model_index.json"];
+
+#[derive(Debug, thiserror::Error)]
+pub enum CatalogueError {
+    #[error(
+        "the built-in model is not here. Looked in {}. \
+         Name a folder of weights with --weights, or in {VARIABLE}",
+        tried.join(", ")
+    )]
+    NoBuiltin { tried: Vec<String> },
+    #[error("{path} is no folder of weights: it has neither dailies.json nor model_index.json")]
+    NoWeights { path: PathBuf },
+    #[error(
+        "cannot load the weights in {path}. If the folder is damaged or not whole, get it again"
+    )]
+    Open {
+        path: PathBuf,
+        #[source]
+        source: Box<DiffusionError>,
+    },
+    #[error("two folders of weights have the name '{name}': give one another name as NAME=DIR")]
+    SameName { name: String },
+    #[error("no weights are called '{name}' here")]
+    Unknown { name: String },
+}
+
+/// Opened weights under the name that the farm knows them by.
+#[derive(Clone)]
+pub struct Entry {
+    pub name: String,
+    pub dir: PathBuf,
+    pub weights: Arc<Weights>,
+}
+
+/// All of an agent's weights.
+#[derive(Clone)]
+pub struct Catalogue {
+    entries: Vec<Entry>,
+}
+
+impl Catalogue {
+    /// Opens the built-in model and each of `settings`, which are `DIR` or `NAME=DIR`.
+    ///
+    /// # Errors
+    /// The first folder that cannot be opened; an agent that lacks weights it was told to have
+    /// would leave tasks waiting without a word.
+    pub fn open(settings: &[String], device: &Device) -> Result<Self, CatalogueError> {
+        let mut folders: Vec<(String, PathBuf)> =
+            settings.iter().map(|setting| named(setting)).collect();
+        if folders.iter().all(|(name, _)| name != BUILTIN) {
+            folders.insert(0, (BUILTIN.into(), find_builtin()?));
+        }
+        let mut entries: Vec<Entry> = Vec::new();
+        for (name, dir) in folders {
+            if entries.iter().any(|entry| entry.name == name) {
+                return Err(CatalogueError::SameName { name });
+            }
+            entries.push(Entry::open(name, &dir, device)?);
+        }
+        Ok(Self { entries })
+    }
+
+    pub fn get(&self, name: &str) -> Result<&Entry, CatalogueError> {
+        let found = self.entries.iter().find(|entry| entry.name == name);
+        found.ok_or_else(|| CatalogueError::Unknown { name: name.into() })
+    }
+
+    pub fn entries(&self) -> &[Entry] {
+        &self.entries
+    }
+
+    /// What the scheduler must know of them.
+    pub fn advertise(&self) -> Vec<WeightsInfo> {
+        self.entries.iter().map(Entry::advertise).collect()
+    }
+}
+
+impl Entry {
+    /// Opens the weights in `dir`.
+    pub fn open(name: String, dir: &Path, device: &Device) -> Result<Self, CatalogueError> {
+        if !is_weights(dir) {
+            return Err(CatalogueError::NoWeights {
+                path: dir.to_path_buf(),
+            });
+        }
+        let weights = Weights::open(dir, device).map_err(|source| CatalogueError::Open {
+            path: dir.to_path_buf(),
+            source: Box::new(source),
+        })?;
+        Ok(Self {
+            name,
+            dir: dir.to_path_buf(),
+            weights: Arc::new(weights),
+        })
+    }
+
+    pub fn advertise(&self) -> WeightsInfo {
+        let info = self.weights.info();
+        WeightsInfo {
+            name: self.name.clone(),
+            digest: info
+                .digest
+                .parse()
+                .unwrap_or_else(|_| Digest::of(info.digest.as_bytes())),
+            title: info.name.clone(),
+            sizes: info
+                .sizes
+                .iter()
+                .map(|size| (size.width, size.height))
+                .collect(),
+            fps: info.fps,
+            frames_default: info.frames_default,
+            frames_max: info.frames_max,
+            frames_step: info.frames_step,
+            steps: info.steps,
+            vocabulary: info
+                .vocabulary
+                .iter()
+                .map(|word| word.to_lowercase())
+                .collect(),
+        }
+    }
+}
+
+/// Finds the built-in model: [`VARIABLE`], beside the executable, in the sources it was built from.
+///
+/// # Errors
+/// [`CatalogueError::NoBuiltin`] with every place that was tried. A folder named by the variable
+/// that holds no weights is an error of its own: the search does not go on behind it.
+pub fn find_builtin() -> Result<PathBuf, CatalogueError> {
+    if let Some(named) = std::env::var_os(VARIABLE).filter(|value| !value.is_empty()) {
+        let path = PathBuf::from(named);
+        return match is_weights(&path) {
+            true => Ok(path),
+            false => Err(CatalogueError::NoWeights { path }),
+        };
+    }
+    first_weights(&builtin_places())
+}
+
+fn builtin_places() -> Vec<PathBuf> {
+    let sources = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("weights")
+        .join(BUILTIN);
+    let installed = std::env::current_exe().ok().and_then(|program| {
+        Some(
+            program
+                .parent()?
+                .join("../share/dailies/weights")
+                .join(BUILTIN),
+        )
+    });
+    installed.into_iter().chain([sources]).collect()
+}
+
+fn first_weights(places: &[PathBuf]) -> Result<PathBuf, CatalogueError> {
+    let found = places.iter().find(|place| is_weights(place));
+    found.cloned().ok_or_else(|| CatalogueError::NoBuiltin {
+        tried: places
+            .iter()
+            .map(|place| place.display().to_string())
+            .collect(),
+    })
+}
+
+fn is_weights(dir: &Path) -> bool {
+    INDEX_FILES.iter().any(|file| dir.join(file).is_file())
+}
+
+/// `NAME=DIR`, or `DIR` with the folder's own name.
+fn named(setting: &str) -> (String, PathBuf) {
+    if let Some((name, dir)) = setting.split_once('=') {
+        return (name.into(), dir.into());
+    }
+    let dir = PathBuf::from(setting);
+    let name = dir
+        .file_name()
+        .map_or_else(|| setting.into(), |n| n.to_string_lossy().to_lowercase());
+    (name, dir)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_folder_has_its_own_name_unless_it_is_given_one() {
+        assert_eq!(
+            named("/models/LTX-2.3"),
+            ("ltx-2.3".into(), "/models/LTX-2.3".into())
+        );
+        assert_eq!(named("builtin=/a/b"), ("builtin".into(), "/a/b".into()));
+    }
+
+    #[test]
+    fn a_search_without_result_lists_the_places() {
+        let dir = tempfile::tempdir().unwrap();
+        let (first, second) = (dir.path().join("first"), dir.path().join("second"));
+        let error = first_weights(&[first.clone(), second.clone()])
+            .unwrap_err()
+            .to_string();
+        assert!(
+            error.contains("first") && error.contains("second"),
+            "{error}"
+        );
+        assert!(error.contains("--weights"), "{error}");
+        std::fs::create_dir(&second).unwrap();
+        std::fs::write(second.join("dailies.json"), "{}").unwrap();
+        assert_eq!(first_weights(&[first, second.clone()]).unwrap(), second);
+    }
+
+    #[test]
+    fn a_folder_without_weights_and_a_damaged_one_are_told_apart() {
+        let device = Device::cpu(1).unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        let open = || match Entry::open("x".into(), dir.path(), &device) {
+            Ok(_) => panic!("an empty folder was opened"),
+            Err(error) => error.to_string(),
+        };
+        assert!(open().contains("is no folder of weights"));
+        std::fs::write(dir.path().join("dailies.json"), "{ broken").unwrap();
+        std::fs::write(dir.path().join("model_index.json"), "{}").unwrap();
+        assert!(open().contains("cannot load the weights"));
+    }
+}

@@ -1,0 +1,581 @@
+//! The only door to FFmpeg: finds it, runs it without deadlock, and writes shot files.
+//!
+//! A run has three pipes and each has its own thread, because a full pipe that nobody reads
+//! stops FFmpeg for good. The caller's `stop` is asked all the time; when it says yes, the
+//! child is killed by its own id.
+
+use std::{
+    ffi::{OsStr, OsString},
+    fs,
+    io::{self, Read, Write},
+    path::{Path, PathBuf},
+    process::ExitStatus,
+    thread,
+    time::Duration,
+};
+
+use ffmpeg_sidecar::{child::FfmpegChild, command::FfmpegCommand};
+
+use crate::wav::{self, Sound};
+
+/// How often a running child is looked at; a kill takes effect within this time.
+const LOOK_EVERY: Duration = Duration::from_millis(10);
+/// What a run may print to stdout: two minutes of 48 kHz stereo sound are 46 MB.
+const STDOUT_BYTES_MAX: u64 = 1 << 30;
+/// What is kept of stderr: the last lines say what went wrong.
+const STDERR_TAIL_BYTES: usize = 2_000;
+/// What this project asks of FFmpeg.
+pub const ENCODERS: [&str; 3] = ["libx264", "aac", "ffv1"];
+
+#[derive(Debug, thiserror::Error)]
+pub enum MuxError {
+    #[error(
+        "FFmpeg is not installed (looked for {looked}). Install it, on Debian and Ubuntu with \
+         'apt-get install -y --no-install-recommends ffmpeg', or set FFMPEG to its path"
+    )]
+    Missing { looked: String },
+    #[error("cannot start FFmpeg at {path}. Check that FFMPEG names a program that runs here")]
+    Start {
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
+    #[error(
+        "FFmpeg at {path} has no encoder '{encoder}'. Install a build that has it, \
+         or set FFMPEG to the path of another"
+    )]
+    LacksEncoder {
+        path: PathBuf,
+        encoder: &'static str,
+    },
+    #[error("FFmpeg stopped with {status} while it was to {what}: {tail}")]
+    Died {
+        what: &'static str,
+        status: ExitStatus,
+        tail: String,
+    },
+    #[error("the disk is full: FFmpeg could not {what}. Free some space and try again")]
+    DiskFull { what: &'static str },
+    #[error("lost the pipe to FFmpeg while it was to {what}")]
+    Pipe {
+        what: &'static str,
+        #[source]
+        source: io::Error,
+    },
+    #[error("stopped before FFmpeg could {what}")]
+    Stopped { what: &'static str },
+    #[error("cannot write {path}. Check the space on that disk and the rights of its folder")]
+    Write {
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
+    #[error("the clip cannot be written: {0}")]
+    BadClip(String),
+}
+
+/// Asked while FFmpeg runs; `true` kills it.
+pub type Stop<'a> = &'a (dyn Fn() -> bool + Sync);
+
+/// Never stops.
+pub fn go_on() -> bool {
+    false
+}
+
+/// An FFmpeg that was found and has the encoders of [`ENCODERS`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ffmpeg {
+    pub path: PathBuf,
+    pub version: String,
+}
+
+/// One run: `what` completes "while it was to …" in errors.
+pub struct Run<'a> {
+    pub what: &'static str,
+    pub args: Vec<OsString>,
+    pub stdin: &'a [u8],
+}
+
+/// Pictures in display order, RGB24, rows from the top: `frames × height × width × 3` bytes.
+#[derive(Clone, Copy)]
+pub struct Picture<'a> {
+    pub width: u32,
+    pub height: u32,
+    pub fps: u32,
+    pub rgb: &'a [u8],
+}
+
+impl Ffmpeg {
+    /// Finds FFmpeg: `setting`, the variable `FFMPEG`, `PATH`, `target/tools` of the sources.
+    ///
+    /// # Errors
+    /// A path that was named and does not run is an error; the search does not go on behind it.
+    pub fn find(setting: Option<&Path>) -> Result<Self, MuxError> {
+        let named = setting.map(Path::to_path_buf).or_else(|| {
+            std::env::var_os("FFMPEG")
+                .filter(|v| !v.is_empty())
+                .map(PathBuf::from)
+        });
+        if let Some(path) = named {
+            return Self::at(&path);
+        }
+        let tools = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/tools/ffmpeg");
+        for path in [Path::new("ffmpeg"), &tools] {
+            match Self::at(path) {
+                Err(MuxError::Start { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
+                }
+                found => return found,
+            }
+        }
+        let looked = format!("'ffmpeg' on PATH and {}", tools.display());
+        Err(MuxError::Missing { looked })
+    }
+
+    /// The FFmpeg at `path`, after asking it for its version and its encoders.
+    pub fn at(path: &Path) -> Result<Self, MuxError> {
+        let mut found = Self {
+            path: path.to_path_buf(),
+            version: String::new(),
+        };
+        let ask = |args: [&str; 2]| Run {
+            what: "say what it can do",
+            args: args.into_iter().map(OsString::from).collect(),
+            stdin: &[],
+        };
+        let version = found.run(ask(["-hide_banner", "-version"]), &go_on)?;
+        let encoders = found.run(ask(["-hide_banner", "-encoders"]), &go_on)?;
+        let encoders = String::from_utf8_lossy(&encoders);
+        for encoder in ENCODERS {
+            // Lines read ` V....D libx264   description`.
+            if !encoders
+                .lines()
+                .any(|line| line.split_whitespace().nth(1) == Some(encoder))
+            {
+                return Err(MuxError::LacksEncoder {
+                    path: found.path,
+                    encoder,
+                });
+            }
+        }
+        let words = String::from_utf8_lossy(&version);
+        found.version = words
+            .split_whitespace()
+            .nth(2)
+            .unwrap_or("unknown")
+            .to_string();
+        Ok(found)
+    }
+
+    /// Runs FFmpeg to its end and returns what it wrote to stdout.
+    pub fn run(&self, run: Run<'_>, stop: Stop<'_>) -> Result<Vec<u8>, MuxError> {
+        let mut command = FfmpegCommand::new_with_path(&self.path);
+        command
+            .overwrite()
+            .args(["-loglevel", "warning", "-nostats"])
+            .args(&run.args);
+        let mut child = command.spawn().map_err(|source| match source.kind() {
+            _ if stop() => MuxError::Stopped { what: run.what },
+            _ => MuxError::Start {
+                path: self.path.clone(),
+                source,
+            },
+        })?;
+        let ended = serve_pipes(&mut child, run.stdin, stop);
+        judge(run.what, ended)
+    }
+}
+
+struct Ended {
+    /// `None` when it was killed because `stop` said so.
+    status: io::Result<Option<ExitStatus>>,
+    fed: io::Result<()>,
+    stdout: io::Result<Vec<u8>>,
+    tail: String,
+}
+
+fn serve_pipes(child: &mut FfmpegChild, input: &[u8], stop: Stop<'_>) -> Ended {
+    let mut stdin = child.take_stdin().expect("the sidecar pipes stdin");
+    let stdout = child.take_stdout().expect("the sidecar pipes stdout");
+    let mut stderr = child.take_stderr().expect("the sidecar pipes stderr");
+    thread::scope(|scope| {
+        // The pipe closes when the writer ends, which is how FFmpeg learns of the end.
+        let feeder = scope.spawn(move || stdin.write_all(input));
+        let reader = scope.spawn(move || {
+            let mut bytes = Vec::new();
+            stdout
+                .take(STDOUT_BYTES_MAX)
+                .read_to_end(&mut bytes)
+                .map(|_| bytes)
+        });
+        let listener = scope.spawn(move || read_tail(&mut stderr));
+        let status = wait(child, stop);
+        Ended {
+            status,
+            fed: feeder.join().expect("writing to a pipe does not panic"),
+            stdout: reader.join().expect("reading a pipe does not panic"),
+            tail: listener.join().expect("reading a pipe does not panic"),
+        }
+    })
+}
+
+/// Waits for the end of the child, or kills it when `stop` says so. Never leaves it running.
+fn wait(child: &mut FfmpegChild, stop: Stop<'_>) -> io::Result<Option<ExitStatus>> {
+    loop {
+        if stop() {
+            child.kill()?;
+            child.as_inner_mut().wait()?;
+            return Ok(None);
+        }
+        if let Some(status) = child.as_inner_mut().try_wait()? {
+            return Ok(Some(status));
+        }
+        thread::sleep(LOOK_EVERY);
+    }
+}
+
+fn read_tail(stderr: &mut impl Read) -> String {
+    let (mut tail, mut chunk) = (Vec::new(), [0; 4_096]);
+    while let Ok(count @ 1..) = stderr.read(&mut chunk) {
+        tail.extend_from_slice(&chunk[..count]);
+        let excess = tail.len().saturating_sub(STDERR_TAIL_BYTES);
+        tail.drain(..excess);
+    }
+    let text = String::from_utf8_lossy(&tail);
+    let lines: Vec<&str> = text
+        .lines()
+        .map(str::trim)
+        .filter(|line| !line.is_empty())
+        .collect();
+    lines.join(" | ")
+}
+
+fn judge(what: &'static str, ended: Ended) -> Result<Vec<u8>, MuxError> {
+    let pipe = |source| MuxError::Pipe { what, source };
+    let status = ended
+        .status
+        .map_err(pipe)?
+        .ok_or(MuxError::Stopped { what })?;
+    if !status.success() {
+        return Err(match ended.tail.contains("No space left on device") {
+            true => MuxError::DiskFull { what },
+            false => MuxError::Died {
+                what,
+                status,
+                tail: ended.tail,
+            },
+        });
+    }
+    ended.fed.map_err(pipe)?;
+    ended.stdout.map_err(pipe)
+}
+
+/// Writes one clip as a lossless shot file at `path`: FFV1 picture and f32 sound in Matroska.
+///
+/// The sound lies beside it as a WAV file while FFmpeg runs. Equal clips give equal bytes.
+pub fn write_shot(
+    ffmpeg: &Ffmpeg,
+    picture: Picture<'_>,
+    sound: Sound<'_>,
+    path: &Path,
+    stop: Stop<'_>,
+) -> Result<(), MuxError> {
+    check(&picture)?;
+    let wav_path = path.with_extension("wav");
+    let wav = wav::bytes(sound).map_err(MuxError::BadClip)?;
+    write_file(&wav_path, &wav)?;
+    let size = format!("{}x{}", picture.width, picture.height);
+    let rate = picture.fps.to_string();
+    let mut args = words(&[
+        "-f",
+        "rawvideo",
+        "-pixel_format",
+        "rgb24",
+        "-video_size",
+        &size,
+    ]);
+    args.extend(words(&["-framerate", &rate, "-i", "pipe:0", "-i"]));
+    args.push(wav_path.clone().into());
+    args.extend(words(&["-map", "0:v:0", "-map", "1:a:0"]));
+    args.extend(words(&[
+        "-c:v",
+        "ffv1",
+        "-level",
+        "3",
+        "-pix_fmt",
+        "bgr0",
+        "-c:a",
+        "pcm_f32le",
+    ]));
+    args.extend(words(&[
+        "-map_metadata",
+        "-1",
+        "-fflags",
+        "+bitexact",
+        "-flags",
+        "+bitexact",
+    ]));
+    args.push(path.into());
+    let run = Run {
+        what: "write a shot",
+        args,
+        stdin: picture.rgb,
+    };
+    let ran = ffmpeg.run(run, stop);
+    let _ = fs::remove_file(&wav_path);
+    ran.map(drop)
+}
+
+fn check(picture: &Picture<'_>) -> Result<(), MuxError> {
+    let frame = u64::from(picture.width) * u64::from(picture.height) * 3;
+    let bytes = picture.rgb.len() as u64;
+    if frame == 0 || bytes == 0 || !bytes.is_multiple_of(frame) || picture.fps == 0 {
+        return Err(MuxError::BadClip(format!(
+            "{bytes} bytes are not frames of {} x {} pixels at {} a second",
+            picture.width, picture.height, picture.fps
+        )));
+    }
+    Ok(())
+}
+
+/// Writes a scratch file; a full disk is told apart.
+pub fn write_file(path: &Path, bytes: &[u8]) -> Result<(), MuxError> {
+    fs::write(path, bytes).map_err(|source| match source.kind() {
+        io::ErrorKind::StorageFull => MuxError::DiskFull {
+            what: "write its input",
+        },
+        _ => MuxError::Write {
+            path: path.to_path_buf(),
+            source,
+        },
+    })
+}
+
+/// Arguments from plain words.
+pub fn words<S: AsRef<OsStr>>(words: &[S]) -> Vec<OsString> {
+    words
+        .iter()
+        .map(|word| word.as_ref().to_os_string())
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::{Command, Stdio};
+
+    use super::*;
+
+    /// A program in FFmpeg's place, which is how it is made to die at a chosen moment.
+    ///
+    /// A shell writes it: a file that this process has open for writing cannot be started while
+    /// another test forks.
+    fn program(dir: &Path, script: &str) -> PathBuf {
+        let path = dir.join("ffmpeg");
+        let write = format!("cat > {0} && chmod 755 {0}", path.display());
+        let mut shell = Command::new("sh")
+            .args(["-c", &write])
+            .stdin(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut stdin = shell.stdin.take().unwrap();
+        stdin
+            .write_all(format!("#!/bin/sh\n{script}\n").as_bytes())
+            .unwrap();
+        drop(stdin);
+        assert!(shell.wait().unwrap().success());
+        path
+    }
+
+    fn ffmpeg(path: PathBuf) -> Ffmpeg {
+        Ffmpeg {
+            path,
+            version: "test".into(),
+        }
+    }
+
+    fn run(args: &[&str], stdin: &'static [u8]) -> Run<'static> {
+        Run {
+            what: "test",
+            args: words(args),
+            stdin,
+        }
+    }
+
+    fn one_second() -> (Vec<u8>, Vec<f32>) {
+        (vec![90; 16 * 32 * 32 * 3], vec![0.25; 16_000])
+    }
+
+    fn shot(ffmpeg: &Ffmpeg, path: &Path) -> Result<(), MuxError> {
+        let (rgb, samples) = one_second();
+        let picture = Picture {
+            width: 32,
+            height: 32,
+            fps: 16,
+            rgb: &rgb,
+        };
+        let sound = Sound {
+            rate: 16_000,
+            channels: 1,
+            samples: &samples,
+        };
+        write_shot(ffmpeg, picture, sound, path, &go_on)
+    }
+
+    #[test]
+    fn a_missing_ffmpeg_says_how_to_get_one() {
+        let nowhere = Path::new("/nowhere/ffmpeg");
+        let error = Ffmpeg::find(Some(nowhere)).unwrap_err();
+        assert!(matches!(error, MuxError::Start { .. }), "{error}");
+        assert!(
+            error
+                .to_string()
+                .contains("Check that FFMPEG names a program")
+        );
+        let error = MuxError::Missing {
+            looked: "'ffmpeg' on PATH".into(),
+        };
+        assert!(error.to_string().contains("apt-get install"));
+    }
+
+    #[test]
+    fn an_ffmpeg_without_the_encoders_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = program(dir.path(), "echo ' V....D libx264 H.264'");
+        let error = Ffmpeg::at(&path).unwrap_err();
+        assert!(error.to_string().contains("no encoder 'aac'"), "{error}");
+    }
+
+    #[test]
+    fn the_installed_ffmpeg_is_found_with_its_version() {
+        let found = Ffmpeg::find(None).unwrap();
+        assert!(
+            found.version.chars().any(|c| c.is_ascii_digit()),
+            "{found:?}"
+        );
+    }
+
+    #[test]
+    fn a_dying_ffmpeg_is_told_with_its_last_words() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = program(
+            dir.path(),
+            "head -c 100 >/dev/null; echo 'out of ideas' >&2; exit 3",
+        );
+        let error = shot(&ffmpeg(path), &dir.path().join("shot.mkv")).unwrap_err();
+        assert!(error.to_string().contains("out of ideas"), "{error}");
+        assert!(!dir.path().join("shot.wav").exists());
+    }
+
+    #[test]
+    fn a_full_disk_is_named() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = program(
+            dir.path(),
+            "echo 'av_write: No space left on device' >&2; exit 1",
+        );
+        let error = ffmpeg(path).run(run(&[], b""), &go_on).unwrap_err();
+        assert!(matches!(error, MuxError::DiskFull { .. }), "{error}");
+    }
+
+    #[test]
+    fn full_pipes_on_all_sides_do_not_deadlock() {
+        static INPUT: [u8; 3 << 20] = [7; 3 << 20];
+        let dir = tempfile::tempdir().unwrap();
+        let path = program(
+            dir.path(),
+            "head -c 2000000 /dev/zero >&2; head -c 2000000 /dev/zero; cat",
+        );
+        let out = ffmpeg(path).run(run(&[], &INPUT), &go_on).unwrap();
+        assert_eq!(out.len(), 2_000_000 + INPUT.len());
+    }
+
+    #[test]
+    fn stop_kills_a_child_that_would_run_for_ever() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = program(dir.path(), "exec sleep 1000");
+        let error = ffmpeg(path).run(run(&[], b""), &|| true).unwrap_err();
+        assert!(matches!(error, MuxError::Stopped { .. }), "{error}");
+    }
+
+    #[test]
+    fn a_shot_file_keeps_every_pixel_and_sample() {
+        let dir = tempfile::tempdir().unwrap();
+        let ffmpeg = Ffmpeg::find(None).unwrap();
+        let rgb: Vec<u8> = (0..5 * 32 * 32 * 3u32)
+            .map(|i| (i.wrapping_mul(2_654_435_761) >> 24) as u8)
+            .collect();
+        let samples: Vec<f32> = (0..5_000).map(|i| (i as f32 * 0.05).sin() * 0.5).collect();
+        let path = dir.path().join("shot.mkv");
+        let picture = Picture {
+            width: 32,
+            height: 32,
+            fps: 16,
+            rgb: &rgb,
+        };
+        let sound = Sound {
+            rate: 16_000,
+            channels: 1,
+            samples: &samples,
+        };
+        write_shot(&ffmpeg, picture, sound, &path, &go_on).unwrap();
+        let read = |tail: &[&str]| {
+            let mut args = words(&["-i"]);
+            args.push(path.clone().into());
+            args.extend(words(tail));
+            ffmpeg
+                .run(
+                    Run {
+                        what: "read",
+                        args,
+                        stdin: &[],
+                    },
+                    &go_on,
+                )
+                .unwrap()
+        };
+        assert_eq!(
+            read(&["-f", "rawvideo", "-pix_fmt", "rgb24", "pipe:1"]),
+            rgb
+        );
+        let sound: Vec<u8> = samples.iter().flat_map(|s| s.to_le_bytes()).collect();
+        assert_eq!(read(&["-f", "f32le", "pipe:1"]), sound);
+        let first = fs::read(&path).unwrap();
+        write_shot(
+            &ffmpeg,
+            picture,
+            Sound {
+                rate: 16_000,
+                channels: 1,
+                samples: &samples,
+            },
+            &path,
+            &go_on,
+        )
+        .unwrap();
+        assert_eq!(
+            fs::read(&path).unwrap(),
+            first,
+            "equal clips give equal files"
+        );
+    }
+
+    #[test]
+    fn a_clip_of_half_a_frame_is_refused() {
+        let ffmpeg = ffmpeg("unused".into());
+        let picture = Picture {
+            width: 32,
+            height: 32,
+            fps: 16,
+            rgb: &[0; 100],
+        };
+        let sound = Sound {
+            rate: 16_000,
+            channels: 1,
+            samples: &[0.0],
+        };
+        let error = write_shot(&ffmpeg, picture, sound, Path::new("x.mkv"), &go_on).unwrap_err();
+        assert!(
+            error.to_string().contains("not frames of 32 x 32"),
+            "{error}"
+        );
+    }
+}

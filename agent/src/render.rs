@@ -1,0 +1,357 @@
+//! A Render task: recipe, engine with checkpoints beside it, shot file.
+
+use std::{
+    path::{Path, PathBuf},
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering::Relaxed},
+    },
+    time::{Duration, Instant},
+};
+
+use diffusion::{
+    Checkpoint, Clip, Control, DiffusionError, Generated, ModelInfo, Progress, Recipe, Start,
+    Weights,
+};
+use schemas::{
+    agent::{CheckpointRef, FailureClass, Outcome, Phase},
+    task::{RenderSpec, Variant},
+};
+use tokio::sync::watch;
+
+use crate::{
+    clock::BootMs,
+    desk::{Broken, Desk},
+    first_frame,
+    held::{Held, Verdict},
+    metrics::Metrics,
+    mux::{self, Ffmpeg, MuxError, Stop},
+    studio::Studio,
+    wav::Sound,
+};
+
+/// How often a fenced step looks whether its lease was renewed.
+const LOOK_EVERY: Duration = Duration::from_millis(20);
+
+/// The engine's order for what the scheduler ordered; the one place where the words meet.
+pub fn recipe(spec: &RenderSpec, first_frame: Option<diffusion::Picture>) -> Recipe {
+    Recipe {
+        prompt: spec.prompt.clone(),
+        negative_prompt: spec.negative_prompt.clone(),
+        width: spec.width,
+        height: spec.height,
+        frames: spec.frames,
+        fps: spec.fps,
+        seed: spec.seed,
+        steps: spec.steps,
+        guidance_scale: spec.guidance_scale,
+        first_frame,
+    }
+}
+
+/// Writes a clip as shot file.
+pub fn write_shot(
+    ffmpeg: &Ffmpeg,
+    clip: &Clip,
+    path: &Path,
+    stop: Stop<'_>,
+) -> Result<(), MuxError> {
+    let picture = mux::Picture {
+        width: clip.width,
+        height: clip.height,
+        fps: clip.fps,
+        rgb: &clip.frames,
+    };
+    let sound = Sound {
+        rate: clip.sample_rate,
+        channels: clip.channels,
+        samples: &clip.samples,
+    };
+    mux::write_shot(ffmpeg, picture, sound, path, stop)
+}
+
+/// Renders a leased shot, from `checkpoint` when there is one.
+pub async fn run(
+    studio: &Arc<Studio>,
+    desk: &Arc<Desk>,
+    spec: &RenderSpec,
+    checkpoint: Option<CheckpointRef>,
+) -> Result<Outcome, Broken> {
+    let entry = studio.catalogue.get(&spec.weights).map_err(|_| {
+        let message = format!("the node has no weights called '{}'", spec.weights);
+        Broken::Failed {
+            class: FailureClass::Internal,
+            message,
+        }
+    })?;
+    let recipe = recipe(spec, first_frame(desk, spec).await?);
+    recipe.check(entry.weights.info())?;
+    let steps = steps_total(&recipe, entry.weights.info());
+    desk.held.stepped(
+        checkpoint.map_or(0, |checkpoint| checkpoint.step),
+        steps,
+        None,
+    );
+    let start = start(studio, desk, checkpoint).await;
+    let taken = take(studio, desk, Arc::clone(&entry.weights), recipe, start).await?;
+    let clip = match taken.generated {
+        _ if desk.is_abandoned() => return Err(Broken::Abandoned),
+        Generated::Paused(at) => return release(desk, *at, taken.device_us).await,
+        Generated::Finished(clip) => clip,
+    };
+    let shot = shot_file(studio, desk, *clip).await?;
+    desk.held.enter(Phase::Upload);
+    let artefact = desk.upload(Variant::Shot, &shot).await?;
+    let (device_us, steps_run) = (taken.device_us, taken.steps_run);
+    Ok(Outcome::Succeeded {
+        artefacts: vec![artefact],
+        device_us,
+        steps_run,
+    })
+}
+
+fn steps_total(recipe: &Recipe, info: &ModelInfo) -> u32 {
+    recipe.steps.unwrap_or(info.steps)
+}
+
+async fn first_frame(
+    desk: &Arc<Desk>,
+    spec: &RenderSpec,
+) -> Result<Option<diffusion::Picture>, Broken> {
+    let Some(digest) = spec.first_frame else {
+        return Ok(None);
+    };
+    let path = desk.fetch(digest, "first-frame").await?;
+    let (width, height) = (spec.width, spec.height);
+    let (read, _) = desk
+        .blocking(move || first_frame::read(&path, width, height))
+        .await?;
+    read.map(Some).map_err(|error| Broken::Failed {
+        class: FailureClass::Rejected,
+        message: error.to_string(),
+    })
+}
+
+/// Where to begin. A checkpoint that cannot be read costs its steps, not the film.
+async fn start(studio: &Studio, desk: &Desk, checkpoint: Option<CheckpointRef>) -> Start {
+    let Some(at) = checkpoint else {
+        return Start::Fresh;
+    };
+    let read = async {
+        let path = desk.fetch(at.digest, "checkpoint").await.ok()?;
+        let bytes = tokio::fs::read(path).await.ok()?;
+        Checkpoint::from_bytes(&bytes)
+            .inspect_err(|error| tracing::warn!(%error, step = at.step, "checkpoint refused"))
+            .ok()
+    };
+    match read.await {
+        Some(checkpoint) => {
+            tracing::info!(step = at.step, "resuming");
+            Start::Resume(Box::new(checkpoint))
+        }
+        None => {
+            studio
+                .metrics
+                .checkpoints_refused
+                .with_label_values(&["damaged"])
+                .inc();
+            Start::Fresh
+        }
+    }
+}
+
+struct Taken {
+    generated: Generated,
+    device_us: u64,
+    steps_run: u32,
+}
+
+/// Runs the engine on a thread of its own and stores checkpoints beside it.
+async fn take(
+    studio: &Arc<Studio>,
+    desk: &Arc<Desk>,
+    weights: Arc<Weights>,
+    recipe: Recipe,
+    start: Start,
+) -> Result<Taken, Broken> {
+    // Only the newest matters: one that comes while another is on its way replaces what waits.
+    let (sender, mut newest) = watch::channel(None::<Arc<Checkpoint>>);
+    let look = Look::new(studio, &desk.held, sender);
+    let steps_run = Arc::clone(&look.steps_run);
+    let metrics = studio.metrics.clone();
+    let (saver_desk, saver_metrics) = (Arc::clone(desk), studio.metrics.clone());
+    let saver = tokio::spawn(async move {
+        while newest.changed().await.is_ok() {
+            let checkpoint = newest.borrow_and_update().clone();
+            let Some(checkpoint) = checkpoint else {
+                continue;
+            };
+            if let Ok(saved) = saver_desk.save(&checkpoint).await {
+                tracing::debug!(step = saved.step, "checkpoint saved");
+                saver_metrics.checkpoints_saved.inc();
+            }
+        }
+    });
+    let engine = desk
+        .blocking(move || generate(&weights, &recipe, start, look, &metrics))
+        .await;
+    // A checkpoint on its way is worth nothing now, and after the report it would be refused.
+    saver.abort();
+    let _ = saver.await;
+    let (generated, device_us) = engine?;
+    Ok(Taken {
+        generated: generated?,
+        device_us,
+        steps_run: steps_run.load(Relaxed),
+    })
+}
+
+/// Generates; a checkpoint of another run is dropped and the shot begins anew.
+fn generate(
+    weights: &Weights,
+    recipe: &Recipe,
+    start: Start,
+    mut look: Look,
+    metrics: &Metrics,
+) -> Result<Generated, DiffusionError> {
+    let mut on_step = |progress: &Progress<'_>| look.stepped(progress);
+    match diffusion::generate(weights, recipe, start, &mut on_step) {
+        Err(DiffusionError::Checkpoint(error)) => {
+            tracing::warn!(%error, "checkpoint refused, the shot begins anew");
+            metrics
+                .checkpoints_refused
+                .with_label_values(&["foreign"])
+                .inc();
+            diffusion::generate(weights, recipe, Start::Fresh, &mut on_step)
+        }
+        ended => ended,
+    }
+}
+
+async fn release(desk: &Desk, at: Checkpoint, device_us: u64) -> Result<Outcome, Broken> {
+    let checkpoint = match at.step() {
+        0 => None,
+        _ => Some(desk.save(&at).await?),
+    };
+    Ok(Outcome::Released {
+        checkpoint,
+        reason: desk.held.reason(),
+        device_us,
+    })
+}
+
+async fn shot_file(studio: &Arc<Studio>, desk: &Arc<Desk>, clip: Clip) -> Result<PathBuf, Broken> {
+    desk.held.enter(Phase::Mux);
+    let path = desk.dir.join("shot.mkv");
+    let (studio, watched, target) = (Arc::clone(studio), Arc::clone(desk), path.clone());
+    let write = move || write_shot(&studio.ffmpeg, &clip, &target, &|| watched.is_abandoned());
+    let (written, _) = desk.blocking(write).await?;
+    written?;
+    Ok(path)
+}
+
+/// Looks after each step: tells progress, obeys directives, takes checkpoints.
+struct Look {
+    held: Arc<Held>,
+    metrics: Metrics,
+    newest: watch::Sender<Option<Arc<Checkpoint>>>,
+    checkpoint_steps: u32,
+    checkpoint_after: Duration,
+    drain_finish_ms: u64,
+    steps_run: Arc<AtomicU32>,
+    last_look: Instant,
+    last_step: Option<u32>,
+    saved_at: Instant,
+    saved_step: u32,
+}
+
+impl Look {
+    fn new(
+        studio: &Studio,
+        held: &Arc<Held>,
+        newest: watch::Sender<Option<Arc<Checkpoint>>>,
+    ) -> Self {
+        Self {
+            held: Arc::clone(held),
+            metrics: studio.metrics.clone(),
+            newest,
+            checkpoint_steps: studio.settings.checkpoint_steps.max(1),
+            checkpoint_after: Duration::from_millis(studio.settings.checkpoint_ms),
+            drain_finish_ms: studio.settings.drain_finish_ms,
+            steps_run: Arc::default(),
+            last_look: Instant::now(),
+            last_step: None,
+            saved_at: Instant::now(),
+            saved_step: 0,
+        }
+    }
+
+    fn stepped(&mut self, progress: &Progress<'_>) -> Control {
+        self.count(progress);
+        let control = self.obey(progress);
+        if control == Control::Continue {
+            self.save_if_due(progress);
+        }
+        self.last_look = Instant::now();
+        control
+    }
+
+    fn count(&mut self, progress: &Progress<'_>) {
+        self.held.enter(match progress.phase {
+            diffusion::Phase::Encode => Phase::Encode,
+            diffusion::Phase::Denoise => Phase::Denoise,
+            diffusion::Phase::Decode => Phase::Decode,
+        });
+        // The first look tells where the run begins; only those after it are steps of this run.
+        let ran = self.last_step.is_some_and(|last| progress.step > last);
+        let took = self.last_look.elapsed();
+        if ran {
+            self.steps_run.fetch_add(1, Relaxed);
+            self.metrics.steps.inc();
+            self.metrics.step_seconds.observe(took.as_secs_f64());
+        }
+        let step_ms = u32::try_from(took.as_millis()).unwrap_or(u32::MAX);
+        self.held
+            .stepped(progress.step, progress.steps, ran.then_some(step_ms));
+        if self.last_step.is_none() {
+            self.saved_step = progress.step;
+        }
+        self.last_step = Some(progress.step);
+    }
+
+    /// Waits here while the lease may have ended: no step is begun behind the fence.
+    fn obey(&self, progress: &Progress<'_>) -> Control {
+        // What is left after denoising is short, and would be done anew elsewhere.
+        let is_denoising = progress.phase != diffusion::Phase::Decode;
+        loop {
+            match self.held.verdict(BootMs::now()) {
+                Verdict::Go => return Control::Continue,
+                Verdict::Abandon => return Control::Pause,
+                Verdict::Yield if is_denoising => return Control::Pause,
+                Verdict::Drain if is_denoising && !self.is_nearly_done() => return Control::Pause,
+                Verdict::Yield | Verdict::Drain => return Control::Continue,
+                Verdict::Fenced => std::thread::sleep(LOOK_EVERY),
+            }
+        }
+    }
+
+    fn is_nearly_done(&self) -> bool {
+        self.held
+            .denoise_left_ms()
+            .is_some_and(|left| left <= self.drain_finish_ms)
+    }
+
+    fn save_if_due(&mut self, progress: &Progress<'_>) {
+        let since = progress.step.saturating_sub(self.saved_step);
+        let is_due = since >= self.checkpoint_steps
+            || (since > 0 && self.saved_at.elapsed() >= self.checkpoint_after);
+        if !is_due || progress.phase != diffusion::Phase::Denoise {
+            return;
+        }
+        // Copied here at the boundary; encoded and sent by the saver.
+        self.newest
+            .send_replace(Some(Arc::new(progress.checkpoint())));
+        self.saved_step = progress.step;
+        self.saved_at = Instant::now();
+    }
+}

@@ -1,0 +1,216 @@
+//! One worker for each device: lease, render or assemble, report.
+
+use std::{
+    path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    time::{Duration, Instant},
+};
+
+use schemas::{
+    agent::{LeaseAnswer, LeaseOffer, LeaseRequest, Outcome, Phase},
+    task::{Artefact, AssembleSpec, TaskSpec, Variant},
+};
+
+use crate::{
+    assemble::{self, FilmFiles},
+    client::{Client, ClientError, Try, chain},
+    clock::BootMs,
+    desk::{Broken, Desk},
+    held::{Held, Leases},
+    membership::Membership,
+    render,
+    studio::Studio,
+};
+
+/// Between polls that are answered at once, so that an idle farm is not asked in a loop.
+const POLL_PAUSE: Duration = Duration::from_millis(500);
+const POLL_QUICK: Duration = Duration::from_millis(250);
+const REFUSED_PAUSE: Duration = Duration::from_secs(3);
+
+pub struct Worker {
+    pub device: u32,
+    pub client: Client,
+    pub membership: Arc<Membership>,
+    pub leases: Arc<Leases>,
+    pub studio: Arc<Studio>,
+    /// Next poll id of this boot, shared by all workers.
+    pub polls: Arc<AtomicU64>,
+    pub scratch: PathBuf,
+}
+
+impl Worker {
+    /// Works until the agent drains.
+    pub async fn run(self) {
+        let draining = self.leases.draining.clone();
+        while !draining.is_cancelled() {
+            let offer = tokio::select! {
+                biased;
+                () = draining.cancelled() => return,
+                offer = self.lease() => offer,
+            };
+            if let Some((offer, sent_at)) = offer {
+                self.work(*offer, sent_at).await;
+            }
+        }
+    }
+
+    /// One long poll, repeated with the same id until it is answered.
+    async fn lease(&self) -> Option<(Box<LeaseOffer>, BootMs)> {
+        let poll_id = self.polls.fetch_add(1, Relaxed);
+        let began = Instant::now();
+        let (agent, boot) = (self.membership.agent(), self.membership.boot());
+        let request = LeaseRequest {
+            agent,
+            boot,
+            device: self.device,
+            poll_id,
+        };
+        // The lease counts from the try that was answered, not from the first.
+        let sent_at_ms = AtomicU64::new(0);
+        let call = || {
+            sent_at_ms.store(BootMs::now().0, Relaxed);
+            self.client.lease(&request)
+        };
+        match Client::persist("lease", || Try::Now, call).await {
+            Ok(LeaseAnswer::Offer(offer)) => {
+                return Some((offer, BootMs(sent_at_ms.load(Relaxed))));
+            }
+            Ok(LeaseAnswer::Idle { why }) => {
+                tracing::debug!(why, "idle");
+                if began.elapsed() < POLL_QUICK {
+                    tokio::time::sleep(POLL_PAUSE).await;
+                }
+            }
+            Ok(LeaseAnswer::UnknownAgent) => {
+                if let Err(error) = self.membership.rejoin(&self.client).await {
+                    self.refused(&error).await;
+                }
+            }
+            Err(error) => self.refused(&error).await,
+        }
+        None
+    }
+
+    async fn refused(&self, error: &ClientError) {
+        tracing::error!(error = %chain(error), "no lease");
+        tokio::time::sleep(REFUSED_PAUSE).await;
+    }
+
+    /// Works one attempt to its end and reports it.
+    async fn work(&self, offer: LeaseOffer, sent_at: BootMs) {
+        let margin_ms = self.studio.settings.fence_margin_ms;
+        let held = Held::new(
+            offer.lease,
+            offer.spec.kind(),
+            sent_at,
+            offer.ttl_ms,
+            margin_ms,
+        );
+        let held = Arc::new(held);
+        self.leases.add(Arc::clone(&held));
+        let (task, attempt) = (offer.lease.task, offer.lease.attempt);
+        tracing::info!(%task, attempt, job = %offer.job, kind = ?held.kind, "leased");
+        let dir = self.scratch.join(format!("{task}-{attempt}"));
+        let desk = Desk {
+            client: self.client.clone(),
+            held: Arc::clone(&held),
+            dir,
+        };
+        let ended = self.end(Arc::new(desk), offer).await;
+        self.leases.remove(&held);
+        self.studio
+            .metrics
+            .attempts
+            .with_label_values(&[ended])
+            .inc();
+        tracing::info!(%task, attempt, ended, reason = held.reason(), "attempt ended");
+    }
+
+    /// The word for how the attempt ended. The scratch folder is gone afterwards.
+    async fn end(&self, desk: Arc<Desk>, offer: LeaseOffer) -> &'static str {
+        let outcome = match self.outcome(&desk, offer).await {
+            Ok(outcome) => Some(outcome),
+            Err(Broken::Failed { class, message }) => Some(Outcome::Failed {
+                cause: class,
+                message,
+            }),
+            Err(Broken::Abandoned) => None,
+        };
+        let word = match &outcome {
+            Some(Outcome::Succeeded { .. }) => "succeeded",
+            Some(Outcome::Released { .. }) => "released",
+            Some(Outcome::Failed { .. }) => "failed",
+            None => "abandoned",
+        };
+        let reported = match outcome {
+            Some(outcome) => desk.report(outcome).await,
+            None => Ok(()),
+        };
+        if let Err(error) = tokio::fs::remove_dir_all(&desk.dir).await {
+            tracing::warn!(%error, "cannot delete the scratch of an attempt");
+        }
+        match reported {
+            Ok(()) => word,
+            Err(_) => "abandoned",
+        }
+    }
+
+    async fn outcome(&self, desk: &Arc<Desk>, offer: LeaseOffer) -> Result<Outcome, Broken> {
+        tokio::fs::create_dir_all(&desk.dir)
+            .await
+            .map_err(|error| {
+                tracing::error!(%error, "cannot make scratch for an attempt");
+                let class = schemas::agent::FailureClass::Io;
+                Broken::failed(class, "the node cannot write its scratch folder")
+            })?;
+        match &offer.spec {
+            TaskSpec::Render(spec) => render::run(&self.studio, desk, spec, offer.checkpoint).await,
+            TaskSpec::Assemble(spec) => self.assemble(desk, spec, &offer.inputs).await,
+        }
+    }
+
+    async fn assemble(
+        &self,
+        desk: &Arc<Desk>,
+        spec: &AssembleSpec,
+        inputs: &[Artefact],
+    ) -> Result<Outcome, Broken> {
+        let mut shots = Vec::new();
+        for (index, shot) in inputs.iter().enumerate() {
+            shots.push(
+                desk.fetch(shot.digest, &format!("shot-{index}.mkv"))
+                    .await?,
+            );
+        }
+        desk.held.enter(Phase::Mux);
+        let (studio, watched, spec) = (Arc::clone(&self.studio), Arc::clone(desk), spec.clone());
+        let film = move || {
+            let stop = || watched.is_abandoned();
+            assemble::film(&studio.ffmpeg, &spec, &shots, &watched.dir, &stop)
+        };
+        let (files, device_us) = desk.blocking(film).await?;
+        desk.held.enter(Phase::Upload);
+        let artefacts = upload_all(desk, &files?).await?;
+        Ok(Outcome::Succeeded {
+            artefacts,
+            device_us,
+            steps_run: 0,
+        })
+    }
+}
+
+async fn upload_all(desk: &Desk, files: &FilmFiles) -> Result<Vec<Artefact>, Broken> {
+    let files = [
+        (Variant::Film, &files.film),
+        (Variant::Thumbnail, &files.thumbnail),
+        (Variant::Spritesheet, &files.spritesheet),
+    ];
+    let mut artefacts = Vec::new();
+    for (variant, path) in files {
+        artefacts.push(desk.upload(variant, path).await?);
+    }
+    Ok(artefacts)
+}
