@@ -1,0 +1,216 @@
+//! From a request to an order for the farm, or a refusal: review, storyboard, price. Pure.
+//!
+//! The API parses and stores; everything that decides is here and takes no clock and no randomness.
+
+mod catalogue;
+mod record;
+mod reference;
+mod refusal;
+mod request;
+mod rules;
+
+use bytes::Bytes;
+use schemas::{
+    AccountId, Digest, GpuMicros, JobId, TaskId,
+    task::{AssembleSpec, RenderSpec, TaskSpec},
+};
+
+pub use catalogue::{Catalogue, CatalogueSettings, ExpectedWeights, Model, Size};
+pub use record::{JobRecord, ShotRecord};
+pub use refusal::{Code, Refusal};
+pub use request::{Reference, ReferenceFit, ShotRequest, VideoRequest};
+pub use rules::{SEED_MAX, unknown_model};
+
+use crate::{
+    core::limits::SHOTS_MAX,
+    core::rows::{Band, Dedupe, Idempotency, NewJob, NewTask},
+    pricing,
+    review::{self, Blocklist, Verdict},
+    storyboard::{self, Shot},
+};
+use rules::Wish;
+
+/// An accepted request: everything about the job is decided but its identities.
+#[derive(Clone, Debug)]
+pub struct Order {
+    /// What the API keeps to answer with later.
+    pub record: JobRecord,
+    pub seed: u64,
+    /// Render tasks in film order, then `Assemble`.
+    pub tasks: Vec<TaskSpec>,
+    /// Expected device time of each task.
+    pub estimates: Vec<GpuMicros>,
+    pub hold: GpuMicros,
+    /// First frames that must be in the artefact store before the job is submitted.
+    pub first_frames: Vec<Bytes>,
+}
+
+/// Identities and protections of a job; made at the edge.
+#[derive(Clone, Debug)]
+pub struct Submission {
+    pub id: JobId,
+    pub project: AccountId,
+    pub dedupe: Option<Dedupe>,
+    pub idempotency: Option<Idempotency>,
+}
+
+/// Judges a request. `seed` is used when the request has none.
+pub fn decide(
+    request: &VideoRequest,
+    catalogue: &Catalogue,
+    blocklist: &Blocklist,
+    seed: u64,
+) -> Result<Order, Refusal> {
+    let wish = rules::check(request, catalogue, seed)?;
+    moderate(&wish, blocklist)?;
+    let shots = storyboard::shots(&wish.takes, wish.model.clip, wish.seed);
+    check_shots(&shots, &wish)?;
+    let first_frames = first_frames(request, &wish)?;
+    let tasks = tasks(&wish, &shots, &first_frames);
+    let estimates: Vec<GpuMicros> = tasks
+        .iter()
+        .map(|spec| pricing::estimate(spec, wish.model.cost))
+        .collect();
+    Ok(Order {
+        record: record::record(&wish, &shots),
+        seed: wish.seed,
+        hold: pricing::hold(estimates.iter().copied()),
+        tasks,
+        estimates,
+        first_frames,
+    })
+}
+
+/// Weights with very short clips would need more shots than the farm takes in one job.
+fn check_shots(shots: &[Shot], wish: &Wish) -> Result<(), Refusal> {
+    if shots.len() <= SHOTS_MAX {
+        return Ok(());
+    }
+    Err(Refusal::wrong_value(
+        "seconds",
+        format!(
+            "'{}' renders at most {} frames in one go, so the film would need {} shots; at most \
+             {SHOTS_MAX} are allowed",
+            wish.model.name,
+            wish.model.clip.frames_max,
+            shots.len()
+        ),
+    ))
+}
+
+fn moderate(wish: &Wish, blocklist: &Blocklist) -> Result<(), Refusal> {
+    let texts = wish.takes.iter().map(|take| take.prompt.as_str());
+    match review::verdict(texts, blocklist) {
+        Verdict::Pass => Ok(()),
+        Verdict::Blocked { phrase } => {
+            tracing::info!(phrase, "a prompt was blocked");
+            Err(Refusal::new(
+                Code::ModerationBlocked,
+                "Your request was blocked by our moderation system.",
+            )
+            .about("prompt"))
+        }
+    }
+}
+
+fn first_frames(request: &VideoRequest, wish: &Wish) -> Result<Vec<Bytes>, Refusal> {
+    wish.references
+        .iter()
+        .map(|(param, reference)| {
+            reference::first_frame(
+                reference,
+                request.reference_fit,
+                wish.size,
+                wish.native,
+                param,
+            )
+        })
+        .collect()
+}
+
+fn tasks(wish: &Wish, shots: &[Shot], first_frames: &[Bytes]) -> Vec<TaskSpec> {
+    let frames: Vec<Digest> = first_frames.iter().map(|bytes| Digest::of(bytes)).collect();
+    let render = |(place, shot): (usize, &Shot)| {
+        TaskSpec::Render(RenderSpec {
+            shot: u32::try_from(place).expect("a film has few shots"),
+            weights: wish.model.weights.clone(),
+            prompt: shot.prompt.clone(),
+            negative_prompt: shot.negative_prompt.clone(),
+            width: wish.native.width,
+            height: wish.native.height,
+            frames: shot.render_frames,
+            fps: wish.model.clip.fps,
+            seed: shot.seed,
+            steps: wish.steps,
+            guidance_scale: wish.guidance_scale,
+            first_frame: shot.reference.map(|place| frames[place]),
+        })
+    };
+    let mut tasks: Vec<TaskSpec> = shots.iter().enumerate().map(render).collect();
+    tasks.push(TaskSpec::Assemble(AssembleSpec {
+        shots: u32::try_from(shots.len()).expect("a film has few shots"),
+        width: wish.size.width,
+        height: wish.size.height,
+        fps: wish.model.clip.fps,
+        shot_frames: shots.iter().map(|shot| shot.film_frames).collect(),
+    }));
+    tasks
+}
+
+impl Order {
+    /// Expected device time of the whole job.
+    pub fn price(&self) -> GpuMicros {
+        GpuMicros(
+            self.estimates
+                .iter()
+                .map(|micros| micros.0)
+                .fold(0, i64::saturating_add),
+        )
+    }
+
+    /// The job for the farm. `mint` makes a new task id at each call.
+    pub fn into_job(self, submission: Submission, mut mint: impl FnMut() -> TaskId) -> NewJob {
+        let request = serde_json::to_value(&self.record)
+            .expect("a record holds only strings, numbers and maps with string keys");
+        let assemble = self.tasks.len() - 1;
+        let renders = u32::try_from(assemble).expect("a film has few shots");
+        let task = |(place, (spec, estimate)): (usize, (TaskSpec, GpuMicros))| {
+            let first_frame = match &spec {
+                TaskSpec::Render(render) => render.first_frame,
+                TaskSpec::Assemble(_) => None,
+            };
+            NewTask {
+                id: mint(),
+                spec,
+                inputs: if place == assemble {
+                    (0..renders).collect()
+                } else {
+                    Vec::new()
+                },
+                estimate,
+                reads: first_frame.into_iter().collect(),
+            }
+        };
+        NewJob {
+            id: submission.id,
+            project: submission.project,
+            request,
+            seed: self.seed,
+            band: Band::Standard,
+            tasks: self
+                .tasks
+                .into_iter()
+                .zip(self.estimates)
+                .enumerate()
+                .map(task)
+                .collect(),
+            hold: self.hold,
+            dedupe: submission.dedupe,
+            idempotency: submission.idempotency,
+        }
+    }
+}
+
+#[cfg(test)]
+#[path = "admission/tests.rs"]
+mod tests;

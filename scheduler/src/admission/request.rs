@@ -1,0 +1,121 @@
+//! What a caller asked for, parsed and not yet judged: one struct for every encoding.
+//!
+//! Validation and fingerprints see only this, so the same wish sent as a form and as JSON is the same.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use serde::{Serialize, Serializer};
+use sha2::{Digest as _, Sha256};
+
+/// The body of `POST /v1/videos`. Absent fields take the model's defaults in admission.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct VideoRequest {
+    pub prompt: String,
+    pub model: Option<String>,
+    /// As it was sent, so that `8.0` can be refused.
+    pub seconds: Option<String>,
+    /// `WxH`.
+    pub size: Option<String>,
+    pub input_reference: Option<Reference>,
+    pub reference_fit: ReferenceFit,
+    pub seed: Option<i64>,
+    pub negative_prompt: String,
+    pub steps: Option<i64>,
+    pub guidance_scale: Option<f64>,
+    pub metadata: BTreeMap<String, String>,
+    pub shots: Vec<ShotRequest>,
+    /// Answer the estimate instead of making a job.
+    pub dry_run: bool,
+}
+
+/// One take of a storyboard.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct ShotRequest {
+    pub prompt: String,
+    pub seconds: String,
+    pub seed: Option<i64>,
+    pub negative_prompt: Option<String>,
+    pub input_reference: Option<Reference>,
+}
+
+/// How a reference image of another size than the film becomes its first frame.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ReferenceFit {
+    /// Refuse it.
+    #[default]
+    Exact,
+    /// Scale until the frame is full and cut what stands over.
+    Cover,
+    /// Scale until the whole image is inside and fill the rest with black.
+    Contain,
+}
+
+/// The bytes of a reference image as they came.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Reference(pub Bytes);
+
+impl std::fmt::Debug for Reference {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Reference({} bytes)", self.0.len())
+    }
+}
+
+impl Serialize for Reference {
+    /// Its SHA-256: a fingerprint need not hold the image, and its file name does not count.
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&hex::encode(Sha256::digest(&self.0)))
+    }
+}
+
+impl VideoRequest {
+    /// SHA-256 over who asked what where; equal for equal wishes, whatever their encoding.
+    ///
+    /// `scope` is the API key's id (for retries) or the project's (for idempotency keys).
+    pub fn fingerprint(&self, scope: &str, method: &str, path: &str) -> [u8; 32] {
+        // serde_json::Value keeps object keys sorted, so field order does not count either.
+        let canonical = serde_json::to_value(self)
+            .expect("a request holds only strings, numbers and maps with string keys");
+        let mut hasher = Sha256::new();
+        for part in [scope, method, path, &canonical.to_string()] {
+            hasher.update((part.len() as u64).to_le_bytes());
+            hasher.update(part.as_bytes());
+        }
+        hasher.finalize().into()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn request() -> VideoRequest {
+        VideoRequest {
+            prompt: "a red ball".into(),
+            input_reference: Some(Reference(Bytes::from_static(b"image"))),
+            ..VideoRequest::default()
+        }
+    }
+
+    #[test]
+    fn a_fingerprint_changes_with_everything_that_matters() {
+        let first = request().fingerprint("key", "POST", "/v1/videos");
+        assert_eq!(first, request().fingerprint("key", "POST", "/v1/videos"));
+        assert_ne!(first, request().fingerprint("other", "POST", "/v1/videos"));
+        assert_ne!(
+            first,
+            request().fingerprint("key", "POST", "/v1/videos/estimate")
+        );
+        let other_image = VideoRequest {
+            input_reference: Some(Reference(Bytes::from_static(b"imagf"))),
+            ..request()
+        };
+        assert_ne!(first, other_image.fingerprint("key", "POST", "/v1/videos"));
+        let other_seed = VideoRequest {
+            seed: Some(1),
+            ..request()
+        };
+        assert_ne!(first, other_seed.fingerprint("key", "POST", "/v1/videos"));
+    }
+}

@@ -1,0 +1,383 @@
+//! The tree of a body to a [`VideoRequest`]: types are checked here, values in admission.
+//!
+//! A form has only texts, so a text is accepted for a number or a boolean when it reads as one.
+//! An object or an array may come as one text part with JSON inside.
+
+use base64::Engine as _;
+use bytes::Bytes;
+
+use super::{
+    form::IMAGE_URL_CHARS_MAX,
+    node::{Fields, Node},
+};
+use crate::admission::{Code, Reference, ReferenceFit, Refusal, ShotRequest, VideoRequest};
+
+/// Fields of the create body that do something.
+const CREATE_FIELDS: &[&str] = &[
+    "prompt",
+    "model",
+    "seconds",
+    "size",
+    "input_reference",
+    "characters",
+    "seed",
+    "negative_prompt",
+    "steps",
+    "num_inference_steps",
+    "guidance_scale",
+    "metadata",
+    "shots",
+    "reference_fit",
+    "dry_run",
+];
+/// Fields that old programs send and that change nothing.
+const IGNORED_FIELDS: &[&str] = &["user", "safety_identifier", "n"];
+const SHOT_FIELDS: &[&str] = &[
+    "prompt",
+    "seconds",
+    "seed",
+    "negative_prompt",
+    "input_reference",
+    "join",
+    "characters",
+];
+const REFERENCE_FIELDS: &[&str] = &["file_id", "image_url"];
+/// Bytes of a reference image after decoding.
+pub const IMAGE_BYTES_MAX: usize = 20 << 20;
+
+/// Reads the body of `POST /v1/videos` and `POST /v1/videos/estimate`.
+pub fn read_request(mut fields: Fields) -> Result<VideoRequest, Refusal> {
+    refuse_unknown(&fields, "", &[CREATE_FIELDS, IGNORED_FIELDS])?;
+    refuse_many(&mut fields)?;
+    refuse_characters(&mut fields, "characters")?;
+    let (steps, alias) = (
+        integer(&mut fields, "steps", "")?,
+        integer(&mut fields, "num_inference_steps", "")?,
+    );
+    if steps.is_some() && alias.is_some() && steps != alias {
+        return Err(Refusal::wrong_value(
+            "num_inference_steps",
+            "it is another name of 'steps' and differs from it",
+        ));
+    }
+    Ok(VideoRequest {
+        prompt: text(&mut fields, "prompt", "")?.ok_or_else(|| Refusal::missing("prompt"))?,
+        model: text(&mut fields, "model", "")?,
+        seconds: seconds(&mut fields, "")?,
+        size: text(&mut fields, "size", "")?,
+        input_reference: reference(&mut fields, "")?,
+        reference_fit: reference_fit(&mut fields)?,
+        seed: integer(&mut fields, "seed", "")?,
+        negative_prompt: text(&mut fields, "negative_prompt", "")?.unwrap_or_default(),
+        steps: steps.or(alias),
+        guidance_scale: decimal(&mut fields, "guidance_scale")?,
+        metadata: metadata(&mut fields)?,
+        shots: shots(&mut fields)?,
+        dry_run: boolean(&mut fields, "dry_run")?.unwrap_or(false),
+    })
+}
+
+fn refuse_unknown(fields: &Fields, path: &str, known: &[&[&str]]) -> Result<(), Refusal> {
+    let all = || known.iter().copied().flatten().copied();
+    let Some(name) = fields
+        .keys()
+        .find(|name| !all().any(|known| known == name.as_str()))
+    else {
+        return Ok(());
+    };
+    let shown: String = name.chars().take(80).collect();
+    let nearest = all()
+        .min_by_key(|known| distance(known, &shown))
+        .unwrap_or_default();
+    Err(Refusal::new(
+        Code::UnknownParameter,
+        format!("Unknown parameter: '{path}{shown}'. Did you mean '{path}{nearest}'?"),
+    )
+    .about(format!("{path}{shown}")))
+}
+
+/// Levenshtein distance in characters; both words are short.
+fn distance(a: &str, b: &str) -> usize {
+    let b: Vec<char> = b.chars().collect();
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for (i, ca) in a.chars().enumerate() {
+        let mut diagonal = row[0];
+        row[0] = i + 1;
+        for (j, &cb) in b.iter().enumerate() {
+            let substituted = diagonal + usize::from(ca != cb);
+            diagonal = row[j + 1];
+            row[j + 1] = substituted.min(row[j] + 1).min(diagonal + 1);
+        }
+    }
+    row[b.len()]
+}
+
+fn refuse_many(fields: &mut Fields) -> Result<(), Refusal> {
+    match integer(fields, "n", "")? {
+        None | Some(1) => Ok(()),
+        Some(_) => Err(Refusal::wrong_value(
+            "n",
+            "one request makes one video; send several requests, or a batch",
+        )),
+    }
+}
+
+/// No endpoint makes characters on this server yet, so every id is unknown.
+fn refuse_characters(fields: &mut Fields, param: &str) -> Result<(), Refusal> {
+    match fields.remove("characters").map(json_inside) {
+        None | Some(Node::Null) => Ok(()),
+        Some(Node::List(items)) if items.is_empty() => Ok(()),
+        Some(Node::List(_) | Node::Object(_)) => Err(Refusal::wrong_value(
+            param,
+            "characters are not available on this server; leave the field out",
+        )),
+        Some(other) => Err(expected("an array", &other, param)),
+    }
+}
+
+fn expected(what: &str, got: &Node, param: &str) -> Refusal {
+    Refusal::wrong_type(param, &format!("expected {what}, but got {}", got.kind()))
+}
+
+fn text(fields: &mut Fields, name: &str, path: &str) -> Result<Option<String>, Refusal> {
+    match fields.remove(name) {
+        None | Some(Node::Null) => Ok(None),
+        Some(Node::Text(text)) => Ok(Some(text)),
+        Some(other) => Err(expected("a string", &other, &format!("{path}{name}"))),
+    }
+}
+
+/// A string, or an integer as its decimal text.
+fn seconds(fields: &mut Fields, path: &str) -> Result<Option<String>, Refusal> {
+    match fields.remove("seconds") {
+        None | Some(Node::Null) => Ok(None),
+        Some(Node::Text(text)) => Ok(Some(text)),
+        Some(Node::Number(number)) if !number.is_f64() => Ok(Some(number.to_string())),
+        Some(other) => Err(expected("a string", &other, &format!("{path}seconds"))),
+    }
+}
+
+fn integer(fields: &mut Fields, name: &str, path: &str) -> Result<Option<i64>, Refusal> {
+    let node = match fields.remove(name) {
+        None | Some(Node::Null) => return Ok(None),
+        Some(node) => node,
+    };
+    let parsed = match &node {
+        Node::Number(number) => number.as_i64(),
+        Node::Text(text) => text.parse().ok(),
+        _ => None,
+    };
+    parsed
+        .map(Some)
+        .ok_or_else(|| expected("an integer", &node, &format!("{path}{name}")))
+}
+
+fn decimal(fields: &mut Fields, name: &str) -> Result<Option<f64>, Refusal> {
+    let node = match fields.remove(name) {
+        None | Some(Node::Null) => return Ok(None),
+        Some(node) => node,
+    };
+    let parsed = match &node {
+        Node::Number(number) => number.as_f64(),
+        Node::Text(text) => text.parse().ok(),
+        _ => None,
+    };
+    match parsed.filter(|number: &f64| number.is_finite()) {
+        Some(number) => Ok(Some(number)),
+        None => Err(expected("a number", &node, name)),
+    }
+}
+
+fn boolean(fields: &mut Fields, name: &str) -> Result<Option<bool>, Refusal> {
+    match fields.remove(name) {
+        None | Some(Node::Null) => Ok(None),
+        Some(Node::Bool(bool)) => Ok(Some(bool)),
+        Some(Node::Text(text)) if text == "true" => Ok(Some(true)),
+        Some(Node::Text(text)) if text == "false" => Ok(Some(false)),
+        Some(other) => Err(expected("a boolean", &other, name)),
+    }
+}
+
+fn reference_fit(fields: &mut Fields) -> Result<ReferenceFit, Refusal> {
+    match text(fields, "reference_fit", "")?.as_deref() {
+        None | Some("exact") => Ok(ReferenceFit::Exact),
+        Some("cover") => Ok(ReferenceFit::Cover),
+        Some("contain") => Ok(ReferenceFit::Contain),
+        Some(_) => Err(Refusal::wrong_value(
+            "reference_fit",
+            "supported values are 'exact', 'cover' and 'contain'",
+        )),
+    }
+}
+
+/// A text with JSON inside becomes that JSON, for fields that are objects or arrays.
+fn json_inside(node: Node) -> Node {
+    let Node::Text(text) = &node else { return node };
+    if !text.starts_with(['{', '[']) {
+        return node;
+    }
+    serde_json::from_str::<serde_json::Value>(text).map_or(node, Node::from)
+}
+
+fn metadata(fields: &mut Fields) -> Result<std::collections::BTreeMap<String, String>, Refusal> {
+    let pairs = match fields.remove("metadata").map(json_inside) {
+        None | Some(Node::Null) => return Ok(Default::default()),
+        Some(Node::Object(pairs)) => pairs,
+        Some(other) => return Err(expected("an object", &other, "metadata")),
+    };
+    let pair = |(key, value)| match value {
+        Node::Text(text) => Ok((key, text)),
+        other => Err(expected("a string", &other, &format!("metadata.{key}"))),
+    };
+    pairs.into_iter().map(pair).collect()
+}
+
+fn shots(fields: &mut Fields) -> Result<Vec<ShotRequest>, Refusal> {
+    let items = match fields.remove("shots").map(json_inside) {
+        None | Some(Node::Null) => return Ok(Vec::new()),
+        Some(Node::List(items)) => items,
+        Some(Node::Object(indexed)) => from_indexes(indexed, "shots")?,
+        Some(other) => return Err(expected("an array of objects", &other, "shots")),
+    };
+    if items.is_empty() {
+        return Err(Refusal::wrong_value("shots", "it needs at least one shot"));
+    }
+    items
+        .into_iter()
+        .enumerate()
+        .map(|(i, item)| shot(item, &format!("shots[{i}]")))
+        .collect()
+}
+
+/// `{"0": a, "1": b}` of an indexed form to `[a, b]`.
+fn from_indexes(mut indexed: Fields, param: &str) -> Result<Vec<Node>, Refusal> {
+    (0..indexed.len())
+        .map(|i| {
+            indexed.remove(&i.to_string()).ok_or_else(|| {
+                Refusal::wrong_type(
+                    param,
+                    "expected an array with the indexes 0, 1, 2 and so on",
+                )
+            })
+        })
+        .collect()
+}
+
+fn shot(item: Node, path: &str) -> Result<ShotRequest, Refusal> {
+    let mut fields = match json_inside(item) {
+        Node::Object(fields) => fields,
+        other => return Err(expected("an object", &other, path)),
+    };
+    let dotted = format!("{path}.");
+    refuse_unknown(&fields, &dotted, &[SHOT_FIELDS])?;
+    refuse_characters(&mut fields, &format!("{dotted}characters"))?;
+    match text(&mut fields, "join", &dotted)?.as_deref() {
+        None | Some("cut") => {}
+        Some(_) => {
+            return Err(Refusal::wrong_value(
+                &format!("{dotted}join"),
+                "this server joins shots with 'cut' only",
+            ));
+        }
+    }
+    let missing = |name: &str| Refusal::missing(&format!("{dotted}{name}"));
+    Ok(ShotRequest {
+        prompt: text(&mut fields, "prompt", &dotted)?.ok_or_else(|| missing("prompt"))?,
+        seconds: seconds(&mut fields, &dotted)?.ok_or_else(|| missing("seconds"))?,
+        seed: integer(&mut fields, "seed", &dotted)?,
+        negative_prompt: text(&mut fields, "negative_prompt", &dotted)?,
+        input_reference: reference(&mut fields, &dotted)?,
+    })
+}
+
+/// A file, or an object with exactly one of `file_id` and `image_url`.
+fn reference(fields: &mut Fields, path: &str) -> Result<Option<Reference>, Refusal> {
+    let param = format!("{path}input_reference");
+    let mut object = match fields.remove("input_reference").map(json_inside) {
+        None | Some(Node::Null) => return Ok(None),
+        Some(Node::File(bytes)) => return checked_size(bytes, &param).map(Some),
+        Some(Node::Object(object)) => object,
+        Some(Node::Text(_)) => {
+            return Err(Refusal::wrong_type(
+                &param,
+                "expected a file, but got a string",
+            ));
+        }
+        Some(other) => return Err(expected("a file or an object", &other, &param)),
+    };
+    if object.get("type") == Some(&Node::Text("Buffer".into())) {
+        return Err(Refusal::wrong_type(
+            &param,
+            "expected a file, but got the bytes as numbers: wrap the buffer with toFile",
+        ));
+    }
+    let dotted = format!("{param}.");
+    refuse_unknown(&object, &dotted, &[REFERENCE_FIELDS])?;
+    let file_id = text(&mut object, "file_id", &dotted)?;
+    let image_url = text(&mut object, "image_url", &dotted)?;
+    match (file_id, image_url) {
+        (None, Some(url)) => data_url(&url, &param).map(Some),
+        (Some(_), None) => Err(Refusal::wrong_value(
+            &format!("{dotted}file_id"),
+            "files are not kept on this server; upload the image itself or send a data URL",
+        )),
+        (None, None) => Err(Refusal::missing(&format!("{dotted}image_url"))),
+        (Some(_), Some(_)) => Err(Refusal::wrong_value(
+            &param,
+            "send exactly one of 'file_id' and 'image_url'",
+        )),
+    }
+}
+
+fn checked_size(bytes: Bytes, param: &str) -> Result<Reference, Refusal> {
+    if bytes.len() > IMAGE_BYTES_MAX {
+        return Err(Refusal::new(
+            Code::InvalidImage,
+            format!("The image in '{param}' has more than {IMAGE_BYTES_MAX} bytes."),
+        )
+        .about(param));
+    }
+    Ok(Reference(bytes))
+}
+
+/// `data:image/…;base64,…`. The declared type only has to be an image; the bytes decide.
+fn data_url(url: &str, param: &str) -> Result<Reference, Refusal> {
+    if url.len() > IMAGE_URL_CHARS_MAX && url.chars().count() > IMAGE_URL_CHARS_MAX {
+        return Err(Refusal::new(
+            Code::RequestTooLarge,
+            format!("'{param}.image_url' may have at most {IMAGE_URL_CHARS_MAX} characters."),
+        )
+        .about(param));
+    }
+    let bad = |why: &str| Refusal::new(Code::InvalidImageUrl, why).about(param);
+    let scheme = url
+        .split(':')
+        .next()
+        .unwrap_or_default()
+        .to_ascii_lowercase();
+    if scheme == "http" || scheme == "https" {
+        return Err(bad(
+            "This server does not fetch images; send the image as a file or as a data URL.",
+        ));
+    }
+    let malformed = || bad("'image_url' must be a data URL of the form 'data:image/png;base64,…'.");
+    let (head, data) = url.split_once(',').ok_or_else(malformed)?;
+    let head = head.to_ascii_lowercase();
+    let media = head.strip_prefix("data:").ok_or_else(malformed)?;
+    if !media.starts_with("image/") || !media.ends_with(";base64") {
+        return Err(malformed());
+    }
+    let engine = base64::engine::GeneralPurpose::new(
+        &base64::alphabet::STANDARD,
+        base64::engine::GeneralPurposeConfig::new()
+            .with_decode_padding_mode(base64::engine::DecodePaddingMode::Indifferent),
+    );
+    let bytes = engine
+        .decode(data)
+        .map_err(|_| bad("The base64 text of the data URL is broken."))?;
+    checked_size(bytes.into(), param)
+}
+
+#[cfg(test)]
+#[path = "read_tests.rs"]
+mod tests;

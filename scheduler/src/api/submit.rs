@@ -1,0 +1,174 @@
+//! From a parsed request to a job of the farm, once: what `create` does between reading and answering.
+
+use axum::{
+    Json,
+    response::{IntoResponse, Response},
+};
+use http::{HeaderMap, HeaderName, HeaderValue};
+use schemas::{JobId, TaskId};
+use uuid::Uuid;
+
+use super::{
+    ApiState,
+    auth::Caller,
+    error::ApiError,
+    object::at_creation,
+    once::Once,
+    videos::{show, shown},
+};
+use crate::{
+    admission::{self, Catalogue, Code, Order, Refusal, SEED_MAX, Submission, VideoRequest},
+    core::{
+        command::{Refusal as CoreRefusal, Submitted},
+        rows::{Dedupe, NewJob},
+    },
+};
+
+const PATH: &str = "/v1/videos";
+const DEDUPLICATED: HeaderName = HeaderName::from_static("x-dailies-deduplicated");
+const REPLAYED: HeaderName = HeaderName::from_static("idempotent-replayed");
+const TRUE: HeaderValue = HeaderValue::from_static("true");
+
+/// Judges and submits; what was refused is remembered for retries and idempotency keys.
+pub async fn make(
+    state: &ApiState,
+    caller: &Caller,
+    headers: &HeaderMap,
+    wish: &VideoRequest,
+    catalogue: &Catalogue,
+    rate: Result<(), ApiError>,
+) -> Result<Response, ApiError> {
+    let once = Once::begin(state, caller, headers, PATH, wish).await?;
+    let made = match rate {
+        Ok(()) => submit(state, caller, &once, wish, catalogue).await,
+        Err(error) => Err(error),
+    };
+    if let Err(error) = &made {
+        once.refused(state, error).await;
+    }
+    made
+}
+
+async fn submit(
+    state: &ApiState,
+    caller: &Caller,
+    once: &Once,
+    wish: &VideoRequest,
+    catalogue: &Catalogue,
+) -> Result<Response, ApiError> {
+    once.save_errors(state).await?;
+    let order = decide(state, wish, catalogue).await?;
+    for bytes in &order.first_frames {
+        state.artifacts.put_bytes(bytes.clone()).await?;
+    }
+    let job = order.into_job(
+        Submission {
+            id: JobId(Uuid::now_v7()),
+            project: caller.project,
+            dedupe: once.dedupe(),
+            idempotency: once.idempotency.clone(),
+        },
+        || TaskId(Uuid::now_v7()),
+    );
+    answer_submit(state, caller, job).await
+}
+
+/// Judges away from the event loop: a reference image takes its time to decode.
+pub async fn decide(
+    state: &ApiState,
+    wish: &VideoRequest,
+    catalogue: &Catalogue,
+) -> Result<Order, ApiError> {
+    let (edge, wish, catalogue) = (state.edge.clone(), wish.clone(), catalogue.clone());
+    let seed = random_seed();
+    tokio::task::spawn_blocking(move || {
+        admission::decide(&wish, &catalogue, &edge.blocklist, seed).map_err(ApiError::from)
+    })
+    .await
+    .expect("admission does not panic and the runtime runs while it serves")
+}
+
+/// From the operating system's randomness, by way of a fresh UUID.
+fn random_seed() -> u64 {
+    let mut first = [0; 8];
+    first.copy_from_slice(&blake3::hash(Uuid::now_v7().as_bytes()).as_bytes()[..8]);
+    u64::from_le_bytes(first) & SEED_MAX
+}
+
+async fn answer_submit(
+    state: &ApiState,
+    caller: &Caller,
+    job: NewJob,
+) -> Result<Response, ApiError> {
+    let again = NewJob {
+        dedupe: job.dedupe.clone().map(|dedupe| Dedupe {
+            retry_count: 0,
+            ..dedupe
+        }),
+        ..job.clone()
+    };
+    match submit_once(state, job).await? {
+        Submitted::Created(id) => created(state, caller, id).await,
+        Submitted::Deduplicated(id) => match state.store.job(caller.project, id).await? {
+            Some(view) => Ok(marked(show(state, &view).await?, DEDUPLICATED)),
+            // The job was deleted meanwhile, so the retry is a new wish.
+            None => match submit_once(state, again).await? {
+                Submitted::Created(id) => created(state, caller, id).await,
+                other => Err(refused(other)),
+            },
+        },
+        Submitted::Replayed(id) => Ok(marked(shown(state, caller, id).await?, REPLAYED)),
+        Submitted::ReplayedAnswer(kept) => Ok(marked(kept_answer(&kept), REPLAYED)),
+        other @ Submitted::Refused(_) => Err(refused(other)),
+    }
+}
+
+/// A new job is `queued`, however fast an agent is.
+async fn created(state: &ApiState, caller: &Caller, id: JobId) -> Result<Response, ApiError> {
+    let view = state.store.job(caller.project, id).await?;
+    let view = view.ok_or_else(|| ApiError::video_not_found(&id.to_string()))?;
+    show(state, &at_creation(view)).await
+}
+
+/// Submits; when the commit is in doubt, the database says whether the job is there.
+async fn submit_once(state: &ApiState, job: NewJob) -> Result<Submitted, ApiError> {
+    let (project, id) = (job.project, job.id);
+    match state.dispatcher.submit(job).await {
+        Ok(submitted) => Ok(submitted),
+        Err(error) => match state.store.job(project, id).await {
+            Ok(Some(_)) => Ok(Submitted::Created(id)),
+            Ok(None) | Err(_) => Err(error.into()),
+        },
+    }
+}
+
+fn refused(submitted: Submitted) -> ApiError {
+    match submitted {
+        Submitted::Refused(CoreRefusal::KeyReused) => Refusal::new(
+            Code::IdempotencyKeyReused,
+            "This idempotency key was used with another request body; use a new key.",
+        )
+        .into(),
+        other => {
+            tracing::error!(?other, "the farm refused a job that admission had accepted");
+            Refusal::new(Code::ServerError, "The farm did not take the job.").into()
+        }
+    }
+}
+
+fn kept_answer(kept: &serde_json::Value) -> Response {
+    let status = kept["status"]
+        .as_u64()
+        .and_then(|status| u16::try_from(status).ok());
+    let status = status.and_then(|status| http::StatusCode::from_u16(status).ok());
+    (
+        status.unwrap_or(http::StatusCode::BAD_REQUEST),
+        Json(&kept["body"]),
+    )
+        .into_response()
+}
+
+fn marked(mut response: Response, name: HeaderName) -> Response {
+    response.headers_mut().insert(name, TRUE);
+    response
+}

@@ -1,0 +1,283 @@
+//! The calls on `/v1/videos`: create, estimate, list, retrieve, cancel, delete.
+
+use axum::{
+    Extension, Json,
+    extract::{Path, Request, State},
+    response::{IntoResponse, Response},
+};
+use http::{HeaderMap, HeaderName, HeaderValue, Uri};
+use schemas::{
+    JobId,
+    video::{DeletedVideo, Status, Video, VideoList},
+};
+
+use super::{
+    ApiState,
+    auth::Caller,
+    body::read_fields,
+    error::ApiError,
+    estimate,
+    eta::poll_after_ms,
+    frame::with_rate,
+    limits::{Rate, Take},
+    models::catalogue,
+    object,
+    once::retry_count,
+    page::page_request,
+    read::read_request,
+    submit::{decide, make},
+};
+use crate::{
+    admission::{Catalogue, Refusal, VideoRequest},
+    store::read::{After, JobView},
+};
+
+const POLL_AFTER_MS: HeaderName = HeaderName::from_static("openai-poll-after-ms");
+/// How long a repeated DELETE of a deleted video is answered like the first.
+const DELETED_AGAIN_MS: i64 = 900_000;
+/// How long the id of a deleted video keeps its place in the list.
+const CURSOR_MS: i64 = 30 * 24 * 3_600_000;
+
+/// `POST /v1/videos`
+pub async fn create(
+    State(state): State<ApiState>,
+    Extension(caller): Extension<Caller>,
+    request: Request,
+) -> Response {
+    let headers = request.headers().clone();
+    let asked = match ask(&state, &caller, request).await {
+        Ok(asked) => asked,
+        Err(error) => return error.into_response(),
+    };
+    let answer = create_asked(&state, &caller, &headers, &asked).await;
+    with_rate(
+        answer.unwrap_or_else(IntoResponse::into_response),
+        asked.rate,
+    )
+}
+
+async fn create_asked(
+    state: &ApiState,
+    caller: &Caller,
+    headers: &HeaderMap,
+    asked: &Asked,
+) -> Result<Response, ApiError> {
+    let rate = asked.rate.check();
+    match &asked.wish {
+        Ok(wish) if !wish.dry_run => {
+            make(state, caller, headers, wish, &asked.catalogue, rate).await
+        }
+        _ => {
+            rate?;
+            answer_estimate(state, asked).await
+        }
+    }
+}
+
+/// `POST /v1/videos/estimate`
+pub async fn estimate(
+    State(state): State<ApiState>,
+    Extension(caller): Extension<Caller>,
+    request: Request,
+) -> Response {
+    let asked = match ask(&state, &caller, request).await {
+        Ok(asked) => asked,
+        Err(error) => return error.into_response(),
+    };
+    let answer = match asked.rate.check() {
+        Ok(()) => answer_estimate(&state, &asked).await,
+        Err(error) => Err(error),
+    };
+    with_rate(
+        answer.unwrap_or_else(IntoResponse::into_response),
+        asked.rate,
+    )
+}
+
+/// A request that was read and counted.
+struct Asked {
+    wish: Result<VideoRequest, Refusal>,
+    catalogue: Catalogue,
+    rate: Rate,
+}
+
+async fn ask(state: &ApiState, caller: &Caller, request: Request) -> Result<Asked, ApiError> {
+    let wish = read_fields(request).await.and_then(read_request);
+    let catalogue = catalogue(state).await?;
+    let named = wish.as_ref().ok().and_then(|wish| wish.model.as_deref());
+    let model = catalogue.get(named.unwrap_or(&catalogue.default_model));
+    // Unknown names share one bucket, so that they cannot fill the memory.
+    let model = model.map_or("", |model| &model.name);
+    let rate = state
+        .edge
+        .limits
+        .take(caller.project, Take::Write { model });
+    Ok(Asked {
+        wish,
+        catalogue,
+        rate,
+    })
+}
+
+async fn answer_estimate(state: &ApiState, asked: &Asked) -> Result<Response, ApiError> {
+    let wish = asked.wish.as_ref().map_err(Clone::clone)?;
+    let verdict = decide(state, wish, &asked.catalogue).await;
+    let now_s = state.dispatcher.now_ms().div_euclid(1_000);
+    let model = wish.model.as_ref();
+    let model = model.unwrap_or(&asked.catalogue.default_model);
+    Ok(Json(estimate::estimate(model, &verdict, now_s)).into_response())
+}
+
+/// The answer that shows a job by its id.
+pub async fn shown(state: &ApiState, caller: &Caller, id: JobId) -> Result<Response, ApiError> {
+    let view = state.store.job(caller.project, id).await?;
+    show(
+        state,
+        &view.ok_or_else(|| ApiError::video_not_found(&id.to_string()))?,
+    )
+    .await
+}
+
+/// The answer that shows a job.
+pub async fn show(state: &ApiState, view: &JobView) -> Result<Response, ApiError> {
+    Ok(Json(video(state, view).await?).into_response())
+}
+
+/// The object of a job, with what memory knows of it.
+pub async fn video(state: &ApiState, view: &JobView) -> Result<Video, ApiError> {
+    let live = match view.state.is_terminal() {
+        true => None,
+        false => state.dispatcher.live(view.id).await?,
+    };
+    Ok(object::video(
+        view,
+        live.as_ref(),
+        state.dispatcher.now_ms(),
+    ))
+}
+
+/// A job of the caller's project; any other id is not found.
+pub async fn find(state: &ApiState, caller: &Caller, id: &str) -> Result<JobView, ApiError> {
+    let not_found = || ApiError::video_not_found(id);
+    let job: JobId = id.parse().map_err(|_| not_found())?;
+    state
+        .store
+        .job(caller.project, job)
+        .await?
+        .ok_or_else(not_found)
+}
+
+/// `GET /v1/videos/{id}`
+pub async fn retrieve(
+    State(state): State<ApiState>,
+    Extension(caller): Extension<Caller>,
+    Path(id): Path<String>,
+) -> Result<Response, ApiError> {
+    let view = find(&state, &caller, &id).await?;
+    let video = video(&state, &view).await?;
+    let poll_after = poll_after_ms(&video.eta, state.dispatcher.now_ms());
+    let waits = matches!(video.status, Status::Queued | Status::InProgress);
+    let mut response = Json(video).into_response();
+    if waits {
+        response
+            .headers_mut()
+            .insert(POLL_AFTER_MS, HeaderValue::from(poll_after));
+    }
+    Ok(response)
+}
+
+/// `GET /v1/videos`
+pub async fn list(
+    State(state): State<ApiState>,
+    Extension(caller): Extension<Caller>,
+    uri: Uri,
+) -> Result<Json<VideoList>, ApiError> {
+    let asked = page_request(&uri)?;
+    let after = match &asked.after {
+        Some(id) => Some(cursor(&state, &caller, id).await?),
+        None => None,
+    };
+    let page = state
+        .store
+        .jobs_page(caller.project, after, asked.limit, asked.order)
+        .await?;
+    let mut data = Vec::with_capacity(page.jobs.len());
+    for view in &page.jobs {
+        data.push(video(&state, view).await?);
+    }
+    let id = |video: Option<&Video>| video.map(|video| video.id.clone());
+    Ok(Json(VideoList {
+        object: "list".into(),
+        first_id: id(data.first()),
+        last_id: id(data.last()),
+        has_more: page.has_more && !data.is_empty(),
+        data,
+    }))
+}
+
+/// The place behind a video; one that was deleted keeps its place for a while.
+async fn cursor(state: &ApiState, caller: &Caller, id: &str) -> Result<After, ApiError> {
+    let unknown = || Refusal::wrong_value("after", "no such video; use the 'last_id' of a page");
+    let job: JobId = id.parse().map_err(|_| unknown())?;
+    if let Some(grave) = state.store.tombstone(caller.project, job).await?
+        && state.dispatcher.now_ms() - grave.deleted_at_ms > CURSOR_MS
+    {
+        return Err(unknown().into());
+    }
+    Ok(state
+        .store
+        .cursor(caller.project, job)
+        .await?
+        .ok_or_else(unknown)?)
+}
+
+/// `POST /v1/videos/{id}/cancel`
+pub async fn cancel(
+    State(state): State<ApiState>,
+    Extension(caller): Extension<Caller>,
+    Path(id): Path<String>,
+) -> Result<Response, ApiError> {
+    let view = find(&state, &caller, &id).await?;
+    // However it ended (now, before, or long ago), the store has the last word.
+    state.dispatcher.cancel(caller.project, view.id).await?;
+    shown(&state, &caller, view.id).await
+}
+
+/// `DELETE /v1/videos/{id}`
+pub async fn delete(
+    State(state): State<ApiState>,
+    Extension(caller): Extension<Caller>,
+    Path(id): Path<String>,
+    headers: HeaderMap,
+) -> Result<Json<DeletedVideo>, ApiError> {
+    match find(&state, &caller, &id).await {
+        Ok(view) => state.dispatcher.delete(caller.project, view.id).await?,
+        Err(error) => match deleted_just_now(&state, &caller, &id, &headers).await? {
+            true => {}
+            false => return Err(error),
+        },
+    }
+    Ok(Json(DeletedVideo {
+        id,
+        object: "video.deleted".into(),
+        deleted: true,
+    }))
+}
+
+/// The answer to a DELETE was lost and the client repeats it.
+async fn deleted_just_now(
+    state: &ApiState,
+    caller: &Caller,
+    id: &str,
+    headers: &HeaderMap,
+) -> Result<bool, ApiError> {
+    let Ok(job) = id.parse() else {
+        return Ok(false);
+    };
+    if retry_count(headers) == 0 {
+        return Ok(false);
+    }
+    let grave = state.store.tombstone(caller.project, job).await?;
+    let now_ms = state.dispatcher.now_ms();
+    Ok(grave.is_some_and(|grave| now_ms - grave.deleted_at_ms < DELETED_AGAIN_MS))
+}

@@ -1,0 +1,10 @@
+//! Removes rows that are past their time: tombstones, kept answers, records of retries.
+
+use super::{ChoreError, Chores};
+
+/// Answers how many rows were removed.
+pub(super) async fn remove(chores: &Chores) -> Result<u64, ChoreError> {
+    let now = chores.clock.now_ms();
+    let tombstones_before = now - chores.settings.tombstone_ms;
+    Ok(chores.store.remove_expired(now, tombstones_before).await?)
+}

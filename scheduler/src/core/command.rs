@@ -1,0 +1,159 @@
+//! What the core can be asked, and what it answers. A refusal is a value, never an error.
+
+use schemas::{
+    AccountId, AgentId, BootId, JobId, TaskId,
+    agent::{
+        CheckpointReport, Heartbeat, HeartbeatAnswer, Hello, LeaseOffer, LeaseRequest, Report,
+        Welcome, WriteAnswer,
+    },
+};
+
+use super::{
+    explain::Waiting,
+    rows::{AccountRow, Fingerprint, KeyRow, NewJob},
+};
+
+/// Everything that changes the farm. Timers are commands too, so there is one order of events.
+#[derive(Clone, Debug)]
+pub enum Command {
+    /// Accept a job, or find the one that an equal request made before.
+    Submit(Box<NewJob>),
+    /// End a job for its owner. Final at once; a running attempt is fenced off.
+    Cancel {
+        project: AccountId,
+        job: JobId,
+    },
+    /// Cancel what is not finished, then remove the job; only a tombstone stays.
+    Delete {
+        project: AccountId,
+        job: JobId,
+    },
+    /// A retryable error was answered to a request: its next retry may create a job.
+    NoteError {
+        fingerprint: Fingerprint,
+    },
+    /// Keep a 4xx answer for its `Idempotency-Key`.
+    KeepAnswer {
+        scope: String,
+        fingerprint: Fingerprint,
+        answer: serde_json::Value,
+    },
+    AddAccount(AccountRow),
+    AddKey(KeyRow),
+    RevokeKey {
+        hash: String,
+    },
+
+    Hello(Box<Hello>),
+    Lease(LeaseRequest),
+    Heartbeat(Box<Heartbeat>),
+    Checkpoint(CheckpointReport),
+    Report(Box<Report>),
+    /// Operator or SIGTERM. With a boot only that life of the agent is meant.
+    Drain {
+        agent: AgentId,
+        boot: Option<BootId>,
+    },
+
+    /// Time has passed. Never needed for correctness: every command looks at the clock first.
+    Tick,
+}
+
+impl Command {
+    /// Short name for logs and metrics.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Submit(_) => "submit",
+            Self::Cancel { .. } => "cancel",
+            Self::Delete { .. } => "delete",
+            Self::NoteError { .. } => "note_error",
+            Self::KeepAnswer { .. } => "keep_answer",
+            Self::AddAccount(_) => "add_account",
+            Self::AddKey(_) => "add_key",
+            Self::RevokeKey { .. } => "revoke_key",
+            Self::Hello(_) => "hello",
+            Self::Lease(_) => "lease",
+            Self::Heartbeat(_) => "heartbeat",
+            Self::Checkpoint(_) => "checkpoint",
+            Self::Report(_) => "report",
+            Self::Drain { .. } => "drain",
+            Self::Tick => "tick",
+        }
+    }
+}
+
+/// The answer to the [`Command`] of the same name.
+#[derive(Clone, Debug)]
+pub enum Reply {
+    Submitted(Submitted),
+    Cancelled(Ended),
+    Deleted,
+    Done,
+    Welcomed(Result<Welcome, Refusal>),
+    Leased(LeaseReply),
+    Beat(HeartbeatAnswer),
+    Written(WriteAnswer),
+}
+
+/// How a submit ended.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Submitted {
+    /// A new job.
+    Created(JobId),
+    /// A retry of a request whose answer was lost: its job, as it is now.
+    Deduplicated(JobId),
+    /// The same `Idempotency-Key` and body as before: its job, as it is now.
+    Replayed(JobId),
+    /// The same `Idempotency-Key` and body as before, which was refused with this answer.
+    ReplayedAnswer(serde_json::Value),
+    Refused(Refusal),
+}
+
+/// How a cancel ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ended {
+    Now,
+    /// Terminal before; nothing changed.
+    Before,
+    /// Not in memory: unknown, of another project, or ended long ago. The store knows.
+    NotLive,
+}
+
+#[derive(Clone, Debug)]
+pub enum LeaseReply {
+    /// The offer's `ttl_ms` is left at 0: the edge counts it from when the request came in.
+    Offer {
+        offer: Box<LeaseOffer>,
+        expires_at_ms: i64,
+    },
+    Idle(Waiting),
+    UnknownAgent,
+}
+
+/// Why a command changed nothing.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    #[error("{}", fenced(*sent, *current))]
+    Fenced { sent: u32, current: u32 },
+    #[error("the task is {state}")]
+    WrongState { state: &'static str },
+    #[error("task {0} is not known here")]
+    UnknownTask(TaskId),
+    #[error("the write comes from another agent or an earlier start of it")]
+    StaleBoot,
+    #[error("the write names term {sent}, this scheduler has term {term}")]
+    StaleTerm { sent: u64, term: u64 },
+    #[error("{0}")]
+    Conflict(String),
+    #[error("the idempotency key was used with another request")]
+    KeyReused,
+    #[error("the job is not valid: {0}")]
+    Invalid(String),
+}
+
+fn fenced(sent: u32, current: u32) -> String {
+    match sent == current {
+        true => format!("attempt {sent} is fenced off: it has ended"),
+        false => format!("attempt {sent} is fenced off: the current attempt is {current}"),
+    }
+}

@@ -1,0 +1,56 @@
+//! Why a task waits, or a device gets nothing: one code, and what it is because of.
+
+use serde::Serialize;
+
+/// Exactly one reason, the first that holds in this order.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(tag = "code", rename_all = "snake_case")]
+pub enum Waiting {
+    InputsPending {
+        tasks_left: u32,
+    },
+    RetryBackoff {
+        cause: String,
+        until_ms: i64,
+    },
+    ModelMissing {
+        weights: String,
+    },
+    NoCapableDevice {
+        needs: String,
+    },
+    NodesAvoided {
+        nodes: Vec<String>,
+    },
+    DevicesDraining {
+        devices: u32,
+    },
+    OwnQueue {
+        tasks_ahead: u64,
+    },
+    DevicesBusy {
+        devices: u32,
+    },
+    /// Only told to a polling device: nothing waits that it could do.
+    NothingWaits,
+    /// Only told to a polling device: its agent drains.
+    AgentDrains,
+}
+
+impl Waiting {
+    /// The code as the wire and the metrics name it.
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::InputsPending { .. } => "inputs_pending",
+            Self::RetryBackoff { .. } => "retry_backoff",
+            Self::ModelMissing { .. } => "model_missing",
+            Self::NoCapableDevice { .. } => "no_capable_device",
+            Self::NodesAvoided { .. } => "nodes_avoided",
+            Self::DevicesDraining { .. } => "devices_draining",
+            Self::OwnQueue { .. } => "own_queue",
+            Self::DevicesBusy { .. } => "devices_busy",
+            Self::NothingWaits => "nothing_waits",
+            Self::AgentDrains => "agent_drains",
+        }
+    }
+}

@@ -1,0 +1,156 @@
+//! Quota: one reservation a job, double entries on every account of its path.
+//!
+//! ```text
+//! Pending{held, posted} --settle--> Posted
+//!         '--void--> Voided (nothing posted) or Posted
+//! ```
+//! A hold moves `available -> held`; a post `held -> spent`; a void `held -> available`; a refund
+//! `spent -> available`. Work counts up to the hold, which is the ceiling that was quoted.
+
+use schemas::{AccountId, GpuMicros, JobId, TaskId};
+
+use super::{
+    Farm,
+    rows::{Balance, Bucket, LedgerRow, ReservationRow, ReservationState},
+    write::Write,
+};
+
+/// Levels of accounts above a project; the walk up ends there even if the rows had a cycle.
+const LEVELS_MAX: usize = 4;
+
+impl Farm {
+    pub(super) fn hold(&mut self, job: JobId, project: AccountId, held: GpuMicros) {
+        let row = ReservationRow {
+            job,
+            project,
+            state: ReservationState::Pending,
+            reserved: held,
+            held,
+            posted: GpuMicros::ZERO,
+            refunded: GpuMicros::ZERO,
+        };
+        self.writes.push(Write::InsertReservation(row.clone()));
+        self.reservations.insert(job, row);
+        let key = format!("hold:{job}");
+        self.enter(project, key, (Bucket::Available, Bucket::Held), held);
+    }
+
+    /// Charges the work of one finished task, at most what is still held.
+    pub(super) fn post_part(&mut self, job: JobId, task: TaskId, attempt: u32, used: GpuMicros) {
+        let row = self.reservation(job);
+        let amount = GpuMicros(used.0.clamp(0, row.held.0));
+        let project = row.project;
+        self.change_reservation(job, |row| {
+            row.held.0 -= amount.0;
+            row.posted.0 += amount.0;
+        });
+        let key = format!("post:{task}:{attempt}");
+        self.enter(project, key, (Bucket::Held, Bucket::Spent), amount);
+    }
+
+    /// The job is published: what was not used goes back.
+    pub(super) fn settle(&mut self, job: JobId) {
+        self.release_rest(job, ReservationState::Posted);
+    }
+
+    pub(super) fn void(&mut self, job: JobId) {
+        let state = match self.reservation(job).posted {
+            GpuMicros::ZERO => ReservationState::Voided,
+            _ => ReservationState::Posted,
+        };
+        self.release_rest(job, state);
+    }
+
+    /// The farm is to blame, or nothing came of it: the owner gets back what was posted.
+    pub(super) fn refund_all(&mut self, job: JobId) {
+        let row = self.reservation(job);
+        let (project, amount) = (row.project, GpuMicros(row.posted.0 - row.refunded.0));
+        if amount == GpuMicros::ZERO {
+            return;
+        }
+        self.change_reservation(job, |row| row.refunded = row.posted);
+        let key = format!("refund:{job}:failed");
+        self.enter(project, key, (Bucket::Spent, Bucket::Available), amount);
+    }
+
+    fn release_rest(&mut self, job: JobId, state: ReservationState) {
+        let row = self.reservation(job);
+        let (project, rest) = (row.project, row.held);
+        self.change_reservation(job, |row| {
+            row.held = GpuMicros::ZERO;
+            row.state = state;
+        });
+        let key = format!("void:{job}");
+        self.enter(project, key, (Bucket::Held, Bucket::Available), rest);
+    }
+
+    fn reservation(&self, job: JobId) -> &ReservationRow {
+        self.reservations
+            .get(&job)
+            .expect("every job in memory has its reservation")
+    }
+
+    fn change_reservation(&mut self, job: JobId, edit: impl FnOnce(&mut ReservationRow)) {
+        let row = self
+            .reservations
+            .get_mut(&job)
+            .expect("every job in memory has its reservation");
+        let was = row.state;
+        edit(row);
+        let row = row.clone();
+        self.writes.push(Write::UpdateReservation { was, row });
+    }
+
+    /// The same entry on each account from the project up.
+    fn enter(
+        &mut self,
+        project: AccountId,
+        key: String,
+        (from, to): (Bucket, Bucket),
+        amount: GpuMicros,
+    ) {
+        if amount == GpuMicros::ZERO {
+            return;
+        }
+        for account in self.path(project) {
+            let row = LedgerRow {
+                seq: self.next_seq(),
+                key: key.clone(),
+                account,
+                from,
+                to,
+                amount,
+                at_ms: self.now,
+            };
+            let was = self.balances.get(&account).copied();
+            let mut now = was.unwrap_or_default();
+            now.bucket(from).0 -= amount.0;
+            now.bucket(to).0 += amount.0;
+            self.balances.insert(account, now);
+            self.writes.push(Write::InsertLedger(row));
+            self.writes.push(Write::PutBalance { account, was, now });
+        }
+    }
+
+    fn path(&self, project: AccountId) -> Vec<AccountId> {
+        let mut path = Vec::new();
+        let mut next = Some(project);
+        while let Some(id) = next
+            && path.len() < LEVELS_MAX
+        {
+            path.push(id);
+            next = self.accounts.get(&id).and_then(|row| row.parent);
+        }
+        path
+    }
+}
+
+impl Balance {
+    pub(super) fn bucket(&mut self, bucket: Bucket) -> &mut GpuMicros {
+        match bucket {
+            Bucket::Available => &mut self.available,
+            Bucket::Held => &mut self.held,
+            Bucket::Spent => &mut self.spent,
+        }
+    }
+}

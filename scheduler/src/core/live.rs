@@ -1,0 +1,167 @@
+//! What only memory knows: live progress, queue places, the farm's weights and counts.
+
+use std::collections::BTreeMap;
+
+use schemas::{
+    GpuMicros, JobId, TaskId,
+    agent::{Phase, WeightsInfo},
+    task::TaskKind,
+};
+
+use super::{
+    Farm,
+    explain::Waiting,
+    rows::{AgentState, JobState, TaskState},
+};
+
+/// A job that has not ended, as memory sees it.
+#[derive(Clone, Debug)]
+pub struct LiveJob {
+    /// 1-based place among jobs that wait; absent once one of its tasks was granted.
+    pub queue_position: Option<u64>,
+    /// Why its first unfinished task waits; absent while a task runs.
+    pub waiting: Option<Waiting>,
+    pub tasks: Vec<LiveTask>,
+    /// Devices of agents online, at least 1 for arithmetic with it.
+    pub devices: u32,
+    /// Expected device time of all jobs before it that have not ended.
+    pub ahead: GpuMicros,
+}
+
+/// One task of a live job, in task order.
+#[derive(Clone, Debug)]
+pub struct LiveTask {
+    pub index: u32,
+    pub kind: TaskKind,
+    /// Absent unless leased.
+    pub phase: Option<Phase>,
+    pub step: u32,
+    pub steps: u32,
+    /// Milliseconds a step, as its agent measures it.
+    pub step_ms: Option<u32>,
+    /// Unix milliseconds of its grant, when leased.
+    pub granted_at_ms: Option<i64>,
+    pub estimate: GpuMicros,
+    pub done: bool,
+}
+
+/// Counts for the metrics.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    pub tasks: BTreeMap<&'static str, u64>,
+    pub waiting: BTreeMap<&'static str, u64>,
+    pub agents: BTreeMap<&'static str, u64>,
+    pub leases: u64,
+    pub eligible: u64,
+}
+
+impl Farm {
+    /// `None` for a job that has ended or is not known.
+    pub fn live(&self, id: JobId) -> Option<LiveJob> {
+        let job = self.jobs.get(&id)?;
+        if job.row.state.is_terminal() {
+            return None;
+        }
+        let before = || {
+            self.jobs
+                .values()
+                .filter(|other| other.row.seq < job.row.seq && !other.row.state.is_terminal())
+        };
+        let waits = job.row.state == JobState::Waiting;
+        let waiting_before = before().filter(|other| other.row.state == JobState::Waiting);
+        Some(LiveJob {
+            queue_position: waits.then(|| waiting_before.count() as u64 + 1),
+            waiting: self.job_waiting(&job.tasks),
+            tasks: job.tasks.iter().map(|task| self.live_task(*task)).collect(),
+            devices: self.devices_online().max(1),
+            ahead: GpuMicros(before().map(|other| self.work_left_us(&other.tasks)).sum()),
+        })
+    }
+
+    fn job_waiting(&self, tasks: &[TaskId]) -> Option<Waiting> {
+        let runs = |id: &TaskId| matches!(self.task_at(*id).row.state, TaskState::Leased(_));
+        match tasks.iter().any(runs) {
+            true => None,
+            false => tasks.iter().find_map(|task| self.waiting(*task)),
+        }
+    }
+
+    fn live_task(&self, id: TaskId) -> LiveTask {
+        let task = self.task_at(id);
+        let row = &task.row;
+        let live = task.live.as_ref();
+        LiveTask {
+            index: row.index,
+            kind: row.kind(),
+            phase: live.map(|live| live.phase),
+            step: live.map_or(row.step, |live| live.step),
+            steps: live.map_or(row.steps, |live| live.steps),
+            step_ms: live.and_then(|live| live.step_ms),
+            granted_at_ms: match row.state {
+                TaskState::Leased(holder) => Some(holder.granted_at_ms),
+                _ => None,
+            },
+            estimate: row.estimate,
+            done: matches!(row.state, TaskState::Succeeded { .. }),
+        }
+    }
+
+    fn work_left_us(&self, tasks: &[TaskId]) -> i64 {
+        let left = |id: &TaskId| {
+            let row = &self.task_at(*id).row;
+            match row.state.is_terminal() {
+                true => 0,
+                false => row.estimate.0,
+            }
+        };
+        tasks.iter().map(left).sum()
+    }
+
+    fn devices_online(&self) -> u32 {
+        let online = |a: &&super::agent::Agent| a.row.state == AgentState::Online;
+        let devices = self.agents.values().filter(online);
+        devices.map(|a| a.row.devices.len() as u32).sum()
+    }
+
+    /// Weights by name that agents have told of; where two differ, an online agent's are taken.
+    pub fn weights(&self) -> Vec<WeightsInfo> {
+        let mut agents: Vec<_> = self.agents.values().map(|agent| &agent.row).collect();
+        agents.sort_by_key(|row| (row.state, row.id));
+        let mut found = BTreeMap::new();
+        for info in agents.iter().flat_map(|row| &row.weights) {
+            found
+                .entry(info.name.clone())
+                .or_insert_with(|| info.clone());
+        }
+        found.into_values().collect()
+    }
+
+    pub fn counts(&self) -> Counts {
+        let mut counts = Counts {
+            leases: self.busy.len() as u64,
+            eligible: self.queue.len() as u64,
+            ..Counts::default()
+        };
+        for (id, task) in &self.tasks {
+            *counts.tasks.entry(task.row.state.name()).or_default() += 1;
+            if let Some(waiting) = self.waiting(*id) {
+                *counts.waiting.entry(waiting.code()).or_default() += 1;
+            }
+        }
+        for agent in self.agents.values() {
+            *counts.agents.entry(agent.row.state.name()).or_default() += 1;
+        }
+        counts
+    }
+}
+
+impl AgentState {
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Online => "online",
+            Self::Draining => "draining",
+            Self::Unresponsive => "unresponsive",
+            Self::Gone => "gone",
+        }
+    }
+}

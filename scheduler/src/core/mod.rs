@@ -1,0 +1,311 @@
+//! The farm's state and every decision about it: pure, `apply(command, now)` in, reply and writes out.
+//!
+//! No IO, no clock, no randomness. Memory is a fold of the rows in the database ([`fold`]);
+//! each change of a row is also a [`Write`], so a rebuilt farm equals the live one.
+//!
+//! One file an entity: [`submit`], [`job`], [`task`], [`agent`], [`ledger`]; who comes first is
+//! in [`queue`], who gets it in [`placement`], why something waits in [`waiting`].
+
+pub mod agent;
+pub mod command;
+pub mod explain;
+mod failure;
+pub mod fold;
+mod job;
+mod ledger;
+pub mod limits;
+pub mod live;
+mod placement;
+mod queue;
+pub mod rows;
+mod submit;
+mod task;
+mod timers;
+mod waiting;
+pub mod write;
+
+#[cfg(test)]
+pub(crate) mod model;
+#[cfg(test)]
+pub(crate) mod simulation;
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeMap;
+
+use schemas::{AccountId, AgentId, JobId, TaskId, agent::FailureClass};
+
+use self::{
+    agent::Agent,
+    command::{Command, Reply},
+    limits::Limits,
+    queue::{Place, Queue},
+    rows::{
+        AccountRow, Balance, CheckpointRow, DedupeRow, Fingerprint, Holder, IdempotencyRow, JobRow,
+        ReservationRow, TaskRow, TaskState,
+    },
+    task::LiveLease,
+    timers::{Timer, Timers},
+    write::{TaskGuard, Write},
+};
+
+/// All of the farm that decisions need. Jobs that ended long ago are only in the database.
+#[derive(Clone, Debug)]
+pub struct Farm {
+    limits: Limits,
+    /// Grows with each start; leases outlive it.
+    term: u64,
+    /// Numbers jobs, ledger entries and events in commit order.
+    seq: i64,
+    jobs: BTreeMap<JobId, Job>,
+    tasks: BTreeMap<TaskId, Task>,
+    reservations: BTreeMap<JobId, ReservationRow>,
+    accounts: BTreeMap<AccountId, AccountRow>,
+    balances: BTreeMap<AccountId, Balance>,
+    agents: BTreeMap<AgentId, Agent>,
+    dedupe: BTreeMap<Fingerprint, DedupeRow>,
+    idempotency: BTreeMap<String, IdempotencyRow>,
+
+    // Derived from the rows above.
+    busy: BTreeMap<(AgentId, u32), TaskId>,
+    queue: Queue,
+    timers: Timers,
+
+    // Of the command that is being applied.
+    now: i64,
+    writes: Vec<Write>,
+    wake: bool,
+    attempts_ended: Vec<&'static str>,
+}
+
+#[derive(Clone, Debug)]
+struct Job {
+    row: JobRow,
+    /// In task order.
+    tasks: Vec<TaskId>,
+    /// When progress was last written; not stored.
+    progress_written_ms: i64,
+}
+
+#[derive(Clone, Debug)]
+struct Task {
+    row: TaskRow,
+    /// Oldest first, at most [`limits::CHECKPOINTS_KEPT`].
+    checkpoints: Vec<CheckpointRow>,
+    /// What heartbeats tell about the lease; not stored.
+    live: Option<LiveLease>,
+}
+
+/// What a command led to.
+#[derive(Clone, Debug)]
+pub struct Outcome {
+    pub reply: Reply,
+    pub writes: Vec<Write>,
+    /// Devices that found nothing to do should ask again.
+    pub wake: bool,
+    /// Outcomes of attempts that ended, for the metrics.
+    pub attempts_ended: Vec<&'static str>,
+}
+
+impl Farm {
+    pub fn term(&self) -> u64 {
+        self.term
+    }
+
+    /// The number of the last thing that was numbered; stored with each commit.
+    pub fn seq(&self) -> i64 {
+        self.seq
+    }
+
+    /// When to send [`Command::Tick`] if nothing else happens.
+    pub fn next_deadline(&self) -> Option<i64> {
+        self.timers.next_ms()
+    }
+
+    /// Decides one command at `now` (Unix ms, never going back).
+    pub fn apply(&mut self, command: Command, now: i64) -> Outcome {
+        self.now = self.now.max(now);
+        self.advance();
+        let reply = match command {
+            Command::Submit(job) => Reply::Submitted(self.submit(*job)),
+            Command::Cancel { project, job } => Reply::Cancelled(self.cancel(project, job)),
+            Command::Delete { project, job } => self.delete(project, job),
+            Command::NoteError { fingerprint } => self.note_error(fingerprint),
+            Command::KeepAnswer {
+                scope,
+                fingerprint,
+                answer,
+            } => self.keep_answer(scope, fingerprint, answer),
+            Command::AddAccount(row) => self.add_account(row),
+            Command::AddKey(row) => self.done(Write::InsertKey(row)),
+            Command::RevokeKey { hash } => {
+                let at_ms = self.now;
+                self.done(Write::RevokeKey { hash, at_ms })
+            }
+            Command::Hello(hello) => Reply::Welcomed(self.hello(*hello)),
+            Command::Lease(request) => Reply::Leased(self.lease(request)),
+            Command::Heartbeat(beat) => Reply::Beat(self.heartbeat(*beat)),
+            Command::Checkpoint(report) => Reply::Written(self.checkpoint(report)),
+            Command::Report(report) => Reply::Written(self.report(*report)),
+            Command::Drain { agent, boot } => self.drain(agent, boot),
+            Command::Tick => Reply::Done,
+        };
+        Outcome {
+            reply,
+            writes: std::mem::take(&mut self.writes),
+            wake: std::mem::take(&mut self.wake),
+            attempts_ended: std::mem::take(&mut self.attempts_ended),
+        }
+    }
+
+    /// Does everything that is due at `self.now`. No tick is needed for it: a missed one is made up.
+    fn advance(&mut self) {
+        while let Some(timer) = self.timers.pop(self.now) {
+            match timer {
+                Timer::Lease(task) => self.lease_due(task),
+                Timer::Eligible(task) => self.index_task(task),
+                Timer::Agent(agent) => self.agent_due(agent),
+                Timer::Forget(job) => self.forget_due(job),
+                Timer::Dedupe(fingerprint) => self.dedupe_due(fingerprint),
+                Timer::Idempotency(scope) => self.idempotency_due(scope),
+            }
+        }
+    }
+
+    fn done(&mut self, write: Write) -> Reply {
+        self.writes.push(write);
+        Reply::Done
+    }
+
+    fn add_account(&mut self, row: AccountRow) -> Reply {
+        self.accounts.insert(row.id, row.clone());
+        self.done(Write::InsertAccount(row))
+    }
+
+    fn next_seq(&mut self) -> i64 {
+        self.seq += 1;
+        self.seq
+    }
+
+    fn task_at(&self, id: TaskId) -> &Task {
+        self.tasks
+            .get(&id)
+            .expect("ids inside the farm are of its tasks")
+    }
+
+    fn task_at_mut(&mut self, id: TaskId) -> &mut Task {
+        self.tasks
+            .get_mut(&id)
+            .expect("ids inside the farm are of its tasks")
+    }
+
+    fn job_at(&self, id: JobId) -> &Job {
+        self.jobs
+            .get(&id)
+            .expect("a task's job is in memory with it")
+    }
+
+    fn job_at_mut(&mut self, id: JobId) -> &mut Job {
+        self.jobs
+            .get_mut(&id)
+            .expect("a task's job is in memory with it")
+    }
+
+    /// Changes a task's row, its places in the indexes and, as a write, its row in the database.
+    fn change_task(&mut self, id: TaskId, edit: impl FnOnce(&mut TaskRow)) {
+        self.unindex_task(id);
+        let task = self.task_at_mut(id);
+        let was = TaskGuard {
+            state: task.row.state.name(),
+            attempt: task.row.attempt,
+        };
+        edit(&mut task.row);
+        let row = task.row.clone();
+        if !matches!(row.state, TaskState::Leased(_)) && task.live.take().is_some() {
+            self.wake = true; // its device is free
+        }
+        self.writes.push(Write::UpdateTask { was, row });
+        self.index_task(id);
+    }
+
+    /// Changes a job's row; its eligible tasks move to the places that the new state gives them.
+    fn change_job(&mut self, id: JobId, edit: impl FnOnce(&mut JobRow)) {
+        let job = self.job_at(id);
+        let was = job.row.state;
+        let mut row = job.row.clone();
+        edit(&mut row);
+        let moved = match row.state == was {
+            true => Vec::new(),
+            false => job.tasks.clone(),
+        };
+        for task in &moved {
+            self.unindex_task(*task);
+        }
+        self.job_at_mut(id).row = row.clone();
+        self.writes.push(Write::UpdateJob { was, row });
+        for task in moved {
+            self.index_task(task);
+        }
+    }
+
+    fn place(&self, id: TaskId) -> Place {
+        let row = &self.task_at(id).row;
+        let job = &self.job_at(row.job).row;
+        Place::new(row.kind(), job.state, job.seq, row.index, id)
+    }
+
+    /// Enters a task where its state says that it can be found.
+    fn index_task(&mut self, id: TaskId) {
+        let Some(task) = self.tasks.get(&id) else {
+            return; // its timer outlived it
+        };
+        match &task.row.state {
+            TaskState::Ready { eligible_at_ms, .. } if *eligible_at_ms > self.now => {
+                self.timers.arm(*eligible_at_ms, Timer::Eligible(id));
+            }
+            TaskState::Ready { .. } => {
+                let place = self.place(id);
+                self.queue.insert(place);
+                self.wake = true;
+            }
+            TaskState::Leased(Holder { agent, device, .. }) => {
+                self.busy.insert((*agent, *device), id);
+            }
+            _ => {}
+        }
+    }
+
+    fn unindex_task(&mut self, id: TaskId) {
+        match self.task_at(id).row.state {
+            TaskState::Ready { .. } => {
+                let place = self.place(id);
+                self.queue.remove(&place);
+            }
+            TaskState::Leased(Holder { agent, device, .. }) => {
+                self.busy.remove(&(agent, device));
+            }
+            _ => {}
+        }
+    }
+
+    fn agent_name(&self, id: AgentId) -> String {
+        match self.agents.get(&id) {
+            Some(agent) => agent.row.name.clone(),
+            None => id.to_string(),
+        }
+    }
+}
+
+/// The class as metrics and attempt rows name it.
+fn class_name(class: FailureClass) -> &'static str {
+    match class {
+        FailureClass::Rejected => "rejected",
+        FailureClass::OutOfMemory => "out_of_memory",
+        FailureClass::Numeric => "numeric",
+        FailureClass::DeviceFault => "device_fault",
+        FailureClass::Lost => "lost",
+        FailureClass::Stalled => "stalled",
+        FailureClass::Io => "io",
+        FailureClass::Internal => "internal",
+    }
+}

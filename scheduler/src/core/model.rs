@@ -1,0 +1,285 @@
+//! A store in memory for tests of the core: it takes writes as the database does, guards included.
+
+use std::collections::BTreeMap;
+
+use schemas::{
+    AccountId, Digest, GpuMicros, JobId, TaskId,
+    task::{AssembleSpec, RenderSpec, TaskSpec},
+};
+use uuid::Uuid;
+
+use super::{
+    Farm,
+    fold::Snapshot,
+    limits::Limits,
+    rows::{
+        AccountRow, AgentRow, AttemptRow, Balance, Band, CheckpointRow, DedupeRow, Fingerprint,
+        IdempotencyRow, JobRow, LedgerRow, Level, NewJob, NewTask, OutboxRow, ReservationRow,
+        ReservationState, TaskRow, TaskState,
+    },
+    write::Write,
+};
+
+#[derive(Clone, Debug, Default)]
+pub struct Model {
+    pub jobs: BTreeMap<JobId, JobRow>,
+    pub tasks: BTreeMap<TaskId, TaskRow>,
+    pub attempts: BTreeMap<(TaskId, u32), AttemptRow>,
+    pub checkpoints: BTreeMap<(TaskId, u32), CheckpointRow>,
+    pub reservations: BTreeMap<JobId, ReservationRow>,
+    pub ledger: Vec<LedgerRow>,
+    pub balances: BTreeMap<AccountId, Balance>,
+    pub accounts: BTreeMap<AccountId, AccountRow>,
+    pub agents: BTreeMap<schemas::AgentId, AgentRow>,
+    pub dedupe: BTreeMap<Fingerprint, DedupeRow>,
+    pub idempotency: BTreeMap<String, IdempotencyRow>,
+    pub outbox: Vec<OutboxRow>,
+    pub removed: Vec<JobId>,
+    pub seq: i64,
+    pub term: u64,
+}
+
+impl Model {
+    /// Takes a whole group, or panics where the database would have refused it.
+    pub fn commit(&mut self, seq: i64, writes: &[Write]) {
+        self.seq = seq;
+        for write in writes {
+            self.run(write.clone());
+        }
+    }
+
+    fn run(&mut self, write: Write) {
+        match write {
+            Write::InsertJob { row, .. } => fresh(self.jobs.insert(row.id, row)),
+            Write::UpdateJob { was, row } => {
+                let old = self.jobs.insert(row.id, row).expect("no such job");
+                assert_eq!(old.state, was);
+            }
+            Write::RemoveJob { project, job, .. } => self.remove(project, job),
+            Write::InsertTask(row) => fresh(self.tasks.insert(row.id, row)),
+            Write::UpdateTask { was, row } => {
+                let old = self.tasks.insert(row.id, row).expect("no such task");
+                assert_eq!((old.state.name(), old.attempt), (was.state, was.attempt));
+            }
+            Write::InsertAttempt(row) => {
+                fresh(self.attempts.insert((row.task, row.number), row));
+            }
+            Write::EndAttempt(row) => {
+                let old = self.attempts.insert((row.task, row.number), row);
+                assert_eq!(old.expect("no such attempt").ended_at_ms, None);
+            }
+            Write::InsertCheckpoint(row) => {
+                fresh(self.checkpoints.insert((row.task, row.at.step), row));
+            }
+            Write::RemoveCheckpoint { task, step } => {
+                self.checkpoints.remove(&(task, step)).expect("no such row");
+            }
+            Write::InsertReservation(row) => fresh(self.reservations.insert(row.job, row)),
+            Write::UpdateReservation { was, row } => {
+                let old = self.reservations.insert(row.job, row).expect("no such row");
+                assert_eq!(old.state, was);
+            }
+            Write::InsertLedger(row) => {
+                let twice = |old: &&LedgerRow| (old.account, &old.key) == (row.account, &row.key);
+                assert_eq!(self.ledger.iter().find(twice), None);
+                assert!(row.amount > GpuMicros::ZERO);
+                self.ledger.push(row);
+            }
+            Write::PutBalance { account, was, now } => {
+                assert_eq!(self.balances.insert(account, now), was);
+            }
+            Write::InsertAgent(row) => fresh(self.agents.insert(row.id, row)),
+            Write::UpdateAgent { was, row } => {
+                let old = self.agents.insert(row.id, row).expect("no such agent");
+                assert_eq!(old.state, was);
+            }
+            Write::InsertAccount(row) => fresh(self.accounts.insert(row.id, row)),
+            Write::PutDedupe(row) => drop(self.dedupe.insert(row.fingerprint.clone(), row)),
+            Write::PutIdempotency(row) => {
+                drop(self.idempotency.insert(row.scope.clone(), row));
+            }
+            Write::InsertOutbox(row) => self.outbox.push(row),
+            Write::InsertKey(_)
+            | Write::RevokeKey { .. }
+            | Write::KeepArtefacts { .. }
+            | Write::KeepInputs { .. }
+            | Write::DropArtefacts { .. } => {}
+        }
+    }
+
+    fn remove(&mut self, project: AccountId, id: JobId) {
+        if self.jobs.get(&id).is_some_and(|job| job.project == project) {
+            self.jobs.remove(&id);
+            self.tasks.retain(|_, task| task.job != id);
+            self.removed.push(id);
+        }
+    }
+
+    pub fn snapshot(&self) -> Snapshot {
+        let of_job = |row: &&ReservationRow| self.jobs.contains_key(&row.job);
+        Snapshot {
+            term: self.term,
+            seq: self.seq,
+            jobs: self.jobs.values().cloned().collect(),
+            tasks: self.tasks.values().cloned().collect(),
+            checkpoints: self.checkpoints.values().cloned().collect(),
+            reservations: self.reservations.values().filter(of_job).cloned().collect(),
+            accounts: self.accounts.values().cloned().collect(),
+            balances: self.balances.iter().map(|(id, b)| (*id, *b)).collect(),
+            agents: self.agents.values().cloned().collect(),
+            dedupe: self.dedupe.values().cloned().collect(),
+            idempotency: self.idempotency.values().cloned().collect(),
+        }
+    }
+
+    pub fn fold(&self, limits: &Limits, now: i64) -> Farm {
+        Farm::fold(limits.clone(), self.snapshot(), now).unwrap()
+    }
+
+    /// What must hold after every commit, whatever happened.
+    pub fn check(&self, live: &Farm, limits: &Limits, now: i64) {
+        let rebuilt = self.fold(limits, now);
+        assert_eq!(rebuilt.durable(), live.durable(), "rebuilt and live differ");
+        assert_eq!(rebuilt.queue, live.queue, "the queues differ");
+        assert_eq!(rebuilt.busy, live.busy, "the busy devices differ");
+        self.check_attempts();
+        self.check_money();
+        for job in self.jobs.values() {
+            let ended = job.state.is_terminal();
+            assert_eq!(ended, job.ended_at_ms.is_some());
+            assert_eq!(
+                job.progress == 100,
+                job.state == super::rows::JobState::Succeeded
+            );
+        }
+    }
+
+    /// One live lease a task, and the attempt that is open is the one that the task has.
+    fn check_attempts(&self) {
+        for task in self.tasks.values() {
+            let attempts = self.attempts.values().filter(|a| a.task == task.id);
+            let open: Vec<u32> = attempts
+                .clone()
+                .filter(|a| a.ended_at_ms.is_none())
+                .map(|a| a.number)
+                .collect();
+            match task.state {
+                TaskState::Leased(_) => assert_eq!(open, [task.attempt]),
+                _ => assert_eq!(open, [0; 0]),
+            }
+            let won = attempts.filter(|a| a.outcome.as_deref() == Some("succeeded"));
+            assert!(won.count() <= 1, "two results of a task");
+        }
+    }
+
+    /// The entries explain the balances; they sum to zero; what is held is what jobs hold.
+    fn check_money(&self) {
+        for (account, balance) in &self.balances {
+            let mut folded = Balance::default();
+            for entry in self.ledger.iter().filter(|entry| entry.account == *account) {
+                folded.bucket(entry.from).0 -= entry.amount.0;
+                folded.bucket(entry.to).0 += entry.amount.0;
+            }
+            assert_eq!(folded, *balance, "entries and balance differ");
+            let sum = balance.available.0 + balance.held.0 + balance.spent.0;
+            assert_eq!(sum, 0, "the ledger does not sum to zero");
+            let pending = self.reservations.values();
+            let held: i64 = pending
+                .inspect(|row| assert!(row.held.0 >= 0 && row.posted <= row.reserved))
+                .inspect(|row| {
+                    let pending = row.state == ReservationState::Pending;
+                    assert!(pending || row.held == GpuMicros::ZERO);
+                })
+                .map(|row| row.held.0)
+                .sum();
+            assert_eq!(balance.held.0, held, "holds and reservations differ");
+        }
+    }
+}
+
+fn fresh<T>(old: Option<T>) {
+    assert!(old.is_none(), "inserted twice");
+}
+
+/// The only project of these tests and its org.
+pub const PROJECT: AccountId = AccountId(Uuid::from_u128(2));
+const ORG: AccountId = AccountId(Uuid::from_u128(1));
+
+pub fn accounts() -> [AccountRow; 2] {
+    let row = |id, parent, level, name: &str| AccountRow {
+        id,
+        parent,
+        level,
+        name: name.into(),
+        created_at_ms: 0,
+    };
+    [
+        row(ORG, None, Level::Org, "org"),
+        row(PROJECT, Some(ORG), Level::Project, "project"),
+    ]
+}
+
+/// A job with ids made of its number; shot `n` is task `number * 100 + n`.
+pub fn job(number: u128, shots: u32) -> NewJob {
+    let task = |index: u32, spec, inputs| NewTask {
+        id: TaskId(Uuid::from_u128(number * 100 + u128::from(index))),
+        spec,
+        inputs,
+        estimate: GpuMicros(6_000_000),
+        reads: Vec::new(),
+    };
+    let mut tasks: Vec<NewTask> = (0..shots)
+        .map(|shot| task(shot, TaskSpec::Render(render(shot)), vec![]))
+        .collect();
+    let film = AssembleSpec {
+        shots,
+        width: 96,
+        height: 64,
+        fps: 8,
+        shot_frames: vec![16; shots as usize],
+    };
+    tasks.push(task(shots, TaskSpec::Assemble(film), (0..shots).collect()));
+    NewJob {
+        id: JobId(Uuid::from_u128(number)),
+        project: PROJECT,
+        request: serde_json::Value::Null,
+        seed: 7,
+        band: Band::Standard,
+        tasks,
+        hold: GpuMicros(10_000_000),
+        dedupe: None,
+        idempotency: None,
+    }
+}
+
+fn render(shot: u32) -> RenderSpec {
+    RenderSpec {
+        shot,
+        weights: "builtin".into(),
+        prompt: "a red ball falls".into(),
+        negative_prompt: String::new(),
+        width: 96,
+        height: 64,
+        frames: 17,
+        fps: 8,
+        seed: 7,
+        steps: None,
+        guidance_scale: None,
+        first_frame: None,
+    }
+}
+
+pub fn weights() -> schemas::agent::WeightsInfo {
+    schemas::agent::WeightsInfo {
+        name: "builtin".into(),
+        digest: Digest::of(b"weights"),
+        title: "Built-in".into(),
+        sizes: vec![(96, 64)],
+        fps: 8,
+        frames_default: 17,
+        frames_max: 65,
+        frames_step: 4,
+        steps: 8,
+        vocabulary: Vec::new(),
+    }
+}

@@ -1,0 +1,211 @@
+//! Which waiting task a device gets: the first in the queue that fits it.
+
+use schemas::{
+    AgentId,
+    agent::{LeaseOffer, LeaseRef, LeaseRequest},
+    task::{Artefact, TaskKind, TaskSpec},
+};
+
+use super::{
+    Farm,
+    command::LeaseReply,
+    explain::Waiting,
+    rows::{AgentRow, AgentState, AttemptRow, Holder, TaskRow, TaskState},
+    task::LiveLease,
+    timers::Timer,
+    write::Write,
+};
+use schemas::TaskId;
+
+/// How agents name a device that is no GPU.
+const CPU_CLASS: &str = "cpu";
+
+/// Why a task cannot run on a device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Misfit {
+    /// The agent lacks the weights.
+    Weights,
+    /// The agent lacks FFmpeg.
+    Ffmpeg,
+    /// The task failed on the node and another one can do it.
+    Avoided,
+    /// CPU work while GPU work waits and a CPU can do it.
+    CpuWork,
+}
+
+impl Farm {
+    pub(super) fn lease(&mut self, request: LeaseRequest) -> LeaseReply {
+        let Some(agent) = self.agents.get(&request.agent) else {
+            return LeaseReply::UnknownAgent;
+        };
+        let row = &agent.row;
+        match row.state {
+            _ if row.boot != request.boot => return LeaseReply::UnknownAgent,
+            _ if row.drained => return LeaseReply::Idle(Waiting::AgentDrains),
+            AgentState::Gone => return LeaseReply::UnknownAgent,
+            _ => {}
+        }
+        if !row.devices.iter().any(|d| d.index == request.device) {
+            return LeaseReply::Idle(Waiting::NoCapableDevice {
+                needs: format!(
+                    "device {}, which the agent did not announce",
+                    request.device
+                ),
+            });
+        }
+        if let Some(task) = self.busy.get(&(request.agent, request.device)) {
+            return self.lease_again(*task, &request);
+        }
+        if row.state != AgentState::Online {
+            return LeaseReply::Idle(Waiting::NothingWaits);
+        }
+        match self.pick(request.agent, request.device) {
+            Some(task) => self.grant(task, &request),
+            None => LeaseReply::Idle(Waiting::NothingWaits),
+        }
+    }
+
+    /// A poll whose answer was lost gets its grant again; another one must wait for the device.
+    fn lease_again(&self, task: TaskId, request: &LeaseRequest) -> LeaseReply {
+        match self.task_at(task).row.state {
+            TaskState::Leased(holder)
+                if (holder.boot, holder.poll_id) == (request.boot, request.poll_id) =>
+            {
+                self.offer(task, holder)
+            }
+            _ => LeaseReply::Idle(Waiting::DevicesBusy { devices: 1 }),
+        }
+    }
+
+    fn pick(&self, agent: AgentId, device: u32) -> Option<TaskId> {
+        self.queue
+            .iter()
+            .map(|place| place.task)
+            .find(|task| self.fit(*task, agent, device).is_ok())
+    }
+
+    pub(super) fn fit(&self, task: TaskId, agent: AgentId, device: u32) -> Result<(), Misfit> {
+        let row = &self.task_at(task).row;
+        let node = &self
+            .agents
+            .get(&agent)
+            .expect("only agents that were found are asked")
+            .row;
+        can(node, row)?;
+        if row.failed_on.contains(&agent) && self.other_node_can(row) {
+            return Err(Misfit::Avoided);
+        }
+        if row.kind() == TaskKind::Assemble && !is_cpu(node, device) && self.gpu_work_waits(agent) {
+            return Err(Misfit::CpuWork);
+        }
+        Ok(())
+    }
+
+    fn other_node_can(&self, row: &TaskRow) -> bool {
+        self.agents.values().any(|agent| {
+            agent.row.state == AgentState::Online
+                && !row.failed_on.contains(&agent.row.id)
+                && can(&agent.row, row).is_ok()
+        })
+    }
+
+    /// GPU work waits that this agent could do, and a CPU elsewhere can do the CPU work.
+    fn gpu_work_waits(&self, agent: AgentId) -> bool {
+        let cpu_can = self.agents.values().any(|other| {
+            let row = &other.row;
+            let cpu = row.devices.iter().any(|d| d.class == CPU_CLASS);
+            row.state == AgentState::Online && row.ffmpeg.is_some() && cpu
+        });
+        cpu_can
+            && self.queue.iter().any(|place| {
+                let row = &self.task_at(place.task).row;
+                row.kind() == TaskKind::Render && can(&self.agents[&agent].row, row).is_ok()
+            })
+    }
+
+    fn grant(&mut self, id: TaskId, request: &LeaseRequest) -> LeaseReply {
+        let holder = Holder {
+            agent: request.agent,
+            boot: request.boot,
+            device: request.device,
+            poll_id: request.poll_id,
+            granted_at_ms: self.now,
+        };
+        let step = self.task_at(id).resume_step();
+        self.change_task(id, |row| {
+            row.attempt += 1;
+            row.step = step;
+            row.state = TaskState::Leased(holder);
+        });
+        let expires_at_ms = self.now + self.limits.start_ttl_ms;
+        let task = self.task_at_mut(id);
+        let mut live = LiveLease::new(expires_at_ms);
+        (live.step, live.steps) = (task.row.step, task.row.steps);
+        task.live = Some(live);
+        let (job, number) = (task.row.job, task.row.attempt);
+        self.timers.arm(expires_at_ms, Timer::Lease(id));
+        self.writes.push(Write::InsertAttempt(AttemptRow {
+            task: id,
+            number,
+            term: self.term,
+            holder,
+            ended_at_ms: None,
+            outcome: None,
+            message: None,
+            device_us: None,
+        }));
+        self.begin_job(job);
+        self.offer(id, holder)
+    }
+
+    fn offer(&self, id: TaskId, holder: Holder) -> LeaseReply {
+        let task = self.task_at(id);
+        let row = &task.row;
+        let live = task.live.as_ref().expect("a leased task has its live part");
+        let offer = LeaseOffer {
+            lease: LeaseRef {
+                task: id,
+                attempt: row.attempt,
+                term: self.term,
+                agent: holder.agent,
+                boot: holder.boot,
+            },
+            job: row.job,
+            ttl_ms: 0,
+            expires_at_ms: live.expires_at_ms,
+            spec: TaskSpec::clone(&row.spec),
+            inputs: self.inputs(row),
+            checkpoint: task.checkpoints.last().map(|c| c.at),
+        };
+        LeaseReply::Offer {
+            offer: Box::new(offer),
+            expires_at_ms: live.expires_at_ms,
+        }
+    }
+
+    /// Outputs of the tasks before, in the order of `inputs`.
+    fn inputs(&self, row: &TaskRow) -> Vec<Artefact> {
+        let tasks = &self.job_at(row.job).tasks;
+        row.inputs
+            .iter()
+            .flat_map(|index| self.task_at(tasks[*index as usize]).row.output())
+            .cloned()
+            .collect()
+    }
+}
+
+/// What the node lacks for the task, apart from time.
+pub(super) fn can(node: &AgentRow, task: &TaskRow) -> Result<(), Misfit> {
+    match &*task.spec {
+        TaskSpec::Render(spec) if node.weights.iter().any(|w| w.name == spec.weights) => Ok(()),
+        TaskSpec::Render(_) => Err(Misfit::Weights),
+        TaskSpec::Assemble(_) if node.ffmpeg.is_some() => Ok(()),
+        TaskSpec::Assemble(_) => Err(Misfit::Ffmpeg),
+    }
+}
+
+fn is_cpu(node: &AgentRow, device: u32) -> bool {
+    node.devices
+        .iter()
+        .any(|d| d.index == device && d.class == CPU_CLASS)
+}

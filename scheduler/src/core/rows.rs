@@ -1,0 +1,390 @@
+//! The durable part of each entity: what memory is folded from and what a commit writes.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
+
+use schemas::{
+    AccountId, AgentId, BootId, Digest, GpuMicros, JobId, TaskId,
+    agent::{CheckpointRef, Device, FailureClass, WeightsInfo},
+    task::{Artefact, TaskKind, TaskSpec},
+};
+use serde::{Deserialize, Serialize};
+
+/// SHA-256 over a request, in lower-case hex.
+pub type Fingerprint = String;
+
+/// A job as admission hands it over. Everything in it is decided; the core only checks its shape.
+#[derive(Clone, Debug)]
+pub struct NewJob {
+    pub id: JobId,
+    pub project: AccountId,
+    /// The request as the API keeps it; opaque here.
+    pub request: serde_json::Value,
+    pub seed: u64,
+    pub band: Band,
+    /// Render tasks and one `Assemble`, which must be the last and wait for all others.
+    pub tasks: Vec<NewTask>,
+    /// Held at submit, charged at the end at most.
+    pub hold: GpuMicros,
+    /// Absent for a caller that wants no retry protection.
+    pub dedupe: Option<Dedupe>,
+    pub idempotency: Option<Idempotency>,
+}
+
+#[derive(Clone, Debug)]
+pub struct NewTask {
+    pub id: TaskId,
+    pub spec: TaskSpec,
+    /// Indices of the tasks whose outputs it needs, in the order in which it gets them.
+    pub inputs: Vec<u32>,
+    /// Expected device time; also the task's share of the job's progress.
+    pub estimate: GpuMicros,
+    /// Artefacts that the spec names (a first frame), kept alive with the job.
+    pub reads: Vec<Digest>,
+}
+
+/// Retry protection for clients that send no idempotency key.
+#[derive(Clone, Debug)]
+pub struct Dedupe {
+    pub fingerprint: Fingerprint,
+    /// `x-stainless-retry-count`; 0 always makes a new job.
+    pub retry_count: u32,
+}
+
+#[derive(Clone, Debug)]
+pub struct Idempotency {
+    /// Project, method, path and key.
+    pub scope: String,
+    pub fingerprint: Fingerprint,
+}
+
+/// Price class of a job.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Band {
+    Urgent,
+    #[default]
+    Standard,
+    Overnight,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct JobRow {
+    pub id: JobId,
+    /// Place in the order of submissions.
+    pub seq: i64,
+    pub project: AccountId,
+    pub seed: u64,
+    pub band: Band,
+    pub state: JobState,
+    /// Percent; only grows, 100 exactly when published.
+    pub progress: u8,
+    pub created_at_ms: i64,
+    pub ended_at_ms: Option<i64>,
+    pub error: Option<JobError>,
+}
+
+/// ```text
+/// Waiting -> Rendering -> Succeeded
+///    |           |-----> Failed, Cancelled
+///    '-----------------> Failed, Cancelled
+/// ```
+/// The first grant of a task moves `Waiting` on; the publishing transaction ends `Rendering`;
+/// a failed task or its owner ends either.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum JobState {
+    Waiting,
+    Rendering,
+    Succeeded,
+    Failed,
+    Cancelled,
+}
+
+impl JobState {
+    pub fn is_terminal(self) -> bool {
+        matches!(self, Self::Succeeded | Self::Failed | Self::Cancelled)
+    }
+}
+
+/// Why a job failed, in the words of the Videos API.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct JobError {
+    pub code: String,
+    pub message: String,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct TaskRow {
+    pub id: TaskId,
+    pub job: JobId,
+    pub index: u32,
+    pub spec: Arc<TaskSpec>,
+    /// Indices of the tasks whose outputs it needs, in order.
+    pub inputs: Vec<u32>,
+    pub estimate: GpuMicros,
+    pub state: TaskState,
+    /// The last attempt that was granted; 0 before the first. The fencing token.
+    pub attempt: u32,
+    /// Failures by class; never derived from the attempt number.
+    pub failures: BTreeMap<FailureClass, u32>,
+    /// Nodes where it failed, avoided while another capable one exists.
+    pub failed_on: BTreeSet<AgentId>,
+    /// Device time charged for it: that of the phases that led to the result.
+    pub used: GpuMicros,
+    /// Denoising steps done and of how many, as last written; live values come from memory.
+    pub step: u32,
+    pub steps: u32,
+}
+
+/// ```text
+/// Blocked -> Ready -> Leased -> Succeeded
+///              ^        |-----> Failed
+///              '--------'          any live state -> Cancelled
+/// ```
+/// `Blocked`: the last of its inputs moves it on. `Ready`: a grant does, from `eligible_at_ms` on.
+/// `Leased`: its agent's report, its expiry or the end of the agent's boot does.
+#[derive(Clone, Debug, PartialEq)]
+pub enum TaskState {
+    Blocked {
+        inputs_left: u32,
+    },
+    Ready {
+        eligible_at_ms: i64,
+        /// The class that made it wait; absent when it may start at once.
+        backoff: Option<FailureClass>,
+    },
+    Leased(Holder),
+    Succeeded {
+        output: Vec<Artefact>,
+    },
+    Failed {
+        class: FailureClass,
+        message: String,
+    },
+    Cancelled,
+}
+
+impl TaskState {
+    /// The state's name in the database, on the wire and in refusals.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Blocked { .. } => "blocked",
+            Self::Ready { .. } => "ready",
+            Self::Leased(_) => "leased",
+            Self::Succeeded { .. } => "succeeded",
+            Self::Failed { .. } => "failed",
+            Self::Cancelled => "cancelled",
+        }
+    }
+
+    pub fn is_terminal(&self) -> bool {
+        matches!(
+            self,
+            Self::Succeeded { .. } | Self::Failed { .. } | Self::Cancelled
+        )
+    }
+}
+
+impl TaskRow {
+    pub fn kind(&self) -> TaskKind {
+        self.spec.kind()
+    }
+
+    /// Its files, once it has succeeded.
+    pub fn output(&self) -> &[Artefact] {
+        match &self.state {
+            TaskState::Succeeded { output } => output,
+            _ => &[],
+        }
+    }
+}
+
+/// Who works an attempt. Its expiry is not stored: a new leader starts every lease afresh.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Holder {
+    pub agent: AgentId,
+    pub boot: BootId,
+    pub device: u32,
+    /// The poll that got the grant; the same poll gets it again.
+    pub poll_id: u64,
+    pub granted_at_ms: i64,
+}
+
+/// A checkpoint whose bytes are stored.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CheckpointRow {
+    pub task: TaskId,
+    pub at: CheckpointRef,
+    pub agent: AgentId,
+    pub made_at_ms: i64,
+}
+
+/// One attempt, kept for audit.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AttemptRow {
+    pub task: TaskId,
+    pub number: u32,
+    pub term: u64,
+    pub holder: Holder,
+    pub ended_at_ms: Option<i64>,
+    /// `succeeded`, `released`, `cancelled` or the failure class.
+    pub outcome: Option<String>,
+    pub message: Option<String>,
+    pub device_us: Option<i64>,
+}
+
+/// Quota held for a job, and what became of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ReservationRow {
+    pub job: JobId,
+    pub project: AccountId,
+    pub state: ReservationState,
+    /// What was held at submit.
+    pub reserved: GpuMicros,
+    pub held: GpuMicros,
+    pub posted: GpuMicros,
+    pub refunded: GpuMicros,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ReservationState {
+    Pending,
+    Posted,
+    Voided,
+}
+
+/// Where the quota of an account is. The three parts and the cell's mint always add up to zero.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Balance {
+    pub available: GpuMicros,
+    pub held: GpuMicros,
+    pub spent: GpuMicros,
+}
+
+/// One double entry: `amount` leaves `from` and reaches `to`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LedgerRow {
+    pub seq: i64,
+    /// Names the operation for this account; a second arrival changes nothing.
+    pub key: String,
+    pub account: AccountId,
+    pub from: Bucket,
+    pub to: Bucket,
+    pub amount: GpuMicros,
+    pub at_ms: i64,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Bucket {
+    Available,
+    Held,
+    Spent,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct AgentRow {
+    pub id: AgentId,
+    pub name: String,
+    pub boot: BootId,
+    /// The life before; a late hello of it is refused.
+    pub last_boot: Option<BootId>,
+    pub state: AgentState,
+    /// Told to leave: only a new boot may come back.
+    pub drained: bool,
+    pub version: String,
+    pub devices: Vec<Device>,
+    pub weights: Vec<WeightsInfo>,
+    pub ffmpeg: Option<String>,
+}
+
+/// ```text
+/// Online <-> Unresponsive -> Gone
+///    '-> Draining -----------^
+/// ```
+/// A hello makes any of them `Online`; three missed heartbeats make it `Unresponsive`;
+/// the end of its last lease while it drains, or ten minutes of silence, make it `Gone`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum AgentState {
+    Online,
+    Draining,
+    Unresponsive,
+    Gone,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Level {
+    Org,
+    Project,
+    User,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AccountRow {
+    pub id: AccountId,
+    pub parent: Option<AccountId>,
+    pub level: Level,
+    /// Unique, for people and headers.
+    pub name: String,
+    pub created_at_ms: i64,
+}
+
+/// An API key. The key itself is never stored.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KeyRow {
+    /// BLAKE3 of the key, in hex.
+    pub hash: String,
+    pub project: AccountId,
+    pub name: String,
+    pub created_at_ms: i64,
+    pub revoked_at_ms: Option<i64>,
+}
+
+/// Jobs that equal requests made lately, and errors that were answered to them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DedupeRow {
+    pub fingerprint: Fingerprint,
+    pub jobs: Vec<DedupeJob>,
+    /// Retryable errors answered and not yet spent by a retry.
+    pub errors: u32,
+    pub expires_at_ms: i64,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DedupeJob {
+    pub job: JobId,
+    /// A retry was answered with it already.
+    pub claimed: bool,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct IdempotencyRow {
+    pub scope: String,
+    pub fingerprint: Fingerprint,
+    pub outcome: KeptOutcome,
+    pub expires_at_ms: i64,
+}
+
+/// What a request with an idempotency key led to.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum KeptOutcome {
+    Job(JobId),
+    Answer(serde_json::Value),
+}
+
+/// A fact for the outside, numbered in commit order.
+#[derive(Clone, Debug, PartialEq)]
+pub struct OutboxRow {
+    pub seq: i64,
+    pub kind: String,
+    pub job: JobId,
+    pub project: AccountId,
+    pub at_ms: i64,
+}

@@ -1,0 +1,427 @@
+//! Scripts: one line a command, one line what came of it. Each arrow and each refusal of the tables.
+
+mod agents;
+mod failures;
+mod films;
+mod leases;
+mod queue;
+mod submits;
+
+use std::{collections::BTreeMap, fmt::Write as _};
+
+use expect_test::Expect;
+use schemas::{
+    BootId, Digest, JobId, TaskId,
+    agent::{
+        CheckpointRef, CheckpointReport, Device, FailureClass, Heartbeat, HeartbeatAnswer, Hello,
+        LeaseProgress, LeaseRef, LeaseRequest, Outcome as Ending, Phase, Report, WriteAnswer,
+    },
+    task::{Artefact, Variant},
+};
+use uuid::Uuid;
+
+use super::{
+    Farm,
+    agent::agent_id,
+    command::{Command, LeaseReply, Reply, Submitted},
+    limits::Limits,
+    model::{Model, PROJECT, accounts, job, weights},
+    rows::{Dedupe, Idempotency},
+};
+
+/// A farm, the store that follows it, and what the script has seen.
+struct World {
+    farm: Farm,
+    model: Model,
+    limits: Limits,
+    now: i64,
+    jobs: u128,
+    polls: BTreeMap<String, u64>,
+    boots: BTreeMap<String, u128>,
+    leases: BTreeMap<(TaskId, u32), LeaseRef>,
+}
+
+fn check(script: &str, expected: Expect) {
+    let mut world = World::new();
+    let mut told = String::new();
+    for line in script
+        .lines()
+        .map(str::trim)
+        .filter(|line| !line.is_empty())
+    {
+        let said = world.run(line);
+        world.model.check(&world.farm, &world.limits, world.now);
+        writeln!(told, "{line:<26}{said}").unwrap();
+    }
+    expected.assert_eq(&told);
+}
+
+impl World {
+    fn new() -> Self {
+        let limits = Limits::default();
+        let mut world = Self {
+            farm: Farm::empty(limits.clone(), 1),
+            model: Model {
+                term: 1,
+                ..Model::default()
+            },
+            limits,
+            now: 1_000_000,
+            jobs: 0,
+            polls: BTreeMap::new(),
+            boots: BTreeMap::new(),
+            leases: BTreeMap::new(),
+        };
+        for row in accounts() {
+            world.apply(Command::AddAccount(row));
+        }
+        world
+    }
+
+    fn apply(&mut self, command: Command) -> Reply {
+        let outcome = self.farm.apply(command, self.now);
+        self.model.commit(self.farm.seq(), &outcome.writes);
+        outcome.reply
+    }
+
+    fn run(&mut self, line: &str) -> String {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        let word = |n: usize| words.get(n).copied().unwrap_or("");
+        match word(0) {
+            "job" => self.submit(&words),
+            "hello" => self.hello(word(1), &words[2..]),
+            "reboot" => {
+                *self.boots.entry(word(1).into()).or_insert(1) += 1;
+                self.hello(word(1), &words[2..])
+            }
+            "old-hello" => {
+                let boot = self.boots[word(1)] - 1;
+                self.hello_as(word(1), boot, &[])
+            }
+            "grant" => {
+                *self.polls.entry(word(1).into()).or_default() += 1;
+                self.poll(word(1))
+            }
+            "poll-again" => self.poll(word(1)),
+            "beat" => self.beat(word(1), &words[2..]),
+            "checkpoint" => self.checkpoint(word(1), word(2)),
+            "succeed" => self.succeed(word(1), word(2)),
+            "release" => self.release(word(1), word(2)),
+            "fail" => self.fail(word(1), word(2)),
+            "cancel" => format!(
+                "{:?}",
+                self.apply(Command::Cancel {
+                    project: PROJECT,
+                    job: self.job_id(word(1))
+                })
+            ),
+            "delete" => format!(
+                "{:?}",
+                self.apply(Command::Delete {
+                    project: PROJECT,
+                    job: self.job_id(word(1))
+                })
+            ),
+            "drain" => {
+                self.apply(Command::Drain {
+                    agent: agent_id(word(1)),
+                    boot: None,
+                });
+                self.agent_state(word(1))
+            }
+            "wait" => {
+                self.now += word(1).parse::<i64>().unwrap();
+                self.apply(Command::Tick);
+                self.states()
+            }
+            "crash" => {
+                self.farm = self.model.fold(&self.limits, self.now);
+                self.states()
+            }
+            "show" => self.states(),
+            "job-state" => self.job_state(word(1)),
+            "agent" => self.agent_state(word(1)),
+            "why" => self.why(word(1)),
+            other => panic!("no command {other}"),
+        }
+    }
+
+    fn submit(&mut self, words: &[&str]) -> String {
+        self.jobs += 1;
+        let mut new = job(self.jobs, 1);
+        for word in &words[1..] {
+            match word.split_once('=').unwrap() {
+                ("shots", n) => new = job(self.jobs, n.parse().unwrap()),
+                ("retry", n) => {
+                    new.dedupe = Some(Dedupe {
+                        fingerprint: "f".into(),
+                        retry_count: n.parse().unwrap(),
+                    });
+                }
+                ("key", print) => {
+                    new.idempotency = Some(Idempotency {
+                        scope: "k".into(),
+                        fingerprint: print.into(),
+                    });
+                }
+                other => panic!("{other:?}"),
+            }
+        }
+        match self.apply(Command::Submit(Box::new(new))) {
+            Reply::Submitted(Submitted::Created(id)) => format!("created {}", id.0.as_u128()),
+            Reply::Submitted(Submitted::Deduplicated(id)) => format!("was {}", id.0.as_u128()),
+            Reply::Submitted(Submitted::Replayed(id)) => format!("replays {}", id.0.as_u128()),
+            Reply::Submitted(Submitted::Refused(why)) => format!("refused: {why}"),
+            other => format!("{other:?}"),
+        }
+    }
+
+    fn hello(&mut self, name: &str, traits: &[&str]) -> String {
+        let boot = *self.boots.entry(name.into()).or_insert(1);
+        self.hello_as(name, boot, traits)
+    }
+
+    fn hello_as(&mut self, name: &str, boot: u128, traits: &[&str]) -> String {
+        let has = |word| traits.contains(&word);
+        let class = if has("gpu") { "H200" } else { "cpu" };
+        let hello = Hello {
+            name: name.into(),
+            boot: BootId(Uuid::from_u128(boot)),
+            version: "test".into(),
+            devices: vec![Device {
+                index: 0,
+                class: class.into(),
+                memory_bytes: 1 << 30,
+            }],
+            weights: if has("no-weights") {
+                vec![]
+            } else {
+                vec![weights()]
+            },
+            ffmpeg: (!has("no-ffmpeg")).then(|| "5.1".into()),
+        };
+        match self.apply(Command::Hello(Box::new(hello))) {
+            Reply::Welcomed(Ok(_)) => self.agent_state(name),
+            Reply::Welcomed(Err(why)) => format!("refused: {why}"),
+            other => format!("{other:?}"),
+        }
+    }
+
+    fn boot(&self, name: &str) -> BootId {
+        BootId(Uuid::from_u128(self.boots.get(name).copied().unwrap_or(1)))
+    }
+
+    fn poll(&mut self, name: &str) -> String {
+        let request = LeaseRequest {
+            agent: agent_id(name),
+            boot: self.boot(name),
+            device: 0,
+            poll_id: self.polls[name],
+        };
+        match self.apply(Command::Lease(request)) {
+            Reply::Leased(LeaseReply::Offer { offer, .. }) => {
+                let lease = offer.lease;
+                self.leases.insert((lease.task, lease.attempt), lease);
+                let from = offer.checkpoint.map_or(0, |c| c.step);
+                let inputs = offer.inputs.len();
+                format!(
+                    "{}#{} Leased, from step {from}, {inputs} inputs",
+                    self.task_name(lease.task),
+                    lease.attempt
+                )
+            }
+            Reply::Leased(LeaseReply::Idle(why)) => format!("idle: {}", why.code()),
+            Reply::Leased(LeaseReply::UnknownAgent) => "unknown agent".into(),
+            other => format!("{other:?}"),
+        }
+    }
+
+    /// `s0#1` is attempt 1 of the first shot, `film#1` of the film; a leading `2/` names job 2.
+    fn lease(&self, name: &str) -> LeaseRef {
+        let (task, attempt) = name.split_once('#').unwrap();
+        let (task, attempt) = (self.task_id(task), attempt.parse().unwrap());
+        let unknown = LeaseRef {
+            task,
+            attempt,
+            term: 1,
+            agent: agent_id("a"),
+            boot: self.boot("a"),
+        };
+        self.leases
+            .get(&(task, attempt))
+            .copied()
+            .unwrap_or(unknown)
+    }
+
+    fn task_id(&self, name: &str) -> TaskId {
+        let (job, name) = name.split_once('/').unwrap_or(("1", name));
+        let job: u128 = job.parse().unwrap();
+        let shots = self
+            .model
+            .tasks
+            .values()
+            .filter(|t| t.job.0.as_u128() == job);
+        let index = match name {
+            "film" => shots.count() as u128 - 1,
+            shot => shot.strip_prefix('s').unwrap_or("0").parse().unwrap(),
+        };
+        TaskId(Uuid::from_u128(job * 100 + index))
+    }
+
+    fn task_name(&self, id: TaskId) -> String {
+        let row = &self.model.tasks[&id];
+        let job = row.job.0.as_u128();
+        let prefix = if job == 1 {
+            String::new()
+        } else {
+            format!("{job}/")
+        };
+        match row.kind() {
+            schemas::task::TaskKind::Render => format!("{prefix}s{}", row.index),
+            schemas::task::TaskKind::Assemble => format!("{prefix}film"),
+        }
+    }
+
+    fn job_id(&self, word: &str) -> JobId {
+        JobId(Uuid::from_u128(word.parse().unwrap_or(1)))
+    }
+
+    fn written(&mut self, lease: LeaseRef, reply: Reply) -> String {
+        match reply {
+            Reply::Written(WriteAnswer::Accepted) => self.task_state(lease.task),
+            Reply::Written(WriteAnswer::Duplicate) => "dup".into(),
+            Reply::Written(WriteAnswer::Refused { why }) => format!("refused: {why}"),
+            other => format!("{other:?}"),
+        }
+    }
+
+    fn checkpoint(&mut self, name: &str, step: &str) -> String {
+        let (lease, checkpoint) = (self.lease(name), checkpoint(step));
+        let report = CheckpointReport { lease, checkpoint };
+        let reply = self.apply(Command::Checkpoint(report));
+        self.written(lease, reply)
+    }
+
+    fn report(&mut self, lease: LeaseRef, outcome: Ending) -> String {
+        let report = Box::new(Report { lease, outcome });
+        let reply = self.apply(Command::Report(report));
+        self.written(lease, reply)
+    }
+
+    fn succeed(&mut self, name: &str, salt: &str) -> String {
+        let variants: &[Variant] = match name.contains("film") {
+            true => &[Variant::Film, Variant::Thumbnail, Variant::Spritesheet],
+            false => &[Variant::Shot],
+        };
+        let artefacts = variants.iter().map(|variant| Artefact {
+            variant: *variant,
+            digest: Digest::of(format!("{name}{salt}").as_bytes()),
+            bytes: 9,
+        });
+        let outcome = Ending::Succeeded {
+            artefacts: artefacts.skip(usize::from(salt == "nothing")).collect(),
+            device_us: 4_000_000,
+            steps_run: 8,
+        };
+        self.report(self.lease(name), outcome)
+    }
+
+    fn release(&mut self, name: &str, step: &str) -> String {
+        let outcome = Ending::Released {
+            checkpoint: (!step.is_empty()).then(|| checkpoint(step)),
+            reason: "told to".into(),
+            device_us: 1_000_000,
+        };
+        self.report(self.lease(name), outcome)
+    }
+
+    fn fail(&mut self, name: &str, class: &str) -> String {
+        let cause: FailureClass = serde_json::from_value(class.into()).unwrap();
+        let outcome = Ending::Failed {
+            cause,
+            message: "it broke".into(),
+        };
+        self.report(self.lease(name), outcome)
+    }
+
+    fn beat(&mut self, name: &str, leases: &[&str]) -> String {
+        let leases = leases.iter().map(|word| {
+            let (lease, step) = word.split_once(':').unwrap();
+            LeaseProgress {
+                lease: self.lease(lease),
+                phase: Phase::Denoise,
+                step: step.parse().unwrap(),
+                steps: 10,
+                step_ms: Some(3_000),
+            }
+        });
+        let beat = Heartbeat {
+            agent: agent_id(name),
+            boot: self.boot(name),
+            term: 1,
+            leases: leases.collect(),
+            devices: vec![],
+        };
+        match self.apply(Command::Heartbeat(Box::new(beat))) {
+            Reply::Beat(HeartbeatAnswer::Beat {
+                directives, order, ..
+            }) => {
+                let mut said = format!("{order:?}");
+                for directive in directives {
+                    write!(said, " {:?}", directive.directive).unwrap();
+                }
+                said
+            }
+            Reply::Beat(HeartbeatAnswer::UnknownAgent) => "unknown agent".into(),
+            other => format!("{other:?}"),
+        }
+    }
+
+    fn task_state(&self, id: TaskId) -> String {
+        match self.model.tasks.get(&id) {
+            Some(row) => format!("{:?}", row.state)
+                .split([' ', '('])
+                .next()
+                .unwrap()
+                .to_string(),
+            None => "none".into(),
+        }
+    }
+
+    fn states(&self) -> String {
+        let tasks = self.model.tasks.keys();
+        let states: Vec<String> = tasks
+            .map(|id| format!("{} {}", self.task_name(*id), self.task_state(*id)))
+            .collect();
+        states.join(", ")
+    }
+
+    fn job_state(&self, word: &str) -> String {
+        let id = self.job_id(word);
+        let row = &self.model.jobs[&id];
+        let money = &self.model.reservations[&id];
+        let error = row.error.as_ref().map_or("", |error| &error.code);
+        let spent = (money.posted.0 - money.refunded.0) / 1_000_000;
+        format!(
+            "{:?} {}% {:?} spent {spent} {error}",
+            row.state, row.progress, money.state
+        )
+    }
+
+    fn agent_state(&self, name: &str) -> String {
+        format!("{:?}", self.model.agents[&agent_id(name)].state)
+    }
+
+    fn why(&self, task: &str) -> String {
+        let waiting = self.farm.waiting(self.task_id(task));
+        waiting.map_or("it does not wait".into(), |why| format!("{why:?}"))
+    }
+}
+
+fn checkpoint(step: &str) -> CheckpointRef {
+    let (step, salt) = step.split_once('=').unwrap_or((step, ""));
+    CheckpointRef {
+        step: step.parse().unwrap(),
+        digest: Digest::of(format!("{step}{salt}").as_bytes()),
+    }
+}

@@ -1,0 +1,107 @@
+//! Why a task that has not ended does not run: the first reason that holds, without SQL.
+
+use schemas::{TaskId, task::TaskSpec};
+
+use super::{
+    Farm, class_name,
+    explain::Waiting,
+    placement::can,
+    rows::{AgentRow, AgentState, TaskRow, TaskState},
+};
+
+impl Farm {
+    /// `None` for a task that runs or has ended.
+    pub fn waiting(&self, id: TaskId) -> Option<Waiting> {
+        let row = &self.tasks.get(&id)?.row;
+        match &row.state {
+            TaskState::Blocked { inputs_left } => Some(Waiting::InputsPending {
+                tasks_left: *inputs_left,
+            }),
+            TaskState::Ready {
+                eligible_at_ms,
+                backoff,
+            } if *eligible_at_ms > self.now => Some(Waiting::RetryBackoff {
+                cause: backoff.map_or("none", class_name).into(),
+                until_ms: *eligible_at_ms,
+            }),
+            TaskState::Ready { .. } => Some(self.waiting_for_device(row)),
+            _ => None,
+        }
+    }
+
+    fn waiting_for_device(&self, row: &TaskRow) -> Waiting {
+        let known = |node: &&AgentRow| node.state != AgentState::Gone;
+        let nodes: Vec<&AgentRow> = self.agents.values().map(|a| &a.row).filter(known).collect();
+        let capable: Vec<&AgentRow> = nodes
+            .iter()
+            .copied()
+            .filter(|node| can(node, row).is_ok() && !node.devices.is_empty())
+            .collect();
+        if capable.is_empty() {
+            return missing(row);
+        }
+        let online: Vec<&AgentRow> = capable
+            .iter()
+            .copied()
+            .filter(|node| node.state == AgentState::Online)
+            .collect();
+        if online.is_empty() {
+            return Waiting::DevicesDraining {
+                devices: count_devices(&capable),
+            };
+        }
+        if let Some(nodes) = self.only_avoided_are_free(row, &online) {
+            return Waiting::NodesAvoided { nodes };
+        }
+        match self.own_tasks_ahead(row) {
+            0 => Waiting::DevicesBusy {
+                devices: count_devices(&online),
+            },
+            tasks_ahead => Waiting::OwnQueue { tasks_ahead },
+        }
+    }
+
+    /// Names of free nodes where it failed, if no other capable node is free.
+    fn only_avoided_are_free(&self, row: &TaskRow, online: &[&AgentRow]) -> Option<Vec<String>> {
+        let free = |node: &&&AgentRow| {
+            let busy = self.leases_of(node.id).len();
+            busy < node.devices.len()
+        };
+        let (avoided, others): (Vec<&AgentRow>, Vec<&AgentRow>) = online
+            .iter()
+            .filter(free)
+            .copied()
+            .partition(|node| row.failed_on.contains(&node.id));
+        let names = avoided
+            .iter()
+            .map(|node| self.agent_name(node.id))
+            .collect();
+        (!avoided.is_empty() && others.is_empty()).then_some(names)
+    }
+
+    fn own_tasks_ahead(&self, row: &TaskRow) -> u64 {
+        let project = self.job_at(row.job).row.project;
+        let of_project = |task: TaskId| {
+            let job = self.task_at(task).row.job;
+            self.job_at(job).row.project == project
+        };
+        let place = self.place(row.id);
+        let ahead = self.queue.before(&place);
+        ahead.filter(|place| of_project(place.task)).count() as u64
+    }
+}
+
+fn missing(row: &TaskRow) -> Waiting {
+    match &*row.spec {
+        TaskSpec::Render(spec) => Waiting::ModelMissing {
+            weights: spec.weights.clone(),
+        },
+        TaskSpec::Assemble(_) => Waiting::NoCapableDevice {
+            needs: "a node with FFmpeg".into(),
+        },
+    }
+}
+
+fn count_devices(nodes: &[&AgentRow]) -> u32 {
+    nodes.iter().map(|node| node.devices.len() as u32).sum()
+}

@@ -1,0 +1,88 @@
+//! What a commit does to the database, in order. Every update names the state it expects.
+
+use schemas::{AccountId, Digest, JobId, TaskId, task::Artefact};
+
+use super::rows::{
+    AccountRow, AgentRow, AgentState, AttemptRow, Balance, CheckpointRow, DedupeRow,
+    IdempotencyRow, JobRow, JobState, KeyRow, LedgerRow, OutboxRow, ReservationRow,
+    ReservationState, TaskRow,
+};
+
+/// One statement. An update that meets another state than it names fails the whole group.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Write {
+    InsertJob {
+        row: JobRow,
+        request: serde_json::Value,
+    },
+    UpdateJob {
+        was: JobState,
+        row: JobRow,
+    },
+    /// Leaves a tombstone. A job that is gone already is no error.
+    RemoveJob {
+        project: AccountId,
+        job: JobId,
+        at_ms: i64,
+    },
+    InsertTask(TaskRow),
+    UpdateTask {
+        was: TaskGuard,
+        row: TaskRow,
+    },
+    InsertAttempt(AttemptRow),
+    EndAttempt(AttemptRow),
+    InsertCheckpoint(CheckpointRow),
+    RemoveCheckpoint {
+        task: TaskId,
+        step: u32,
+    },
+    /// Files of a task that must stay as long as its job.
+    KeepArtefacts {
+        job: JobId,
+        task: TaskId,
+        artefacts: Vec<Artefact>,
+    },
+    /// Files that a task reads (a first frame); their sizes are not known here.
+    KeepInputs {
+        job: JobId,
+        task: TaskId,
+        digests: Vec<Digest>,
+    },
+    /// Nothing of a failed or cancelled job is kept.
+    DropArtefacts {
+        job: JobId,
+    },
+    InsertReservation(ReservationRow),
+    UpdateReservation {
+        was: ReservationState,
+        row: ReservationRow,
+    },
+    InsertLedger(LedgerRow),
+    PutBalance {
+        account: AccountId,
+        was: Option<Balance>,
+        now: Balance,
+    },
+    InsertAgent(AgentRow),
+    UpdateAgent {
+        was: AgentState,
+        row: AgentRow,
+    },
+    InsertAccount(AccountRow),
+    InsertKey(KeyRow),
+    RevokeKey {
+        hash: String,
+        at_ms: i64,
+    },
+    PutDedupe(DedupeRow),
+    PutIdempotency(IdempotencyRow),
+    InsertOutbox(OutboxRow),
+}
+
+/// State and attempt that a task must still have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TaskGuard {
+    pub state: &'static str,
+    pub attempt: u32,
+}

@@ -1,0 +1,300 @@
+//! The single writer: drains commands, applies them to the core, commits the group, then replies.
+//!
+//! One commit is in flight while the next group forms. Memory may run ahead of the disk, replies
+//! may not. A commit that fails, or whose fate is in doubt, drops memory and folds it anew from the
+//! database; everyone who waits for that group is asked to try again. There is no repair code.
+
+mod writer;
+
+#[cfg(test)]
+mod tests;
+
+use std::time::Duration;
+
+use schemas::{
+    AccountId, AgentId, BootId, JobId,
+    agent::{
+        CheckpointReport, Heartbeat, HeartbeatAnswer, Hello, LeaseRef, LeaseRequest, Report,
+        WeightsInfo, Welcome, WriteAnswer,
+    },
+};
+use tokio::{
+    sync::{mpsc, oneshot, watch},
+    time::{Instant, timeout_at},
+};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    clock::Clock,
+    core::{
+        Farm,
+        command::{Command, Ended, LeaseReply, Refusal, Reply, Submitted},
+        limits::Limits,
+        live::{Counts, LiveJob},
+        rows::{AccountRow, Fingerprint, KeyRow, NewJob},
+    },
+    metrics::Metrics,
+    store::{Store, StoreError},
+};
+
+use self::writer::Writer;
+
+/// Commands that may wait; one more is refused.
+const CHANNEL_MAX: usize = 4096;
+
+/// Handle to the single writer; cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Dispatcher {
+    messages: mpsc::Sender<Message>,
+    /// Counts how often something became eligible.
+    wake: watch::Receiver<u64>,
+    clock: Clock,
+    stop: CancellationToken,
+    metrics: Metrics,
+}
+
+/// The two ends of a scheduler: first nobody waits any more, then nothing is written any more.
+#[derive(Clone, Debug, Default)]
+pub struct Stops {
+    pub serving: CancellationToken,
+    pub writing: CancellationToken,
+}
+
+/// The command may or may not have happened; the client should try again (503 on the wire).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum DispatchError {
+    #[error("the scheduler has too much to do; try again shortly")]
+    Full,
+    #[error("the database did not take the change; try again shortly")]
+    Retry,
+    #[error("the scheduler is stopping")]
+    Closed,
+}
+
+/// Why memory could not be folded from the database.
+#[derive(Debug, thiserror::Error)]
+pub enum FoldError {
+    #[error("cannot read the farm from the database")]
+    Store(#[from] StoreError),
+    #[error("the database is damaged")]
+    Inconsistent(#[from] crate::core::fold::Inconsistent),
+}
+
+type Answer = oneshot::Sender<Result<Reply, DispatchError>>;
+
+enum Message {
+    Command(Command, Answer),
+    /// Looks at memory, changes nothing.
+    Look(Box<dyn FnOnce(&Farm) + Send>),
+}
+
+impl Dispatcher {
+    /// Takes the next term and folds memory. The second answer is the writer itself: spawn it. It
+    /// ends after `stops.writing`, when what was accepted before is committed, or earlier when
+    /// another scheduler leads.
+    ///
+    /// # Errors
+    /// [`FoldError`] when the database cannot be read.
+    pub async fn start(
+        store: Store,
+        limits: Limits,
+        metrics: Metrics,
+        stops: Stops,
+    ) -> Result<(Self, impl Future<Output = ()> + Send + use<>), FoldError> {
+        let clock = Clock::start();
+        let term = store.take_term().await?;
+        let farm = writer::fold(&store, &limits, clock).await?;
+        tracing::info!(term, "this scheduler leads");
+        let (sender, receiver) = mpsc::channel(CHANNEL_MAX);
+        let (woken, wake) = watch::channel(0);
+        let writer = Writer::new(farm, store, limits, clock, metrics.clone(), woken);
+        let run = writer.run(receiver, stops.writing.clone());
+        let dispatcher = Self {
+            messages: sender,
+            wake,
+            clock,
+            stop: stops.serving,
+            metrics,
+        };
+        Ok((dispatcher, run))
+    }
+
+    /// Sends one command and waits until its writes are durable.
+    ///
+    /// # Errors
+    /// [`DispatchError`]; after `Retry` the command may have happened.
+    pub async fn send(&self, command: Command) -> Result<Reply, DispatchError> {
+        let (answer, reply) = oneshot::channel();
+        self.post(Message::Command(command, answer))?;
+        reply.await.unwrap_or(Err(DispatchError::Closed))
+    }
+
+    fn post(&self, message: Message) -> Result<(), DispatchError> {
+        self.messages
+            .try_send(message)
+            .map_err(|error| match error {
+                mpsc::error::TrySendError::Full(_) => DispatchError::Full,
+                mpsc::error::TrySendError::Closed(_) => DispatchError::Closed,
+            })
+    }
+
+    async fn look<T: Send + 'static>(
+        &self,
+        at: impl FnOnce(&Farm) -> T + Send + 'static,
+    ) -> Result<T, DispatchError> {
+        let (answer, reply) = oneshot::channel();
+        self.post(Message::Look(Box::new(move |farm| {
+            let _ = answer.send(at(farm)); // the asker may have gone
+        })))?;
+        reply.await.map_err(|_| DispatchError::Closed)
+    }
+
+    pub async fn submit(&self, job: NewJob) -> Result<Submitted, DispatchError> {
+        match self.send(Command::Submit(Box::new(job))).await? {
+            Reply::Submitted(submitted) => Ok(submitted),
+            other => unexpected(&other),
+        }
+    }
+
+    pub async fn cancel(&self, project: AccountId, job: JobId) -> Result<Ended, DispatchError> {
+        match self.send(Command::Cancel { project, job }).await? {
+            Reply::Cancelled(ended) => Ok(ended),
+            other => unexpected(&other),
+        }
+    }
+
+    /// Look for the job in the store first: deleting an unknown one is a success here.
+    pub async fn delete(&self, project: AccountId, job: JobId) -> Result<(), DispatchError> {
+        self.send(Command::Delete { project, job }).await.map(drop)
+    }
+
+    pub async fn note_error(&self, fingerprint: Fingerprint) -> Result<(), DispatchError> {
+        self.send(Command::NoteError { fingerprint })
+            .await
+            .map(drop)
+    }
+
+    pub async fn keep_answer(
+        &self,
+        scope: String,
+        fingerprint: Fingerprint,
+        answer: serde_json::Value,
+    ) -> Result<(), DispatchError> {
+        let command = Command::KeepAnswer {
+            scope,
+            fingerprint,
+            answer,
+        };
+        self.send(command).await.map(drop)
+    }
+
+    pub async fn add_account(&self, row: AccountRow) -> Result<(), DispatchError> {
+        self.send(Command::AddAccount(row)).await.map(drop)
+    }
+
+    pub async fn add_key(&self, row: KeyRow) -> Result<(), DispatchError> {
+        self.send(Command::AddKey(row)).await.map(drop)
+    }
+
+    /// `hash` is the BLAKE3 of the key in hex. Revoking an unknown key changes nothing.
+    pub async fn revoke_key(&self, hash: String) -> Result<(), DispatchError> {
+        self.send(Command::RevokeKey { hash }).await.map(drop)
+    }
+
+    pub async fn hello(&self, hello: Hello) -> Result<Result<Welcome, Refusal>, DispatchError> {
+        match self.send(Command::Hello(Box::new(hello))).await? {
+            Reply::Welcomed(welcome) => Ok(welcome),
+            other => unexpected(&other),
+        }
+    }
+
+    /// Asks for work until there is some or `limit` has passed.
+    pub async fn lease(
+        &self,
+        request: LeaseRequest,
+        limit: Duration,
+    ) -> Result<LeaseReply, DispatchError> {
+        let until = Instant::now() + limit;
+        let mut wake = self.wake.clone();
+        loop {
+            wake.borrow_and_update(); // what happens from here on is not missed
+            let reply = match self.send(Command::Lease(request.clone())).await? {
+                Reply::Leased(reply) => reply,
+                other => unexpected(&other),
+            };
+            let LeaseReply::Idle(why) = reply else {
+                self.metrics.grants.inc();
+                return Ok(reply);
+            };
+            tokio::select! {
+                woken = timeout_at(until, wake.changed()) => match woken {
+                    Ok(Ok(())) => {}
+                    Ok(Err(_)) => return Err(DispatchError::Closed),
+                    Err(_) => {
+                        self.metrics.idle_polls.with_label_values(&[why.code()]).inc();
+                        return Ok(LeaseReply::Idle(why));
+                    }
+                },
+                () = self.stop.cancelled() => return Err(DispatchError::Closed),
+            }
+        }
+    }
+
+    pub async fn heartbeat(&self, beat: Heartbeat) -> Result<HeartbeatAnswer, DispatchError> {
+        match self.send(Command::Heartbeat(Box::new(beat))).await? {
+            Reply::Beat(answer) => Ok(answer),
+            other => unexpected(&other),
+        }
+    }
+
+    pub async fn checkpoint(&self, report: CheckpointReport) -> Result<WriteAnswer, DispatchError> {
+        match self.send(Command::Checkpoint(report)).await? {
+            Reply::Written(answer) => Ok(answer),
+            other => unexpected(&other),
+        }
+    }
+
+    pub async fn report(&self, report: Report) -> Result<WriteAnswer, DispatchError> {
+        match self.send(Command::Report(Box::new(report))).await? {
+            Reply::Written(answer) => Ok(answer),
+            other => unexpected(&other),
+        }
+    }
+
+    pub async fn drain(&self, agent: AgentId, boot: Option<BootId>) -> Result<(), DispatchError> {
+        self.send(Command::Drain { agent, boot }).await.map(drop)
+    }
+
+    /// Whether this lease may write now; the rule for uploads.
+    pub async fn check_leased(
+        &self,
+        lease: LeaseRef,
+    ) -> Result<Result<(), Refusal>, DispatchError> {
+        self.look(move |farm| farm.check_leased(&lease).map(drop))
+            .await
+    }
+
+    /// What memory knows beyond the store; `None` for a job that has ended or is unknown.
+    pub async fn live(&self, job: JobId) -> Result<Option<LiveJob>, DispatchError> {
+        self.look(move |farm| farm.live(job)).await
+    }
+
+    /// Weights that agents of the farm can render with, by name; those of agents online first.
+    pub async fn weights(&self) -> Result<Vec<WeightsInfo>, DispatchError> {
+        self.look(Farm::weights).await
+    }
+
+    /// Counts of now, for the metrics.
+    pub async fn counts(&self) -> Result<Counts, DispatchError> {
+        self.look(Farm::counts).await
+    }
+
+    /// The farm's clock, Unix milliseconds; steady within a process.
+    pub fn now_ms(&self) -> i64 {
+        self.clock.now_ms()
+    }
+}
+
+fn unexpected(reply: &Reply) -> ! {
+    unreachable!("the core answers each command with its own reply, not {reply:?}")
+}

@@ -1,0 +1,186 @@
+//! The dispatcher over a real database: groups, failed commits, wakeups, leaders.
+
+use std::time::Duration;
+
+use schemas::{
+    BootId, JobId,
+    agent::{Device, Hello, LeaseRequest},
+};
+use uuid::Uuid;
+
+use super::{DispatchError, Dispatcher, Stops};
+use crate::{
+    core::{
+        agent::agent_id,
+        command::{Ended, LeaseReply, Submitted},
+        limits::Limits,
+        model::{PROJECT, accounts, job, weights},
+    },
+    metrics::Metrics,
+    store::Store,
+};
+
+struct Running {
+    _folder: tempfile::TempDir,
+    store: Store,
+    dispatcher: Dispatcher,
+    metrics: Metrics,
+    stops: Stops,
+    writer: tokio::task::JoinHandle<()>,
+}
+
+async fn running() -> Running {
+    let folder = tempfile::tempdir().unwrap();
+    let store = Store::open(folder.path()).await.unwrap();
+    let (metrics, stops) = (Metrics::new().unwrap(), Stops::default());
+    let (dispatcher, writer) = Dispatcher::start(
+        store.clone(),
+        Limits::default(),
+        metrics.clone(),
+        stops.clone(),
+    )
+    .await
+    .unwrap();
+    let writer = tokio::spawn(writer);
+    for row in accounts() {
+        dispatcher.add_account(row).await.unwrap();
+    }
+    Running {
+        _folder: folder,
+        store,
+        dispatcher,
+        metrics,
+        stops,
+        writer,
+    }
+}
+
+fn id(number: u128) -> JobId {
+    JobId(Uuid::from_u128(number))
+}
+
+async fn hello(dispatcher: &Dispatcher) {
+    let hello = Hello {
+        name: "a".into(),
+        boot: BootId(Uuid::from_u128(1)),
+        version: "test".into(),
+        devices: vec![Device {
+            index: 0,
+            class: "cpu".into(),
+            memory_bytes: 1,
+        }],
+        weights: vec![weights()],
+        ffmpeg: None,
+    };
+    dispatcher.hello(hello).await.unwrap().unwrap();
+}
+
+fn poll(poll_id: u64) -> LeaseRequest {
+    LeaseRequest {
+        agent: agent_id("a"),
+        boot: BootId(Uuid::from_u128(1)),
+        device: 0,
+        poll_id,
+    }
+}
+
+#[tokio::test]
+async fn many_submits_share_commits_and_none_is_lost() {
+    let farm = running().await;
+    let before = farm.metrics.commits.get();
+    let submits = (1..=200).map(|number| farm.dispatcher.submit(job(number, 1)));
+    for submitted in futures::future::join_all(submits).await {
+        assert!(matches!(submitted, Ok(Submitted::Created(_))));
+    }
+    let commits = farm.metrics.commits.get() - before;
+    assert!(commits < 100, "{commits} commits for 200 submits");
+    for number in 1..=200 {
+        let view = farm.store.job(PROJECT, id(number)).await.unwrap();
+        assert!(view.is_some(), "job {number} was acknowledged");
+    }
+}
+
+#[tokio::test]
+async fn a_failed_commit_answers_retry_and_memory_falls_back_to_the_database() {
+    let farm = running().await;
+    farm.dispatcher.submit(job(1, 1)).await.unwrap();
+    farm.store
+        .execute(
+            "CREATE TRIGGER full BEFORE INSERT ON job BEGIN SELECT RAISE(ABORT, 'disk full'); END",
+        )
+        .await;
+    let failed = farm.dispatcher.submit(job(2, 1)).await;
+    assert_eq!(failed, Err(DispatchError::Retry));
+    assert_eq!(farm.metrics.rebuilds.get(), 1);
+    let live = farm.dispatcher.live(id(2)).await.unwrap();
+    assert!(
+        live.is_none(),
+        "memory has forgotten what was not committed"
+    );
+    assert!(farm.dispatcher.live(id(1)).await.unwrap().is_some());
+
+    farm.store.execute("DROP TRIGGER full").await;
+    let again = farm.dispatcher.submit(job(2, 1)).await;
+    assert_eq!(again, Ok(Submitted::Created(id(2))));
+    assert_eq!(farm.dispatcher.cancel(PROJECT, id(2)).await, Ok(Ended::Now));
+}
+
+#[tokio::test]
+async fn a_parked_poll_is_woken_by_a_submit() {
+    let farm = running().await;
+    hello(&farm.dispatcher).await;
+    let long = Duration::from_secs(600);
+    let parked = farm.dispatcher.lease(poll(1), long);
+    let submit = async {
+        tokio::task::yield_now().await;
+        farm.dispatcher.submit(job(1, 1)).await
+    };
+    let (offer, submitted) = tokio::join!(parked, submit);
+    assert!(matches!(offer, Ok(LeaseReply::Offer { .. })), "{offer:?}");
+    submitted.unwrap();
+}
+
+#[tokio::test]
+async fn a_poll_without_work_ends_in_time_and_says_why() {
+    let farm = running().await;
+    hello(&farm.dispatcher).await;
+    let reply = farm
+        .dispatcher
+        .lease(poll(1), Duration::from_millis(1))
+        .await;
+    assert!(matches!(reply, Ok(LeaseReply::Idle(_))), "{reply:?}");
+    let polls = farm
+        .metrics
+        .idle_polls
+        .with_label_values(&["nothing_waits"]);
+    assert_eq!(polls.get(), 1);
+}
+
+#[tokio::test]
+async fn a_stop_ends_parked_polls_and_then_the_writer() {
+    let farm = running().await;
+    hello(&farm.dispatcher).await;
+    let parked = farm.dispatcher.lease(poll(1), Duration::from_secs(600));
+    let stop = async {
+        tokio::task::yield_now().await;
+        farm.stops.serving.cancel();
+    };
+    let (reply, ()) = tokio::join!(parked, stop);
+    assert!(matches!(reply, Err(DispatchError::Closed)), "{reply:?}");
+    farm.stops.writing.cancel();
+    farm.writer.await.unwrap();
+    let after = farm.dispatcher.submit(job(2, 1)).await;
+    assert_eq!(after, Err(DispatchError::Closed));
+}
+
+#[tokio::test]
+async fn a_leader_that_another_has_deposed_writes_no_more() {
+    let farm = running().await;
+    farm.store.take_term().await.unwrap();
+    let refused = farm.dispatcher.submit(job(1, 1)).await;
+    assert_eq!(refused, Err(DispatchError::Retry));
+    farm.writer.await.unwrap();
+    assert!(farm.store.job(PROJECT, id(1)).await.unwrap().is_none());
+    let closed = farm.dispatcher.submit(job(2, 1)).await;
+    assert_eq!(closed, Err(DispatchError::Closed));
+}

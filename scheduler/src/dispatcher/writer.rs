@@ -1,0 +1,261 @@
+//! The task behind the dispatcher: groups, commits, timers, rebuilds.
+
+use std::{pin::Pin, time::Duration};
+
+use tokio::{
+    sync::{mpsc, watch},
+    time::sleep,
+};
+use tokio_util::sync::CancellationToken;
+
+use super::{Answer, DispatchError, FoldError, Message};
+use crate::{
+    clock::Clock,
+    core::{
+        Farm,
+        command::{Command, Reply},
+        limits::Limits,
+        write::Write,
+    },
+    metrics::Metrics,
+    store::{Store, StoreError},
+};
+
+/// Commands in one commit.
+const GROUP_MAX: usize = 512;
+const REBUILD_PAUSE_FIRST: Duration = Duration::from_millis(50);
+const REBUILD_PAUSE_MAX: Duration = Duration::from_secs(5);
+/// Longest sleep without looking at the timers again.
+const SLEEP_MAX: Duration = Duration::from_secs(60);
+
+pub(super) struct Writer {
+    farm: Farm,
+    store: Store,
+    limits: Limits,
+    clock: Clock,
+    metrics: Metrics,
+    woken: watch::Sender<u64>,
+    /// Applied, not yet on its way to the disk.
+    group: Group,
+}
+
+/// Commands that are committed together.
+#[derive(Default)]
+struct Group {
+    writes: Vec<Write>,
+    replies: Vec<(Answer, Reply)>,
+    commands: usize,
+    wake: bool,
+}
+
+type InFlight = Pin<Box<dyn Future<Output = (Group, Result<(), StoreError>)> + Send>>;
+
+/// Reads the database and folds memory from it.
+pub(super) async fn fold(store: &Store, limits: &Limits, clock: Clock) -> Result<Farm, FoldError> {
+    let now = clock.now_ms();
+    let snapshot = store.load(now).await?;
+    Ok(Farm::fold(limits.clone(), snapshot, now)?)
+}
+
+/// What the loop does next.
+enum Event {
+    Message(Option<Message>),
+    Committed(Box<Group>, Result<(), StoreError>),
+    Due,
+}
+
+impl Writer {
+    pub fn new(
+        farm: Farm,
+        store: Store,
+        limits: Limits,
+        clock: Clock,
+        metrics: Metrics,
+        woken: watch::Sender<u64>,
+    ) -> Self {
+        Self {
+            farm,
+            store,
+            limits,
+            clock,
+            metrics,
+            woken,
+            group: Group::default(),
+        }
+    }
+
+    /// Runs until `stop`, and then until everything that was accepted is committed.
+    pub async fn run(mut self, mut messages: mpsc::Receiver<Message>, stop: CancellationToken) {
+        let mut in_flight: Option<InFlight> = None;
+        loop {
+            if in_flight.is_none() {
+                in_flight = self.next_commit(&mut messages);
+            }
+            if in_flight.is_none() && stop.is_cancelled() {
+                return;
+            }
+            let event = self.next_event(&mut messages, &mut in_flight, &stop).await;
+            match event {
+                Event::Message(Some(message)) => self.take(message),
+                Event::Message(None) => messages.close(), // stopped, or nobody can ask any more
+                Event::Due => self.apply(Command::Tick, None),
+                Event::Committed(group, Ok(())) => {
+                    in_flight = None;
+                    self.metrics.commits.inc();
+                    self.reply(*group);
+                }
+                Event::Committed(group, Err(error)) => {
+                    in_flight = None;
+                    tracing::error!(%error, cause = ?error, "a commit failed");
+                    if !self.rebuild(*group, &error, &stop).await {
+                        return;
+                    }
+                }
+            }
+        }
+    }
+
+    async fn next_event(
+        &self,
+        messages: &mut mpsc::Receiver<Message>,
+        in_flight: &mut Option<InFlight>,
+        stop: &CancellationToken,
+    ) -> Event {
+        let open = !messages.is_closed() && self.group.commands < GROUP_MAX;
+        let due = self.farm.next_deadline().map(|at| {
+            let left_ms = at - self.clock.now_ms();
+            Duration::from_millis(left_ms.max(0) as u64).min(SLEEP_MAX)
+        });
+        let committed = async {
+            match in_flight {
+                Some(commit) => commit.await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            biased;
+            (group, result) = committed => Event::Committed(Box::new(group), result),
+            message = messages.recv(), if open => Event::Message(message),
+            () = sleep(due.unwrap_or(SLEEP_MAX)), if self.group.commands < GROUP_MAX => Event::Due,
+            () = stop.cancelled(), if open => Event::Message(None),
+        }
+    }
+
+    /// Takes what waits into the group and starts its commit; answers at once what writes nothing.
+    fn next_commit(&mut self, messages: &mut mpsc::Receiver<Message>) -> Option<InFlight> {
+        while self.group.commands < GROUP_MAX {
+            match messages.try_recv() {
+                Ok(message) => self.take(message),
+                Err(_) => break,
+            }
+        }
+        let group = std::mem::take(&mut self.group);
+        if group.writes.is_empty() {
+            self.reply(group);
+            return None;
+        }
+        self.metrics.group_commands.observe(group.commands as f64);
+        let timer = self.metrics.commit_seconds.start_timer();
+        let (store, term, seq) = (self.store.clone(), self.farm.term(), self.farm.seq());
+        Some(Box::pin(async move {
+            let result = store.commit(term, seq, &group.writes).await;
+            timer.observe_duration();
+            (group, result)
+        }))
+    }
+
+    fn take(&mut self, message: Message) {
+        match message {
+            Message::Command(command, answer) => self.apply(command, Some(answer)),
+            Message::Look(look) => look(&self.farm),
+        }
+    }
+
+    fn apply(&mut self, command: Command, answer: Option<Answer>) {
+        let counted = self.metrics.commands.with_label_values(&[command.name()]);
+        counted.inc();
+        let outcome = self.farm.apply(command, self.clock.now_ms());
+        for ended in outcome.attempts_ended {
+            self.metrics.attempts.with_label_values(&[ended]).inc();
+        }
+        log_changes(&outcome.writes);
+        self.group.commands += 1;
+        self.group.wake |= outcome.wake;
+        self.group.writes.extend(outcome.writes);
+        self.group
+            .replies
+            .extend(answer.map(|answer| (answer, outcome.reply)));
+    }
+
+    fn reply(&self, group: Group) {
+        for (answer, reply) in group.replies {
+            let _ = answer.send(Ok(reply)); // the asker may have gone
+        }
+        if group.wake {
+            self.woken.send_modify(|count| *count += 1);
+        }
+    }
+
+    /// Drops memory and folds it anew. False when this scheduler must not write any more.
+    async fn rebuild(
+        &mut self,
+        failed: Group,
+        error: &StoreError,
+        stop: &CancellationToken,
+    ) -> bool {
+        for group in [failed, std::mem::take(&mut self.group)] {
+            for (answer, _) in group.replies {
+                let _ = answer.send(Err(DispatchError::Retry)); // the asker may have gone
+            }
+        }
+        if matches!(error, StoreError::Deposed { .. }) {
+            return false;
+        }
+        let mut pause = REBUILD_PAUSE_FIRST;
+        loop {
+            self.metrics.rebuilds.inc();
+            match fold(&self.store, &self.limits, self.clock).await {
+                Ok(farm) if farm.term() == self.farm.term() => {
+                    self.farm = farm;
+                    self.woken.send_modify(|count| *count += 1);
+                    return true;
+                }
+                Ok(farm) => {
+                    tracing::error!(
+                        term = farm.term(),
+                        "another scheduler leads: this one stops"
+                    );
+                    return false;
+                }
+                Err(error) => tracing::error!(cause = ?error, "cannot fold the farm: {error}"),
+            }
+            tokio::select! {
+                () = sleep(pause) => pause = (pause * 2).min(REBUILD_PAUSE_MAX),
+                () = stop.cancelled() => return false,
+            }
+        }
+    }
+}
+
+/// One event a change of state.
+fn log_changes(writes: &[Write]) {
+    for write in writes {
+        match write {
+            Write::UpdateTask { was, row } if was.state != row.state.name() => tracing::info!(
+                task = %row.id,
+                job = %row.job,
+                attempt = row.attempt,
+                from = was.state,
+                to = row.state.name(),
+                "task"
+            ),
+            Write::UpdateJob { was, row } if *was != row.state => {
+                tracing::info!(job = %row.id, from = ?was, to = ?row.state, "job");
+            }
+            Write::UpdateAgent { was, row } if *was != row.state => {
+                tracing::info!(agent = %row.name, from = was.name(), to = row.state.name(), "agent");
+            }
+            _ => {}
+        }
+    }
+}

@@ -1,0 +1,172 @@
+//! Settings of the scheduler: defaults, then a file, then `DAILIES__SCHEDULER__…` variables.
+
+use std::{
+    net::SocketAddr,
+    path::{Path, PathBuf},
+};
+
+use config::{Config, ConfigError, Environment, File};
+use serde::Deserialize;
+
+use crate::{api::ApiSettings, chores::ChoreSettings, core::limits::Limits};
+
+/// All settings; an unknown key is an error.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Settings {
+    /// Address for users and agents alike; port 0 takes a free one.
+    pub listen: SocketAddr,
+    /// Folder of the database, the artefacts, the lock and the first keys.
+    pub data: PathBuf,
+    pub farm: FarmSettings,
+    pub api: ApiSettings,
+    pub chores: ChoreSettings,
+}
+
+/// Times of leases and agents, in milliseconds.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct FarmSettings {
+    pub lease_ttl_ms: i64,
+    /// First expiry of a grant, until a heartbeat names it.
+    pub start_ttl_ms: i64,
+    pub heartbeat_ms: i64,
+    /// How long a poll without work is held; below common idle limits of proxies.
+    pub long_poll_ms: u64,
+    pub yield_grace_ms: i64,
+    pub drain_finish_ms: i64,
+    pub gone_after_ms: i64,
+    pub progress_write_ms: i64,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            listen: SocketAddr::from(([127, 0, 0, 1], 8080)),
+            data: PathBuf::from("data"),
+            farm: FarmSettings::default(),
+            api: ApiSettings::default(),
+            chores: ChoreSettings::default(),
+        }
+    }
+}
+
+impl Default for FarmSettings {
+    fn default() -> Self {
+        let limits = Limits::default();
+        Self {
+            lease_ttl_ms: limits.lease_ttl_ms,
+            start_ttl_ms: limits.start_ttl_ms,
+            heartbeat_ms: limits.heartbeat_ms,
+            long_poll_ms: 25_000,
+            yield_grace_ms: limits.yield_grace_ms,
+            drain_finish_ms: limits.drain_finish_ms,
+            gone_after_ms: limits.gone_after_ms,
+            progress_write_ms: limits.progress_write_ms,
+        }
+    }
+}
+
+impl FarmSettings {
+    /// What the core takes.
+    ///
+    /// # Errors
+    /// A text that names the setting under which leases could not live.
+    pub fn limits(&self) -> Result<Limits, String> {
+        let positive = [
+            ("lease_ttl_ms", self.lease_ttl_ms),
+            ("start_ttl_ms", self.start_ttl_ms),
+            ("heartbeat_ms", self.heartbeat_ms),
+        ];
+        if let Some((name, _)) = positive.iter().find(|(_, value)| *value <= 0) {
+            return Err(format!("farm.{name} must be above 0"));
+        }
+        if self.lease_ttl_ms < 3 * self.heartbeat_ms {
+            return Err(format!(
+                "farm.lease_ttl_ms is {}: a lease must outlive three heartbeats of {} ms",
+                self.lease_ttl_ms, self.heartbeat_ms
+            ));
+        }
+        Ok(Limits {
+            lease_ttl_ms: self.lease_ttl_ms,
+            start_ttl_ms: self.start_ttl_ms,
+            heartbeat_ms: self.heartbeat_ms,
+            yield_grace_ms: self.yield_grace_ms,
+            drain_finish_ms: self.drain_finish_ms,
+            gone_after_ms: self.gone_after_ms,
+            progress_write_ms: self.progress_write_ms,
+        })
+    }
+}
+
+impl Settings {
+    /// Reads `file`, if there is one, and the environment.
+    ///
+    /// # Errors
+    /// Names the file, key or variable that cannot be read or is not known.
+    pub fn read(file: Option<&Path>) -> Result<Self, ConfigError> {
+        Self::from_sources(file, Environment::with_prefix("DAILIES__SCHEDULER"))
+    }
+
+    fn from_sources(file: Option<&Path>, variables: Environment) -> Result<Self, ConfigError> {
+        let variables = variables
+            .prefix_separator("__")
+            .separator("__")
+            .try_parsing(true);
+        let mut sources = Config::builder();
+        if let Some(file) = file {
+            sources = sources.add_source(File::from(file));
+        }
+        sources.add_source(variables).build()?.try_deserialize()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(text: &str, variables: &[(&str, &str)]) -> Result<Settings, ConfigError> {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("scheduler.toml");
+        std::fs::write(&file, text).unwrap();
+        let source = variables
+            .iter()
+            .map(|(k, v)| (k.to_string(), v.to_string()))
+            .collect();
+        let variables = Environment::with_prefix("DAILIES__SCHEDULER").source(Some(source));
+        Settings::from_sources(Some(&file), variables)
+    }
+
+    #[test]
+    fn variables_win_over_the_file_and_the_file_over_defaults() {
+        let file = "listen = '127.0.0.1:9000'\n[farm]\nheartbeat_ms = 700\n";
+        let variables = [
+            ("DAILIES__SCHEDULER__FARM__HEARTBEAT_MS", "900"),
+            ("DAILIES__AGENT__NAME", "ignored"),
+        ];
+        let settings = read(file, &variables).unwrap();
+        assert_eq!(settings.listen.port(), 9000);
+        assert_eq!(settings.farm.heartbeat_ms, 900);
+        assert_eq!(settings.farm.limits().unwrap().lease_ttl_ms, 30_000);
+    }
+
+    #[test]
+    fn an_unknown_key_is_an_error_that_names_it() {
+        let error = read("lisen = '127.0.0.1:1'", &[]).unwrap_err().to_string();
+        assert!(error.contains("lisen"), "{error}");
+        let error = read("", &[("DAILIES__SCHEDULER__FARM__TTL", "1")])
+            .unwrap_err()
+            .to_string();
+        assert!(error.contains("ttl"), "{error}");
+    }
+
+    #[test]
+    fn a_lease_shorter_than_three_heartbeats_is_refused() {
+        let farm = FarmSettings {
+            lease_ttl_ms: 1_000,
+            heartbeat_ms: 400,
+            ..FarmSettings::default()
+        };
+        assert!(farm.limits().unwrap_err().contains("lease_ttl_ms"));
+    }
+}

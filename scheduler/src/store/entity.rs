@@ -1,0 +1,259 @@
+//! One entity a table. Times are Unix milliseconds, enums and nested values text.
+
+/// An entity without relations: joins are written where they are used.
+macro_rules! table {
+    ($(#[$doc:meta])* $module:ident $name:tt { $($fields:tt)* }) => {
+        $(#[$doc])*
+        pub mod $module {
+            use sea_orm::entity::prelude::*;
+
+            #[derive(Clone, Debug, PartialEq, DeriveEntityModel)]
+            #[sea_orm(table_name = $name)]
+            pub struct Model { $($fields)* }
+
+            #[derive(Copy, Clone, Debug, EnumIter, DeriveRelation)]
+            pub enum Relation {}
+
+            impl ActiveModelBehavior for ActiveModel {}
+        }
+    };
+}
+
+table! {
+    /// One row, id 1.
+    leader "leader" {
+        #[sea_orm(primary_key, auto_increment = false)]
+        pub id: i32,
+        pub term: i64,
+        pub seq: i64,
+    }
+}
+
+table! {
+    account "account" {
+        #[sea_orm(primary_key, auto_increment = false)]
+        pub id: Uuid,
+        pub parent: Option<Uuid>,
+        pub level: String,
+        pub name: String,
+        pub created_at_ms: i64,
+    }
+}
+
+table! {
+    api_key "api_key" {
+        #[sea_orm(primary_key, auto_increment = false)]
+        pub hash: String,
+        pub project: Uuid,
+        pub name: String,
+        pub created_at_ms: i64,
+        pub revoked_at_ms: Option<i64>,
+    }
+}
+
+table! {
+    job "job" {
+        #[sea_orm(primary_key, auto_increment = false)]
+        pub id: Uuid,
+        pub seq: i64,
+        pub project: Uuid,
+        pub request: String,
+        /// The bits of a `u64`.
+        pub seed: i64,
+        pub band: String,
+        pub state: String,
+        pub progress: i32,
+        pub created_at_ms: i64,
+        pub ended_at_ms: Option<i64>,
+        pub error_code: Option<String>,
+        pub error_message: Option<String>,
+    }
+}
+
+table! {
+    task "task" {
+        #[sea_orm(primary_key, auto_increment = false)]
+        pub id: Uuid,
+        pub job: Uuid,
+        pub place: i32,
+        pub kind: String,
+        pub spec: String,
+        pub inputs: String,
+        pub estimate_us: i64,
+        pub state: String,
+        pub attempt: i64,
+        pub inputs_left: Option<i32>,
+        pub eligible_at_ms: Option<i64>,
+        pub backoff: Option<String>,
+        pub agent: Option<Uuid>,
+        pub boot: Option<Uuid>,
+        pub device: Option<i64>,
+        /// The bits of a `u64`.
+        pub poll_id: Option<i64>,
+        pub granted_at_ms: Option<i64>,
+        pub output: Option<String>,
+        pub failed_class: Option<String>,
+        pub failed_message: Option<String>,
+        pub failures: String,
+        pub failed_on: String,
+        pub used_us: i64,
+        pub step: i64,
+        pub steps: i64,
+    }
+}
+
+table! {
+    attempt "attempt" {
+        #[sea_orm(primary_key, auto_increment = false)]
+        pub task: Uuid,
+        #[sea_orm(primary_key, auto_increment = false)]
+        pub number: i64,
+        pub term: i64,
+        pub agent: Uuid,
+        pub boot: Uuid,
+        pub device: i64,
+        pub granted_at_ms: i64,
+        pub ended_at_ms: Option<i64>,
+        pub outcome: Option<String>,
+        pub message: Option<String>,
+        pub device_us: Option<i64>,
+    }
+}
+
+table! {
+    checkpoint "checkpoint" {
+        #[sea_orm(primary_key, auto_increment = false)]
+        pub task: Uuid,
+        #[sea_orm(primary_key, auto_increment = false)]
+        pub step: i64,
+        pub digest: String,
+        pub agent: Uuid,
+        pub made_at_ms: i64,
+    }
+}
+
+table! {
+    artefact_ref "artefact_ref" {
+        #[sea_orm(primary_key, auto_increment = false)]
+        pub job: Uuid,
+        #[sea_orm(primary_key, auto_increment = false)]
+        pub task: Uuid,
+        /// A variant, or `input`.
+        #[sea_orm(primary_key, auto_increment = false)]
+        pub variant: String,
+        #[sea_orm(primary_key, auto_increment = false)]
+        pub digest: String,
+        pub bytes: i64,
+    }
+}
+
+table! {
+    reservation "reservation" {
+        #[sea_orm(primary_key, auto_increment = false)]
+        pub job: Uuid,
+        pub project: Uuid,
+        pub state: String,
+        pub reserved_us: i64,
+        pub held_us: i64,
+        pub posted_us: i64,
+        pub refunded_us: i64,
+    }
+}
+
+table! {
+    ledger_entry "ledger_entry" {
+        #[sea_orm(primary_key, auto_increment = false)]
+        pub seq: i64,
+        pub entry_key: String,
+        pub account: Uuid,
+        pub from_bucket: String,
+        pub to_bucket: String,
+        pub amount_us: i64,
+        pub at_ms: i64,
+    }
+}
+
+table! {
+    balance "balance" {
+        #[sea_orm(primary_key, auto_increment = false)]
+        pub account: Uuid,
+        pub available_us: i64,
+        pub held_us: i64,
+        pub spent_us: i64,
+    }
+}
+
+table! {
+    agent "agent" {
+        #[sea_orm(primary_key, auto_increment = false)]
+        pub id: Uuid,
+        pub name: String,
+        pub boot: Uuid,
+        pub last_boot: Option<Uuid>,
+        pub state: String,
+        pub drained: bool,
+        pub version: String,
+        pub devices: String,
+        pub weights: String,
+        pub ffmpeg: Option<String>,
+    }
+}
+
+table! {
+    dedupe "dedupe" {
+        #[sea_orm(primary_key, auto_increment = false)]
+        pub fingerprint: String,
+        pub jobs: String,
+        pub errors: i64,
+        pub expires_at_ms: i64,
+    }
+}
+
+table! {
+    idempotency "idempotency" {
+        #[sea_orm(primary_key, auto_increment = false)]
+        pub scope: String,
+        pub fingerprint: String,
+        pub outcome: String,
+        pub expires_at_ms: i64,
+    }
+}
+
+table! {
+    outbox "outbox" {
+        #[sea_orm(primary_key, auto_increment = false)]
+        pub seq: i64,
+        pub kind: String,
+        pub job: Uuid,
+        pub project: Uuid,
+        pub at_ms: i64,
+        pub next_at_ms: Option<i64>,
+    }
+}
+
+table! {
+    tombstone "tombstone" {
+        #[sea_orm(primary_key, auto_increment = false)]
+        pub job: Uuid,
+        pub project: Uuid,
+        pub created_at_ms: i64,
+        pub deleted_at_ms: i64,
+    }
+}
+
+table! {
+    chore "chore" {
+        #[sea_orm(primary_key, auto_increment = false)]
+        pub name: String,
+        pub payload: String,
+        /// Fencing token of chores: grows with each start of a run.
+        pub run: i64,
+        pub next_at_ms: i64,
+        /// Until when a run holds the chore; absent while none does.
+        pub leased_until_ms: Option<i64>,
+        pub last_done_at_ms: Option<i64>,
+        pub last_error: Option<String>,
+        /// Runs in a row that failed.
+        pub failures: i64,
+    }
+}

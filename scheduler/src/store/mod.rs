@@ -1,0 +1,185 @@
+//! The database: the only place that speaks SQL.
+//!
+//! One connection writes, several read. [`commit`] turns the core's writes into one transaction,
+//! [`load`] reads what the core is folded from, [`read`] is what the API shows,
+//! [`upkeep`] is what chores remove.
+
+pub mod chores;
+mod commit;
+mod convert;
+pub mod entity;
+mod load;
+pub mod migration;
+pub mod read;
+pub mod upkeep;
+
+#[cfg(test)]
+mod tests;
+
+use std::{path::Path, time::Duration};
+
+use sea_orm::{
+    ConnectOptions, ConnectionTrait, Database, DatabaseConnection, DatabaseTransaction, DbErr,
+    EntityTrait, SqliteTransactionMode, Statement, TransactionOptions, TransactionTrait,
+    sea_query::{Expr, ExprTrait},
+    sqlx::sqlite::{SqliteJournalMode, SqliteSynchronous},
+};
+use sea_orm_migration::MigratorTrait;
+
+use self::entity::leader;
+
+/// Name of the database file in the data folder.
+pub const FILE: &str = "dailies.db";
+/// Connections that only read.
+const READERS: u32 = 4;
+const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
+const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(30);
+const MMAP_BYTES: &str = "268435456";
+const JOURNAL_BYTES_MAX: &str = "67108864";
+
+/// Handle to the database; cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Store {
+    writer: DatabaseConnection,
+    readers: DatabaseConnection,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    #[error("the database failed to {step}")]
+    Failed {
+        step: &'static str,
+        #[source]
+        source: DbErr,
+    },
+    /// Another scheduler has taken over, or the file was put back from a copy.
+    #[error("the database has another leader than term {term}")]
+    Deposed { term: u64 },
+    /// Memory and database differ; the caller folds anew.
+    #[error("the database held another state than expected: {write}")]
+    Unexpected { write: String },
+    #[error("the database holds a {column} that cannot be read: {value}")]
+    Broken { column: &'static str, value: String },
+    #[error(
+        "the database was made by a newer version (it has {version}); start that version, or restore a backup made before the upgrade"
+    )]
+    Newer { version: String },
+}
+
+/// Names the step that an error of the database stopped.
+fn failed(step: &'static str) -> impl FnOnce(DbErr) -> StoreError {
+    move |source| StoreError::Failed { step, source }
+}
+
+impl Store {
+    /// Opens or makes the database in `folder` and brings its schema up to date.
+    pub async fn open(folder: &Path) -> Result<Self, StoreError> {
+        let url = format!("sqlite://{}?mode=rwc", folder.join(FILE).display());
+        let writer = connect(&url, 1, SqliteSynchronous::Full).await?;
+        refuse_newer(&writer).await?;
+        migration::Migrator::up(&writer, None)
+            .await
+            .map_err(failed("bring its schema up to date"))?;
+        let readers = connect(&url, READERS, SqliteSynchronous::Full).await?;
+        Ok(Self { writer, readers })
+    }
+
+    /// Becomes the leader of the next term. The caller holds the lock that keeps others out.
+    pub async fn take_term(&self) -> Result<u64, StoreError> {
+        let step = "take the next term";
+        let tx = self.write_tx().await?;
+        leader::Entity::update_many()
+            .col_expr(leader::Column::Term, Expr::col(leader::Column::Term).add(1))
+            .exec(&tx)
+            .await
+            .map_err(failed(step))?;
+        let row = leader::Entity::find_by_id(1)
+            .one(&tx)
+            .await
+            .map_err(failed(step))?;
+        tx.commit().await.map_err(failed(step))?;
+        row.map(|row| row.term as u64).ok_or(StoreError::Broken {
+            column: "leader",
+            value: "no row".into(),
+        })
+    }
+
+    /// A transaction that takes the write lock at once; one that reads first could not get it later.
+    async fn write_tx(&self) -> Result<DatabaseTransaction, StoreError> {
+        let options = TransactionOptions {
+            sqlite_transaction_mode: Some(SqliteTransactionMode::Immediate),
+            ..TransactionOptions::default()
+        };
+        self.writer
+            .begin_with_options(options)
+            .await
+            .map_err(failed("begin a write"))
+    }
+
+    /// Runs any statement, so that a test can make the database fail.
+    #[cfg(test)]
+    pub(crate) async fn execute(&self, sql: &str) {
+        let done = self.writer.execute_unprepared(sql).await;
+        done.expect("tests run statements that the database takes");
+    }
+
+    /// Ends all connections; clones of this handle fail from then on.
+    pub async fn close(&self) {
+        // An error here has nothing left to spoil: everything acknowledged is on disk.
+        if let Err(error) = self.readers.clone().close().await {
+            tracing::debug!(%error, "the readers did not close cleanly");
+        }
+        if let Err(error) = self.writer.clone().close().await {
+            tracing::debug!(%error, "the writer did not close cleanly");
+        }
+    }
+}
+
+async fn connect(
+    url: &str,
+    connections: u32,
+    synchronous: SqliteSynchronous,
+) -> Result<DatabaseConnection, StoreError> {
+    let mut options = ConnectOptions::new(url);
+    options
+        .max_connections(connections)
+        .acquire_timeout(ACQUIRE_TIMEOUT)
+        .sqlx_logging(false)
+        .map_sqlx_sqlite_opts(move |sqlite| {
+            sqlite
+                .journal_mode(SqliteJournalMode::Wal)
+                .synchronous(synchronous)
+                .busy_timeout(BUSY_TIMEOUT)
+                .foreign_keys(true)
+                .pragma("temp_store", "memory")
+                .pragma("mmap_size", MMAP_BYTES)
+                .pragma("journal_size_limit", JOURNAL_BYTES_MAX)
+        });
+    Database::connect(options).await.map_err(failed("open"))
+}
+
+async fn refuse_newer(db: &DatabaseConnection) -> Result<(), StoreError> {
+    let step = "read its version";
+    let backend = db.get_database_backend();
+    let sql = "SELECT name FROM sqlite_master WHERE name = 'seaql_migrations'";
+    let table = db
+        .query_one_raw(Statement::from_string(backend, sql))
+        .await
+        .map_err(failed(step))?;
+    if table.is_none() {
+        return Ok(());
+    }
+    let sql = "SELECT version FROM seaql_migrations";
+    let rows = db
+        .query_all_raw(Statement::from_string(backend, sql))
+        .await
+        .map_err(failed(step))?;
+    let known = migration::known();
+    for row in rows {
+        let version: String = row.try_get("", "version").map_err(failed(step))?;
+        if !known.contains(&version) {
+            return Err(StoreError::Newer { version });
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,229 @@
+//! The store on real SQLite files.
+
+use schemas::{JobId, TaskId, task::Variant};
+use uuid::Uuid;
+
+use super::{
+    Store, StoreError,
+    read::{After, Order},
+};
+use crate::core::{
+    Farm,
+    command::Command,
+    limits::Limits,
+    model::{PROJECT, accounts, job},
+    rows::{JobRow, JobState, TaskState},
+    simulation::history,
+    write::{TaskGuard, Write},
+};
+
+async fn store() -> (tempfile::TempDir, Store, Farm) {
+    let folder = tempfile::tempdir().unwrap();
+    let store = Store::open(folder.path()).await.unwrap();
+    let term = store.take_term().await.unwrap();
+    let mut farm = Farm::empty(Limits::default(), term);
+    for row in accounts() {
+        apply(&store, &mut farm, Command::AddAccount(row), 1).await;
+    }
+    (folder, store, farm)
+}
+
+async fn apply(store: &Store, farm: &mut Farm, command: Command, now: i64) {
+    let outcome = farm.apply(command, now);
+    store
+        .commit(farm.term(), farm.seq(), &outcome.writes)
+        .await
+        .unwrap();
+}
+
+#[tokio::test]
+async fn a_rebuilt_core_equals_the_live_one_field_by_field() {
+    for seed in 0..3 {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(folder.path()).await.unwrap();
+        let run = history(seed);
+        let term = store.take_term().await.unwrap();
+        for (seq, writes) in &run.commits {
+            store.commit(term, *seq, writes).await.unwrap();
+        }
+        let mut snapshot = store.load(run.now).await.unwrap();
+        snapshot.term = run.farm.term(); // the simulation changed leaders in between
+        let rebuilt = Farm::fold(run.limits, snapshot, run.now).unwrap();
+        assert_eq!(rebuilt.durable(), run.farm.durable(), "seed {seed}");
+    }
+}
+
+#[tokio::test]
+async fn a_write_that_meets_another_state_undoes_its_whole_group() {
+    let (_folder, store, mut farm) = store().await;
+    let submit = Command::Submit(Box::new(job(1, 1)));
+    apply(&store, &mut farm, submit, 5).await;
+    let mut row: JobRow = farm.durable().jobs[0].clone();
+    row.state = JobState::Succeeded;
+    let good = Write::UpdateJob {
+        was: JobState::Waiting,
+        row: row.clone(),
+    };
+    let bad = Write::UpdateTask {
+        was: TaskGuard {
+            state: "leased",
+            attempt: 1,
+        },
+        row: farm.durable().tasks[0].clone(),
+    };
+    let error = store
+        .commit(farm.term(), 9, &[good, bad])
+        .await
+        .unwrap_err();
+    assert!(matches!(error, StoreError::Unexpected { .. }), "{error}");
+    let view = store.job(PROJECT, row.id).await.unwrap().unwrap();
+    assert_eq!(view.state, JobState::Waiting);
+    assert_eq!(store.load(6).await.unwrap().seq, farm.seq());
+}
+
+#[tokio::test]
+async fn a_deposed_leader_cannot_commit() {
+    let (_folder, store, farm) = store().await;
+    assert_eq!(store.take_term().await.unwrap(), farm.term() + 1);
+    let error = store.commit(farm.term(), 2, &[]).await.unwrap_err();
+    assert!(matches!(error, StoreError::Deposed { .. }), "{error}");
+}
+
+#[tokio::test]
+async fn a_database_of_a_newer_version_is_not_touched() {
+    let (folder, store, _) = store().await;
+    store
+        .execute("INSERT INTO seaql_migrations (version, applied_at) VALUES ('m9999_later', 0)")
+        .await;
+    store.close().await;
+    let error = Store::open(folder.path()).await.unwrap_err();
+    assert!(error.to_string().contains("newer version"), "{error}");
+}
+
+#[tokio::test]
+async fn a_file_that_is_no_database_is_said_to_be_none() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(
+        folder.path().join(super::FILE),
+        "this is not SQLite, it is text",
+    )
+    .unwrap();
+    let error = Store::open(folder.path()).await.unwrap_err();
+    assert!(matches!(error, StoreError::Failed { .. }), "{error}");
+}
+
+#[tokio::test]
+async fn pages_follow_each_other_without_gap_while_jobs_come_and_go() {
+    let (_folder, store, mut farm) = store().await;
+    for number in 1..=5 {
+        let submit = Command::Submit(Box::new(job(number, 1)));
+        // Two of them in the same millisecond: the id decides.
+        apply(&store, &mut farm, submit, 10 + (number / 2) as i64).await;
+    }
+    let ids = |page: &super::read::JobsPage| -> Vec<u128> {
+        page.jobs.iter().map(|view| view.id.0.as_u128()).collect()
+    };
+    let page =
+        async |after, limit, order| store.jobs_page(PROJECT, after, limit, order).await.unwrap();
+    let first = page(None, 2, Order::Desc).await;
+    assert_eq!((ids(&first), first.has_more), (vec![5, 4], true));
+
+    let id = JobId(Uuid::from_u128(4));
+    let delete = Command::Delete {
+        project: PROJECT,
+        job: id,
+    };
+    apply(&store, &mut farm, delete, 20).await;
+    apply(&store, &mut farm, Command::Submit(Box::new(job(6, 1))), 21).await;
+    let cursor = store.cursor(PROJECT, id).await.unwrap();
+    assert_eq!(cursor.map(|c: After| c.created_at_ms), Some(12));
+    let second = page(cursor, 2, Order::Desc).await;
+    assert_eq!((ids(&second), second.has_more), (vec![3, 2], true));
+    let cursor = store.cursor(PROJECT, second.jobs[1].id).await.unwrap();
+    let last = page(cursor, 2, Order::Desc).await;
+    assert_eq!((ids(&last), last.has_more), (vec![1], false));
+
+    assert_eq!(ids(&page(None, 9, Order::Asc).await), [1, 2, 3, 5, 6]);
+    assert_eq!(ids(&page(cursor, 9, Order::Asc).await), [3, 5, 6]);
+    let none = page(None, 0, Order::Asc).await;
+    assert_eq!((ids(&none), none.has_more), (vec![], false));
+    let other = schemas::AccountId(Uuid::nil());
+    assert!(store.job(other, second.jobs[0].id).await.unwrap().is_none());
+    assert!(store.cursor(other, id).await.unwrap().is_none());
+    let dead = store.tombstone(PROJECT, id).await.unwrap().unwrap();
+    assert_eq!((dead.created_at_ms, dead.deleted_at_ms), (12, 20));
+}
+
+#[tokio::test]
+async fn a_view_shows_what_was_committed() {
+    let (_folder, store, mut farm) = store().await;
+    let submit = Command::Submit(Box::new(job(1, 2)));
+    apply(&store, &mut farm, submit, 5).await;
+    let view = store
+        .job(PROJECT, JobId(Uuid::from_u128(1)))
+        .await
+        .unwrap()
+        .unwrap();
+    assert_eq!((view.created_at_ms, view.seed, view.progress), (5, 7, 0));
+    let states: Vec<&str> = view.tasks.iter().map(|task| task.state.as_str()).collect();
+    assert_eq!(states, ["ready", "ready", "blocked"]);
+    assert_eq!(view.reservation.reserved.0, 10_000_000);
+    assert!(view.artefact(Variant::Film).is_none());
+}
+
+#[tokio::test]
+async fn expired_rows_are_removed_and_others_stay() {
+    let (_folder, store, mut farm) = store().await;
+    for number in 1..=2 {
+        let id = JobId(Uuid::from_u128(number));
+        let submit = Command::Submit(Box::new(job(number, 1)));
+        apply(&store, &mut farm, submit, 5).await;
+        let delete = Command::Delete {
+            project: PROJECT,
+            job: id,
+        };
+        apply(&store, &mut farm, delete, 10 * number as i64).await;
+    }
+    let note = Command::NoteError {
+        fingerprint: "f".into(),
+    };
+    apply(&store, &mut farm, note, 30).await;
+    assert_eq!(store.remove_expired(40, 15).await.unwrap(), 1);
+    assert_eq!(store.remove_expired(30 + 900_000, 15).await.unwrap(), 1);
+    let tombstone = async |n| {
+        store
+            .tombstone(PROJECT, JobId(Uuid::from_u128(n)))
+            .await
+            .unwrap()
+    };
+    assert!(tombstone(1).await.is_none());
+    assert!(tombstone(2).await.is_some());
+}
+
+#[tokio::test]
+async fn artefacts_are_referenced_as_long_as_their_job() {
+    let (_folder, store, mut farm) = store().await;
+    let mut new = job(1, 1);
+    let digest = schemas::Digest::of(b"first frame");
+    new.tasks[0].reads = vec![digest];
+    let project = new.project;
+    apply(&store, &mut farm, Command::Submit(Box::new(new)), 5).await;
+    assert!(
+        store
+            .referenced_artefacts()
+            .await
+            .unwrap()
+            .contains(&digest)
+    );
+    let job = JobId(Uuid::from_u128(1));
+    apply(&store, &mut farm, Command::Delete { project, job }, 6).await;
+    assert!(store.referenced_artefacts().await.unwrap().is_empty());
+    let tasks = farm.durable().tasks;
+    let leased = |task: &crate::core::rows::TaskRow| matches!(task.state, TaskState::Leased(_));
+    assert!(!tasks.iter().any(leased));
+    assert!(
+        tasks
+            .iter()
+            .all(|task| task.id != TaskId(Uuid::from_u128(100)))
+    );
+}
