@@ -1,1 +1,155 @@
+//! `dailies`: the one binary. One file a subcommand; this one parses and dispatches.
 
+mod agent_cmd;
+mod api;
+mod cancel;
+mod doctor;
+mod eval;
+mod film;
+mod keys;
+mod list;
+mod progress;
+mod render;
+mod save;
+mod serve;
+mod signals;
+mod submit;
+mod summary;
+mod up;
+mod watch;
+
+use std::{io::IsTerminal, process::ExitCode};
+
+use anyhow::{Context, Result};
+use clap::{Parser, Subcommand};
+use tracing_subscriber::EnvFilter;
+
+/// Makes film with sound from prompts, on machines you own.
+#[derive(Parser, Debug)]
+#[command(name = "dailies", version, about, propagate_version = true, after_help = EXAMPLES)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+const EXAMPLES: &str = "Examples:
+  dailies doctor                                   what is here and what is missing
+  dailies render \"a red ball bounces\" -o film.mp4  one film, here and now
+  dailies up                                       a farm in one process; then, beside it:
+  dailies submit \"a red ball bounces\" -o film.mp4  the same film through the farm
+
+More about a command: dailies help COMMAND";
+
+#[derive(Subcommand, Debug)]
+enum Command {
+    /// Run a whole farm in this process: the scheduler and one agent on the CPU.
+    Up(up::UpArgs),
+    /// Render one prompt here, without a scheduler.
+    Render(render::RenderArgs),
+    /// Hand a prompt to the farm.
+    Submit(submit::SubmitArgs),
+    /// Show the newest films.
+    List(list::ListArgs),
+    /// Follow a film to its end, and save it.
+    Watch(watch::WatchArgs),
+    /// End films that are not finished, and remove them.
+    Cancel(cancel::CancelArgs),
+    /// Run the scheduler alone, for agents on other nodes.
+    Serve(serve::ServeArgs),
+    /// Run an agent that renders for a scheduler elsewhere.
+    Agent(agent_cmd::AgentArgs),
+    /// Measure what a model's films show and sound like.
+    Eval(eval::EvalArgs),
+    /// Make, show and end API keys.
+    Keys(keys::KeysArgs),
+    /// Look what is here, what is missing, and how to get it.
+    Doctor(doctor::DoctorArgs),
+}
+
+/// Parses the arguments and runs; errors are one line on stderr and exit code 1.
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    log(&cli.command);
+    match run(cli.command) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(command: Command) -> Result<ExitCode> {
+    if let Command::Eval(args) = command {
+        return eval::run(args);
+    }
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .context("cannot start the runtime")?;
+    runtime.block_on(dispatch(command))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn dispatch(command: Command) -> Result<()> {
+    match command {
+        Command::Up(args) => up::run(args).await,
+        Command::Render(args) => render::run(args).await,
+        Command::Submit(args) => or_asked_to_end(submit::run(args)).await,
+        Command::List(args) => list::run(args).await,
+        Command::Watch(args) => or_asked_to_end(watch::run(args)).await,
+        Command::Cancel(args) => cancel::run(args).await,
+        Command::Serve(args) => serve::run(args).await,
+        Command::Agent(args) => agent_cmd::run(args).await,
+        Command::Keys(args) => keys::run(args).await,
+        Command::Doctor(args) => doctor::run(args).await,
+        Command::Eval(_) => unreachable!("it needs no runtime and was run before"),
+    }
+}
+
+/// Drops `work` on Ctrl-C, so that what it has half written goes with it.
+async fn or_asked_to_end(work: impl Future<Output = Result<()>>) -> Result<()> {
+    tokio::select! {
+        ended = work => ended,
+        why = signals::asked_to_end() => {
+            anyhow::bail!("stopped by {}; a film that was submitted goes on: dailies list", why?)
+        }
+    }
+}
+
+/// Logs to stderr: services say what they do, the others only warn. `DAILIES_LOG` decides finer.
+fn log(command: &Command) {
+    let default = match command {
+        Command::Up(_) | Command::Serve(_) | Command::Agent(_) => "info,sea_orm_migration=warn",
+        _ => "warn",
+    };
+    let filter = EnvFilter::try_from_env("DAILIES_LOG").unwrap_or_else(|_| default.into());
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_writer(std::io::stderr)
+        .init();
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_arguments_are_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_command_says_what_it_does() {
+        for command in Cli::command().get_subcommands() {
+            assert!(
+                command.get_about().is_some(),
+                "{} has no help",
+                command.get_name()
+            );
+        }
+    }
+}

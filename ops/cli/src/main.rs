@@ -1,1 +1,5 @@
-fn main() {}
+//! The one binary of Dailies; everything is in the library beside it.
+
+fn main() -> std::process::ExitCode {
+    dailies::main()
+}

@@ -1,0 +1,262 @@
+//! The CLI as a client of the Videos API.
+
+use std::{
+    io::Write,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use anyhow::{Context, Result, anyhow, bail};
+use clap::Args;
+use reqwest::{Method, RequestBuilder, Response, StatusCode, multipart};
+use schemas::video::{DeletedVideo, ErrorBody, Video, VideoList};
+use serde::de::DeserializeOwned;
+
+use crate::film::FilmArgs;
+
+const CALL_TIMEOUT: Duration = Duration::from_secs(60);
+const DOWNLOAD_TIMEOUT: Duration = Duration::from_secs(3_600);
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// File in the scheduler's data folder with the key that it made at its first start.
+pub const KEY_FILE: &str = "api-key";
+
+/// Where the farm is and who asks.
+#[derive(Args, Clone, Debug)]
+pub struct ServerArgs {
+    /// Address of the scheduler.
+    #[arg(long, env = "DAILIES_URL", default_value = "http://127.0.0.1:8080")]
+    pub url: String,
+    /// API key [default: the file api-key in the data folder]
+    #[arg(long, env = "DAILIES_API_KEY", hide_env_values = true)]
+    pub key: Option<String>,
+    /// Data folder of a scheduler on this machine.
+    #[arg(long, env = "DAILIES_DATA", default_value = "data")]
+    pub data: PathBuf,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum ApiError {
+    #[error(
+        "cannot reach the scheduler at {url} ({reason}). Start one with 'dailies up', \
+         or name another with --url"
+    )]
+    Unreachable { url: String, reason: String },
+    #[error("{message}")]
+    Refused { status: StatusCode, message: String },
+}
+
+pub struct Api {
+    http: reqwest::Client,
+    base: String,
+    key: String,
+}
+
+impl Api {
+    pub fn new(args: &ServerArgs) -> Result<Self> {
+        let http = reqwest::Client::builder()
+            .connect_timeout(CONNECT_TIMEOUT)
+            .no_proxy()
+            .build()?;
+        let base = args
+            .url
+            .trim_end_matches('/')
+            .trim_end_matches("/v1")
+            .to_string();
+        let url = reqwest::Url::parse(&base)
+            .map_err(|_| anyhow!("'{base}' is no address: write http://HOST:PORT"))?;
+        if url.scheme() != "http" {
+            bail!("'{base}' cannot be called: this build speaks http:// only");
+        }
+        let key = match &args.key {
+            Some(key) => key.clone(),
+            None => read_key(&args.data.join(KEY_FILE))?,
+        };
+        Ok(Self {
+            http,
+            base,
+            key: key.trim().to_string(),
+        })
+    }
+
+    pub async fn create(&self, film: &FilmArgs, model: &str) -> Result<Video> {
+        let mut form = multipart::Form::new()
+            .text("prompt", film.prompt.clone())
+            .text("model", model.to_string());
+        let fields = [
+            ("size", film.size.clone()),
+            ("seconds", film.seconds.clone()),
+            ("seed", film.seed.map(|seed| seed.to_string())),
+            ("steps", film.steps.map(|steps| steps.to_string())),
+            (
+                "guidance_scale",
+                film.guidance.map(|scale| scale.to_string()),
+            ),
+            (
+                "negative_prompt",
+                Some(film.negative.clone()).filter(|text| !text.is_empty()),
+            ),
+        ];
+        for (name, value) in fields {
+            if let Some(value) = value {
+                form = form.text(name, value);
+            }
+        }
+        if let Some(path) = &film.image {
+            let image = multipart::Part::bytes(crate::render::read_image(path)?);
+            form = form.part("input_reference", image.file_name("first-frame"));
+            form = form.text("reference_fit", "cover");
+        }
+        let request = self
+            .call(Method::POST, "videos")
+            .timeout(CALL_TIMEOUT)
+            .multipart(form);
+        self.json(request).await
+    }
+
+    pub async fn get(&self, id: &str) -> Result<Video> {
+        self.json(
+            self.call(Method::GET, &format!("videos/{id}"))
+                .timeout(CALL_TIMEOUT),
+        )
+        .await
+    }
+
+    pub async fn list(&self, limit: u32, after: Option<&str>) -> Result<VideoList> {
+        let after = after.map(|id| format!("&after={id}")).unwrap_or_default();
+        let path = format!("videos?limit={limit}{after}");
+        self.json(self.call(Method::GET, &path).timeout(CALL_TIMEOUT))
+            .await
+    }
+
+    pub async fn delete(&self, id: &str) -> Result<DeletedVideo> {
+        self.json(
+            self.call(Method::DELETE, &format!("videos/{id}"))
+                .timeout(CALL_TIMEOUT),
+        )
+        .await
+    }
+
+    /// Downloads the film of `id` into a new file at `path`.
+    pub async fn download(&self, id: &str, path: &Path) -> Result<()> {
+        let request = self.call(Method::GET, &format!("videos/{id}/content"));
+        let mut answer = self.send(request.timeout(DOWNLOAD_TIMEOUT)).await?;
+        let announced = answer.content_length();
+        let mut file = std::fs::File::create(path)
+            .with_context(|| format!("cannot write {}", path.display()))?;
+        let mut bytes = 0;
+        while let Some(chunk) = answer.chunk().await.context("the download broke off")? {
+            file.write_all(&chunk)
+                .context("cannot write the film: is the disk full?")?;
+            bytes += chunk.len() as u64;
+        }
+        match announced {
+            Some(announced) if announced != bytes => {
+                bail!("the download broke off after {bytes} of {announced} bytes")
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn call(&self, method: Method, path: &str) -> RequestBuilder {
+        self.http
+            .request(method, format!("{}/v1/{path}", self.base))
+            .bearer_auth(&self.key)
+    }
+
+    async fn json<A: DeserializeOwned>(&self, request: RequestBuilder) -> Result<A> {
+        let answer = self.send(request).await?;
+        answer
+            .json()
+            .await
+            .context("the scheduler gave an answer that this version does not know")
+    }
+
+    async fn send(&self, request: RequestBuilder) -> Result<Response, ApiError> {
+        let answer = request
+            .send()
+            .await
+            .map_err(|error| ApiError::Unreachable {
+                url: self.base.clone(),
+                reason: first_cause(&error),
+            })?;
+        let status = answer.status();
+        if status.is_success() {
+            return Ok(answer);
+        }
+        let text = answer.text().await.unwrap_or_default();
+        let message = serde_json::from_str::<ErrorBody>(&text).map_or_else(
+            |_| format!("the scheduler answered {status}"),
+            |b| b.error.message,
+        );
+        let message = match status {
+            StatusCode::UNAUTHORIZED => {
+                format!("{message} Give it with --key, or in DAILIES_API_KEY")
+            }
+            _ => message,
+        };
+        Err(ApiError::Refused { status, message })
+    }
+}
+
+fn read_key(path: &Path) -> Result<String> {
+    std::fs::read_to_string(path).with_context(|| {
+        format!(
+            "no API key: {} cannot be read. Give one with --key or in DAILIES_API_KEY, \
+             or name the scheduler's data folder with --data",
+            path.display()
+        )
+    })
+}
+
+/// The innermost cause: the layers around it only say again that a request failed.
+fn first_cause(error: &dyn std::error::Error) -> String {
+    let mut cause = error;
+    while let Some(inner) = cause.source() {
+        cause = inner;
+    }
+    cause.to_string()
+}
+
+/// Whether the same call may succeed later: the scheduler is away or busy.
+pub fn is_passing(error: &anyhow::Error) -> bool {
+    match error.downcast_ref::<ApiError>() {
+        Some(ApiError::Unreachable { .. }) => true,
+        Some(ApiError::Refused { status, .. }) => {
+            status.is_server_error() || *status == StatusCode::TOO_MANY_REQUESTS
+        }
+        None => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn args(url: &str, key: Option<&str>) -> ServerArgs {
+        ServerArgs {
+            url: url.into(),
+            key: key.map(str::to_string),
+            data: "/nowhere".into(),
+        }
+    }
+
+    #[test]
+    fn the_address_may_end_like_the_base_url_of_an_sdk() {
+        let api = Api::new(&args("http://127.0.0.1:9/v1/", Some("sk-1"))).unwrap();
+        assert_eq!(api.base, "http://127.0.0.1:9");
+        assert!(Api::new(&args("127.0.0.1:9", Some("sk-1"))).is_err());
+        assert!(Api::new(&args("https://host", Some("sk-1"))).is_err());
+    }
+
+    #[test]
+    fn a_missing_key_says_where_it_can_come_from() {
+        let error = Api::new(&args("http://127.0.0.1:9", None))
+            .err()
+            .unwrap()
+            .to_string();
+        assert!(
+            error.contains("--key") && error.contains("/nowhere/api-key"),
+            "{error}"
+        );
+    }
+}

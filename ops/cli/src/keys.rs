@@ -1,0 +1,113 @@
+//! `dailies keys`: API keys of a scheduler that is not running.
+//!
+//! Only the scheduler writes its database, so this starts one on the data folder, on a free
+//! loopback port and without agents, and ends it again. A running one holds the folder's lock.
+
+use std::{fs::File, io::Read, net::SocketAddr, path::PathBuf};
+
+use anyhow::{Context, Result, bail};
+use clap::{Args, Subcommand};
+use scheduler::{
+    Running, Scheduler, Settings,
+    bootstrap::key_hash,
+    core::rows::{KeyRow, Level},
+};
+
+/// Random bytes of a key.
+const SECRET_BYTES: usize = 32;
+/// Digits of a key's hash that name it.
+const NAME_DIGITS: usize = 12;
+
+#[derive(Args, Debug)]
+pub struct KeysArgs {
+    #[command(subcommand)]
+    command: KeysCommand,
+    /// Data folder of the scheduler, which must not be running.
+    #[arg(long, global = true, env = "DAILIES_DATA", default_value = "data")]
+    data: PathBuf,
+}
+
+#[derive(Subcommand, Debug)]
+enum KeysCommand {
+    /// Make a key and show it, once: only its hash is stored.
+    Create {
+        /// What the key is for.
+        name: String,
+    },
+    /// Show all keys by their names and the first digits of their hashes.
+    List,
+    /// End a key for good.
+    Revoke {
+        /// First digits of its hash, as 'keys list' shows them.
+        hash: String,
+    },
+}
+
+pub async fn run(args: KeysArgs) -> Result<()> {
+    if !args.data.is_dir() {
+        bail!(
+            "there is no data folder {}: name it with --data",
+            args.data.display()
+        );
+    }
+    let loopback = SocketAddr::from(([127, 0, 0, 1], 0));
+    let settings = Settings {
+        data: args.data,
+        listen: loopback,
+        ..Settings::read(None)?
+    };
+    let running = Scheduler::start(settings).await?;
+    let done = match &args.command {
+        KeysCommand::Create { name } => create(&running, name).await,
+        KeysCommand::List => list(&running).await,
+        KeysCommand::Revoke { hash } => revoke(&running, hash).await,
+    };
+    running.shutdown().await;
+    done
+}
+
+async fn create(running: &Running, name: &str) -> Result<()> {
+    let accounts = running.store().accounts().await?;
+    let project = accounts.iter().find(|row| row.level == Level::Project);
+    let project = project.context("the database has no project")?.id;
+    let mut secret = [0; SECRET_BYTES];
+    File::open("/dev/urandom")
+        .and_then(|mut random| random.read_exact(&mut secret))
+        .context("the system gave no random bytes")?;
+    let key: String = std::iter::once("dk_".to_string())
+        .chain(secret.iter().map(|byte| format!("{byte:02x}")))
+        .collect();
+    let row = KeyRow {
+        hash: key_hash(&key),
+        project,
+        name: name.to_string(),
+        created_at_ms: running.dispatcher().now_ms(),
+        revoked_at_ms: None,
+    };
+    running.dispatcher().add_key(row).await?;
+    println!("{key}");
+    Ok(())
+}
+
+async fn list(running: &Running) -> Result<()> {
+    for key in running.store().keys().await? {
+        let state = if key.revoked_at_ms.is_some() {
+            "revoked"
+        } else {
+            "valid"
+        };
+        println!("{}  {state:8}  {}", &key.hash[..NAME_DIGITS], key.name);
+    }
+    Ok(())
+}
+
+async fn revoke(running: &Running, digits: &str) -> Result<()> {
+    let keys = running.store().keys().await?;
+    let mut named = keys.iter().filter(|key| key.hash.starts_with(digits));
+    let (Some(key), None) = (named.next(), named.next()) else {
+        bail!("'{digits}' does not name exactly one key: see 'dailies keys list'");
+    };
+    running.dispatcher().revoke_key(key.hash.clone()).await?;
+    println!("{} ({}) is revoked", &key.hash[..NAME_DIGITS], key.name);
+    Ok(())
+}

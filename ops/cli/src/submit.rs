@@ -1,0 +1,46 @@
+//! `dailies submit`: hands a prompt to the farm.
+
+use std::path::PathBuf;
+
+use anyhow::Result;
+use clap::Args;
+
+use crate::{
+    api::{Api, ServerArgs},
+    film::{FilmArgs, MODEL_DEFAULT},
+    save::Target,
+    watch,
+};
+
+#[derive(Args, Debug)]
+pub struct SubmitArgs {
+    #[command(flatten)]
+    film: FilmArgs,
+    /// Name of the model, as in 'sora-2'; its weights decide what it can show.
+    #[arg(long, default_value = MODEL_DEFAULT)]
+    model: String,
+    /// Wait until the film is done.
+    #[arg(long)]
+    wait: bool,
+    /// Save the film here when it is done; waits for it.
+    #[arg(short, long, value_name = "FILE")]
+    output: Option<PathBuf>,
+    #[command(flatten)]
+    server: ServerArgs,
+}
+
+pub async fn run(args: SubmitArgs) -> Result<()> {
+    let api = Api::new(&args.server)?;
+    let target = args.output.as_deref().map(Target::new).transpose()?;
+    let video = api.create(&args.film, &args.model).await?;
+    for warning in &video.warnings {
+        eprintln!("warning: {}", warning.message);
+    }
+    if target.is_none() && !args.wait {
+        println!("{}", video.id);
+        return Ok(());
+    }
+    // On stderr: what goes to stdout is the result.
+    eprintln!("{}", video.id);
+    watch::follow_and_save(&api, video, target).await
+}
