@@ -1,0 +1,41 @@
+"""Two minutes on a CPU: every stage runs, stops and resumes in a scratch folder, and the losses fall.
+
+    python -m ops.train.smoke
+"""
+
+import json
+import pathlib
+import subprocess
+import sys
+import tempfile
+
+STAGES = [
+    ("tokenizer", []),
+    ("train_vae", ["--phase", "images", "--minutes", "0.4", "--batch", "16"]),
+    ("train_vae", ["--phase", "clips", "--minutes", "0.2", "--batch", "2"]),
+    ("train_audio", ["--part", "vae", "--minutes", "0.2", "--pool", "50", "--batch", "4"]),
+    ("train_audio", ["--part", "vocoder", "--minutes", "0.2", "--pool", "50", "--batch", "4"]),
+    ("encode", ["--shards", "5", "--objects", "1"]),
+    ("train_dit", ["--minutes", "0.4", "--processes", "1", "--batch", "8"]),
+    ("train_dit", ["--minutes", "0.2", "--processes", "1", "--batch", "8", "--resume"]),
+]
+
+
+def main():
+    root = pathlib.Path(__file__).resolve().parents[2]
+    with tempfile.TemporaryDirectory() as scratch:
+        # The stages find runs/ through stage.RUNS; the scratch folder takes its place.
+        start = "import sys, pathlib, ops.train.stage as s; s.RUNS = pathlib.Path(sys.argv[1]);"
+        for name, options in STAGES:
+            code = f"{start} import ops.train.{name} as m; sys.argv = sys.argv[1:]; " + (
+                "import ops.train.encode as e; e.SHARD = 16; ") + "m.main()"
+            subprocess.run([sys.executable, "-W", "ignore", "-c", code, scratch, *options], cwd=root, check=True)
+        for log, key in (("vae", "loss"), ("dit", "video")):
+            values = [r[key] for r in map(json.loads, (pathlib.Path(scratch) / f"{log}.jsonl").read_text().splitlines()) if key in r]
+            print(log, values[0], "->", values[-1])
+            if not values[-1] < 0.8 * values[0]:
+                raise SystemExit(f"the loss of {log} did not fall below 0.8 of its start")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,75 @@
+"""What every training stage shares: the clock, the log, the state file, the learning-rate shape."""
+
+import json
+import pathlib
+import time
+
+import torch
+
+RUNS = pathlib.Path(__file__).with_name("runs")
+
+
+class Clock:
+    """Progress 0..1 through the wall-clock limit of a stage; the stage ends when `over` says so."""
+
+    def __init__(self, minutes):
+        self.start, self.limit = time.monotonic(), minutes * 60.0
+
+    def elapsed(self):
+        return time.monotonic() - self.start
+
+    def progress(self):
+        return min(1.0, self.elapsed() / self.limit)
+
+    def over(self):
+        return self.elapsed() >= self.limit
+
+
+def rate(step, progress, warmup=50, decay=0.4, floor=0.02):
+    """Warm-up over steps, then flat, then linear to the floor over the last part of the clock."""
+    return min(1.0, (step + 1) / warmup) * max(floor, min(1.0, (1.0 - progress) / decay))
+
+
+class Log:
+    def __init__(self, stage):
+        RUNS.mkdir(exist_ok=True)
+        self.path = RUNS / f"{stage}.jsonl"
+
+    def write(self, **row):
+        row = {k: round(v, 5) if isinstance(v, float) else v for k, v in row.items()}
+        line = json.dumps(row)
+        print(line, flush=True)
+        with self.path.open("a") as f:
+            f.write(line + "\n")
+
+
+def save(name, **state):
+    """Writes runs/<name>.pt in one move, so that a stop in the middle leaves the old file."""
+    RUNS.mkdir(exist_ok=True)
+    temporary = RUNS / f"{name}.tmp"
+    torch.save(state, temporary)
+    temporary.replace(RUNS / f"{name}.pt")
+
+
+def load(name):
+    path = RUNS / f"{name}.pt"
+    return torch.load(path, map_location="cpu", weights_only=False) if path.exists() else None
+
+
+class Ema:
+    def __init__(self, modules, decay=0.998):
+        self.modules, self.decay = modules, decay
+        self.shadow = [p.detach().clone() for m in modules for p in m.parameters()]
+
+    @torch.no_grad()
+    def update(self, step):
+        decay = min(self.decay, (1 + step) / (10 + step))
+        torch._foreach_lerp_(self.shadow, [p for m in self.modules for p in m.parameters()], 1 - decay)
+
+    @torch.no_grad()
+    def swap(self):
+        """Exchanges the weights of the modules with the averages. Call again to go back."""
+        for s, p in zip(self.shadow, (p for m in self.modules for p in m.parameters())):
+            kept = p.detach().clone()
+            p.copy_(s)
+            s.copy_(kept)

@@ -1,0 +1,164 @@
+"""Trains the audio VAE on log-mels, then the vocoder on true and reconstructed log-mels.
+
+    python -m ops.train.train_audio --part vae --minutes 5
+    python -m ops.train.train_audio --part vocoder --minutes 6
+
+The vocoder's loss compares short-time spectra of five window lengths; the shortest (64 samples, 4 ms)
+keeps the impacts sharp, which the synchrony of picture and sound is measured on.
+"""
+
+import argparse
+
+import numpy as np
+import torch
+
+from . import models, scenes, sound, stage
+from .muon import Muon
+
+POOL = 2500
+VAE_FRAMES = 201  # 51 latents, 2 s.
+VOCODER_FRAMES = 81
+WINDOWS = (64, 128, 256, 512, 1024, 2048)
+
+
+def pool_of(seed, count):
+    """Waveforms [count, 65000] and log-mels [count, 1, 407, 64] of random training scenes."""
+    rng = np.random.default_rng((seed, 77))
+    waves = np.stack([scenes.sound(scenes.draw_scene(int(rng.integers(scenes.VALIDATION_SEED)), size=(64, 64)))
+                      for _ in range(count)])
+    waves = torch.from_numpy(waves)
+    return waves, torch.cat([sound.log_mel(w) for w in waves.split(100)])
+
+
+def crops(rng, waves, mels, frames, batch):
+    """Random windows; a third start at the first sample of the clip."""
+    rows, picked, at = [], [], []
+    for _ in range(batch):
+        i = int(rng.integers(len(mels)))
+        t = 0 if rng.random() < 0.33 else int(rng.integers(0, mels.shape[2] - frames))
+        rows.append(mels[i, :, t:t + frames])
+        picked.append(i)
+        at.append(t)
+    return torch.stack(rows), picked, at
+
+
+def encode_mean(vae, mel):
+    return vae.encoder(mel)[:, : vae.config.latent_channels]
+
+
+def vae_loss(vae, mel, noise):
+    z = encode_mean(vae, mel)
+    out = vae.decoder(z + noise * torch.randn_like(z) if noise else z)
+    d = out.float()[:, :, : mel.shape[2]] - mel
+    weight = 1 + 2 * (mel > -9).float()
+    flux = d.diff(dim=2).abs().mean() * 0.5
+    return (weight * d.abs()).mean() + 0.1 * (d * d).mean() + flux, d.abs().mean()
+
+
+def spectra(wave):
+    return [torch.stft(wave, n, n // 4, n, torch.hann_window(n), return_complex=True).abs() for n in WINDOWS]
+
+
+def vocoder_loss(out, wave):
+    loss = 2.0 * (out - wave).abs().mean()
+    for n, a, b in zip(WINDOWS, spectra(out), spectra(wave)):
+        scale = n ** 0.5
+        loss = loss + ((a + 0.003 * scale).log() - (b + 0.003 * scale).log()).abs().mean() + 2 * (a - b).abs().mean() / scale
+    return loss / len(WINDOWS)
+
+
+@torch.no_grad()
+def onset_errors(wave_of, count=40):
+    """Median and 90th percentile of |onset - contact| and recall over validation clips, for a scene -> waveform."""
+    errors, missed = [], 0
+    for i in range(count):
+        scene = scenes.draw_scene(scenes.VALIDATION_SEED + 7000 + i, size=(64, 64))
+        found = sound.onsets(wave_of(scene))
+        for _, t, v in scenes.contacts_of(scene):
+            if v < 1.0 or t > 3.95:
+                continue
+            near = min((abs(t - f) for f in found), default=9.0)
+            errors.append(near) if near < 0.2 else None
+            missed += near >= 0.2
+    e = np.array(errors + [9.0])
+    return float(np.median(e)), float(np.quantile(e, 0.9)), len(errors) / (len(errors) + missed)
+
+
+def vae_steps(args, clock, log):
+    vae = models.audio_vae(args.variant)
+    state = stage.load("audio_vae") if args.resume else None
+    if state:
+        vae.load_state_dict(state["vae"])
+    waves, mels = pool_of(args.seed, args.pool)
+    clock.start = stage.time.monotonic() if args.pool else clock.start
+    rng, optimiser, step, mean = np.random.default_rng(args.seed), Muon(vae.named_parameters(), lr=0.015), 0, None
+    while not clock.over():
+        mel, _, _ = crops(rng, waves, mels, VAE_FRAMES, args.batch)
+        with torch.autocast("cpu", torch.bfloat16):
+            loss, l1 = vae_loss(vae, mel, 0.05 if clock.progress() > 0.7 else 0.0)
+        loss.backward()
+        optimiser.step(stage.rate(step, clock.progress()))
+        step, mean = step + 1, l1.item() if mean is None else 0.97 * mean + 0.03 * l1.item()
+        if step % 50 == 0 or step == 5:
+            log.write(part="vae", step=step, mel_l1=mean, minutes=clock.elapsed() / 60, samples_per_s=step * args.batch / clock.elapsed())
+    stage.save("audio_vae", vae=vae.state_dict(), steps=step + (state["steps"] if state else 0))
+
+
+def vocoder_steps(args, clock, log):
+    vae = models.audio_vae(args.variant)
+    vae.load_state_dict(stage.load("audio_vae")["vae"])
+    net = models.vocoder(args.variant)
+    state = stage.load("vocoder") if args.resume else None
+    if state:
+        net.load_state_dict(state["vocoder"])
+    waves, mels = pool_of(args.seed + 1, args.pool)
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        rebuilt = torch.cat([vae.decoder(encode_mean(vae, m[:, :, :405])).float() for m in mels.split(25)])
+    clock.start = stage.time.monotonic()
+    rng, optimiser, step, mean = np.random.default_rng(args.seed), Muon(net.named_parameters(), lr=0.01), 0, None
+    while not clock.over():
+        source = rebuilt if rng.random() < clock.progress() * 1.6 else mels[:, :, :405]
+        mel, picked, at = crops(rng, waves, source, VOCODER_FRAMES, args.batch)
+        out = net(mel)[:, 0]
+        wave = torch.stack([waves[i, t * 160: (t + VOCODER_FRAMES) * 160] for i, t in zip(picked, at)])
+        inner = slice(160 * 5, -160 * 5)
+        loss = vocoder_loss(out[:, inner], wave[:, inner]) if rng.random() < 0.7 else vocoder_loss(out, wave)
+        loss.backward()
+        optimiser.step(stage.rate(step, clock.progress()))
+        step, mean = step + 1, loss.item() if mean is None else 0.97 * mean + 0.03 * loss.item()
+        if step % 50 == 0 or step == 5:
+            log.write(part="vocoder", step=step, loss=mean, minutes=clock.elapsed() / 60, samples_per_s=step * args.batch / clock.elapsed())
+    stage.save("vocoder", vocoder=net.state_dict(), steps=step + (state["steps"] if state else 0))
+    report(vae, net, log)
+
+
+@torch.no_grad()
+def report(vae, net, log):
+    def through(scene):
+        mel = sound.log_mel(torch.from_numpy(scenes.sound(scene))[None])[:, :, :405]
+        return net(vae.decoder(encode_mean(vae, mel)))[0, 0].numpy()
+
+    for name, f in (("oracle", scenes.sound), ("codec", through)):
+        median, p90, recall = onset_errors(f)
+        log.write(onsets=name, median_s=median, p90_s=p90, recall=recall)
+
+
+def main():
+    args = argparse.ArgumentParser()
+    args.add_argument("--variant", default="t0")
+    args.add_argument("--part", choices=["vae", "vocoder"], required=True)
+    args.add_argument("--minutes", type=float, required=True)
+    args.add_argument("--batch", type=int, default=8)
+    args.add_argument("--pool", type=int, default=POOL)
+    args.add_argument("--seed", type=int, default=0)
+    args.add_argument("--threads", type=int, default=2)
+    args.add_argument("--resume", action="store_true")
+    args = args.parse_args()
+    torch.set_num_threads(args.threads)
+    torch.manual_seed(args.seed)
+    steps = vae_steps if args.part == "vae" else vocoder_steps
+    steps(args, stage.Clock(args.minutes), stage.Log("audio"))
+
+
+if __name__ == "__main__":
+    main()

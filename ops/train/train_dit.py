@@ -1,0 +1,233 @@
+"""Trains transformer, connectors and text encoder together on cached latents.
+
+    python -m ops.train.train_dit --minutes 80 --resume
+
+Rectified flow: x_t = (1 - s) x0 + s noise, the target is noise - x0. One size and length a batch. A tenth of the captions is dropped, a tenth of the batches keeps its first frame (image to video), a
+tenth of the samples has different sigmas for picture and sound. Tokens with objects or sound weigh more.
+New shards of runs/cache/ join while it runs.
+--processes 2 starts that many single-thread workers which average their gradients every step: on a shared machine
+this loses far less than two threads that wait for each other in every operation.
+"""
+
+import argparse
+import datetime
+import os
+import random
+
+import diffusers.models.transformers.transformer_ltx2 as ltx2
+import numpy as np
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+
+from . import captions, encode, scenes, sound, stage, tokenizer
+from .denoise import Denoiser
+from .muon import Muon
+
+LENGTHS, LENGTH_SHARES = (17, 13, 9, 5), (0.5, 0.05, 0.35, 0.1)  # Latent frames; short ones are cheap and hold the first impacts.
+OBJECT_WEIGHT, SOUND_WEIGHT = 3.0, 2.0
+CAPTION_DROPPED, FIRST_FRAME, TWO_SIGMAS = 0.1, 0.1, 0.1
+STATE = "dit"
+
+
+class Shards:
+    """All shards read so far, by size; `refresh` takes new ones in."""
+
+    def __init__(self, statistics):
+        self.by_size, self.read, self.statistics, self.clips = {}, set(), statistics, 0
+
+    def refresh(self):
+        for path in sorted(encode.CACHE.glob("*.pt")):
+            if path.name in self.read:
+                continue
+            self.read.add(path.name)
+            shard = torch.load(path, weights_only=False)
+            s = self.statistics
+            shard["video"] = ((shard["video"].float() - s["video_mean"]) / s["video_std"]).half()
+            shard["audio"] = ((shard["audio"].float() - s["audio_mean"]) / s["audio_std"]).half()
+            self.by_size.setdefault(tuple(shard["scenes"][0]["size"]), []).append(shard)
+            self.clips += len(shard["scenes"])
+
+    def batch(self, rng, size, count, single_share):
+        shards = self.by_size[size]
+        weights = np.array([1.0 if not s["objects"] else max(single_share, 0.01) for s in shards])
+        rows = []
+        for i in rng.choice(len(shards), count, p=weights / weights.sum()):
+            j = int(rng.integers(encode.SHARD))
+            shard = shards[i]
+            rows.append((shard["video"][j], shard["audio"][j], shard["seen"][j], shard["loud"][j], shard["scenes"][j]))
+        video, audio, seen, loud, kept = zip(*rows)
+        return torch.stack(video).float(), torch.stack(audio).float(), torch.stack(seen), torch.stack(loud), kept
+
+
+def make_batch(shards, rng, shared, tok, args, progress):
+    size = scenes.SIZES[int(shared.choice(3, p=(0.6, 0.2, 0.2)))]
+    if size not in shards.by_size:
+        size = (64, 64)
+    length = int(shared.choice(LENGTHS, p=LENGTH_SHARES))
+    count = args.batch if size == (64, 64) else max(1, args.batch * 5 // 8)
+    video, audio, seen, loud, kept = shards.batch(rng, size, count, 1.0 if progress < 0.3 else 0.5)
+    heard = sound.latents_of(4 * (length - 1) + 1, scenes.FPS)
+    writer = random.Random(int(rng.integers(1 << 60)))
+    texts = ["" if writer.random() < CAPTION_DROPPED else captions.caption(s, writer) for s in kept]
+    ids, mask = (torch.from_numpy(t) for t in tokenizer.encode(tok, texts))
+    grid = (length, size[1] // 16, size[0] // 16)
+    first = shared.random() < FIRST_FRAME
+    return dict(first=first, x0=video[:, :length].flatten(1, 3), a0=audio[:, :heard], seen=seen[:, :length].flatten(1), loud=loud[:, :heard],
+                ids=ids, mask=mask, grid=grid)
+
+
+def draw_sigmas(n, mean):
+    """A sixth in 0.96..1, where only the caption can tell the background; 45 % high, where objects take place; the rest around `mean`."""
+    kind = torch.rand(n)
+    s = torch.sigmoid(torch.randn(n) + mean)
+    s = torch.where(kind < 0.61, torch.sigmoid(0.9 * torch.randn(n) + 2.0), s)
+    s = torch.where(kind < 0.16, 0.96 + 0.04 * torch.rand(n), s)
+    return s.clamp(0.002, 1.0)
+
+
+def losses(denoiser, b, mean):
+    x0, a0 = b["x0"], b["a0"]
+    s = draw_sigmas(len(x0), mean)
+    s_a = torch.where(torch.rand(len(x0)) < TWO_SIGMAS, draw_sigmas(len(x0), mean), s)
+    noise, audio_noise = torch.randn_like(x0), torch.randn_like(a0)
+    x, a = torch.lerp(x0, noise, s[:, None, None]), torch.lerp(a0, audio_noise, s_a[:, None, None])
+    t, weight = s, 1 + OBJECT_WEIGHT * b["seen"].float()
+    if b["first"]:
+        first = b["grid"][1] * b["grid"][2]
+        x[:, :first] = x0[:, :first]
+        t = s[:, None].repeat(1, x.shape[1])
+        t[:, :first] = 0.0
+        weight[:, :first] = 0.0
+    context = denoiser.context(b["ids"], b["mask"])
+    v, v_a = denoiser.velocity(x, a, context, b["grid"], float(scenes.FPS), t, s_a, s, s_a)
+    loud = 1 + SOUND_WEIGHT * b["loud"].float()
+    video = weighted(v.float() - (noise - x0), weight)
+    return video, weighted(v_a.float() - (audio_noise - a0), loud)
+
+
+def weighted(d, weight):
+    return (d.square().mean(-1) * weight).sum() / weight.sum()
+
+
+def plain_attention(query, key, value, **_):
+    """softmax(q k / sqrt(d)) v in separate products: on a CPU its backward pass is faster than the fused one."""
+    q, k, v = (z.transpose(1, 2) for z in (query, key, value))
+    w = torch.softmax((q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2), dim=-1).to(v.dtype)
+    return (w @ v).transpose(1, 2)
+
+
+def compile_blocks(denoiser):
+    """Compiled blocks for batches of full length, plain ones for the rest: every shape is compiled anew. Returns the switch."""
+    torch._dynamo.config.cache_size_limit = 64
+    switch = {"on": False}
+    for block in denoiser.transformer.transformer_blocks:
+        plain, fast = block.forward, torch.compile(block.forward, dynamic=False)
+        block.forward = lambda *a, plain=plain, fast=fast, **k: (fast if switch["on"] else plain)(*a, **k)
+    return switch
+
+
+def average_gradients(parameters, workers):
+    flat = torch.cat([torch.zeros_like(p).flatten() if p.grad is None else p.grad.flatten() for p in parameters])
+    dist.all_reduce(flat)
+    flat /= workers
+    for p, part in zip(parameters, flat.split([p.numel() for p in parameters])):
+        p.grad = part.view_as(p)
+
+
+def agreed(over, workers):
+    """All workers stop at the same step, when the first one's clock is over."""
+    if workers == 1:
+        return over
+    flag = torch.tensor([float(over)])
+    dist.broadcast(flag, 0)
+    return bool(flag.item())
+
+
+def worker(rank, args):
+    torch.set_num_threads(args.threads)
+    if args.processes > 1:
+        os.setsid()  # Schedulers that group by session then give each worker its own share.
+        dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{args.port}", rank=rank, world_size=args.processes,
+                                timeout=datetime.timedelta(minutes=20))
+    torch.manual_seed(args.seed)  # The same start in every worker.
+    shards = Shards(stage.load("statistics"))
+    shards.refresh()
+    denoiser, tok = Denoiser(args.variant), tokenizer.load()
+    optimiser = Muon(denoiser.named_parameters(), lr=args.lr, adam_only=("embed_tokens", "registers", "scale_shift_table", "gate_logits"))
+    ema = stage.Ema([denoiser])
+    state, step = stage.load(STATE) if args.resume else None, 0
+    if state:
+        denoiser.load_state_dict(state["model"])
+        optimiser.load_state_dict(state["optimiser"])
+        ema.shadow, step = [s.float() for s in state["ema"]], state["steps"]
+    ltx2.dispatch_attention_fn = plain_attention
+    if args.compile:
+        switch = compile_blocks(denoiser)
+    torch.manual_seed(args.seed + 1000 * step + rank)
+    rng, log = np.random.default_rng((args.seed, step, rank)), stage.Log("dit")
+    shared = np.random.default_rng((args.seed, step))  # What all workers draw alike: the size and length of a batch.
+    clock, start, samples, means, saved = stage.Clock(args.minutes), step, 0, None, 0.0
+    while not agreed(clock.over(), args.processes):
+        progress = torch.tensor([clock.progress()])
+        if args.processes > 1:
+            dist.broadcast(progress, 0)
+        progress = progress.item()
+        b = make_batch(shards, rng, shared, tok, args, progress)
+        if args.compile:
+            switch["on"] = b["grid"][0] == LENGTHS[0] and not b["first"]
+        with torch.autocast("cpu", torch.bfloat16):
+            video, audio = losses(denoiser, b, args.mean)
+        (video + args.audio_weight * audio).backward()
+        if args.processes > 1:
+            average_gradients(optimiser.parameters(), args.processes)
+        norm = optimiser.step(stage.rate(step - start, progress, decay=args.decay))
+        ema.update(step)
+        step, samples = step + 1, samples + len(b["x0"]) * args.processes
+        pair = np.array([video.item(), audio.item()])
+        if not np.isfinite(pair).all():
+            raise SystemExit("the loss is not finite")
+        means = pair if means is None else 0.98 * means + 0.02 * pair
+        if step % 50 == 0:
+            shards.refresh()
+        if rank:
+            continue
+        if step % 50 == 0 or step - start in (5, 20):
+            log.write(step=step, video=means[0], audio=means[1], norm=norm, clips=shards.clips, minutes=clock.elapsed() / 60,
+                      samples_per_s=samples / clock.elapsed())
+        if clock.elapsed() - saved > args.save_every_s:
+            saved = clock.elapsed()
+            save(denoiser, optimiser, ema, step)
+    if rank == 0:
+        save(denoiser, optimiser, ema, step)
+
+
+def main():
+    args = argparse.ArgumentParser()
+    args.add_argument("--variant", default="t0")
+    args.add_argument("--minutes", type=float, required=True)
+    args.add_argument("--batch", type=int, default=16, help="clips of 64 x 64 a worker and step")
+    args.add_argument("--seed", type=int, default=0)
+    args.add_argument("--threads", type=int, default=1)
+    args.add_argument("--processes", type=int, default=2)
+    args.add_argument("--port", type=int, default=29517)
+    args.add_argument("--lr", type=float, default=0.02)
+    args.add_argument("--decay", type=float, default=0.4, help="last share of the clock in which the rate falls")
+    args.add_argument("--mean", type=float, default=0.4, help="mean of the logit of sigma for the lower part of the samples")
+    args.add_argument("--audio-weight", type=float, default=1.0)
+    args.add_argument("--compile", action="store_true")
+    args.add_argument("--resume", action="store_true")
+    args.add_argument("--save-every-s", type=float, default=120)
+    args = args.parse_args()
+    if args.processes > 1:
+        mp.spawn(worker, (args,), nprocs=args.processes)
+    else:
+        worker(0, args)
+
+
+def save(denoiser, optimiser, ema, step):
+    stage.save(STATE, model=denoiser.state_dict(), optimiser=optimiser.state_dict(), ema=ema.shadow, steps=step)
+
+
+if __name__ == "__main__":
+    main()
