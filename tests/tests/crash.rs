@@ -1,0 +1,197 @@
+//! `kill -9` of an agent and of the scheduler in mid-render: still one film, the same film,
+//! resumed from the last checkpoint.
+
+use std::fs;
+
+use serde_json::{Value, json};
+use tempfile::TempDir;
+use tests::{Api, Process, wait};
+
+/// Leases short enough that a test does not wait long for a dead agent.
+const TIMES: &[(&str, &str)] = &[
+    ("DAILIES__SCHEDULER__FARM__LEASE_TTL_MS", "4000"),
+    ("DAILIES__SCHEDULER__FARM__START_TTL_MS", "4000"),
+    ("DAILIES__SCHEDULER__FARM__HEARTBEAT_MS", "300"),
+    ("DAILIES__AGENT__CHECKPOINT_STEPS", "2"),
+    ("DAILIES__AGENT__FENCE_MARGIN_MS", "1000"),
+];
+
+/// Steps of a render: enough that a kill always falls between two of them.
+const STEPS: u64 = 60;
+
+struct Farm {
+    folder: TempDir,
+    scheduler: Option<Process>,
+    api: Api,
+}
+
+impl Farm {
+    fn start() -> Self {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let (scheduler, url) = serve(&folder, "127.0.0.1:0");
+        let key = fs::read_to_string(folder.path().join("data/api-key")).expect("the first key");
+        Self {
+            folder,
+            scheduler: Some(scheduler),
+            api: Api::new(&url, &key),
+        }
+    }
+
+    fn agent(&self) -> Process {
+        let token = self.folder.path().join("data/agent-token");
+        let scratch = self.folder.path().join("scratch");
+        let scheduler = self.api.base_url.trim_end_matches("/v1");
+        let arguments = [
+            "agent",
+            "--scheduler",
+            scheduler,
+            "--token-file",
+            token.to_str().expect("UTF-8"),
+            "--scratch",
+            scratch.to_str().expect("UTF-8"),
+            "--name",
+            "node-1",
+        ];
+        Process::start(&arguments, TIMES)
+    }
+
+    fn kill_scheduler(&mut self) {
+        self.scheduler.take().expect("it runs").kill_9();
+    }
+
+    /// On the address that the agent and the client know.
+    fn restart_scheduler(&mut self) {
+        let address = self
+            .api
+            .base_url
+            .trim_start_matches("http://")
+            .trim_end_matches("/v1");
+        let (scheduler, _) = serve(&self.folder, address);
+        self.scheduler = Some(scheduler);
+    }
+
+    fn submit(&self) -> String {
+        let request = json!({
+            "model": "builtin", "prompt": "a big red ball bounces at night", "size": "64x64",
+            "seconds": "2", "seed": 11, "steps": STEPS,
+        });
+        let (status, video) = self
+            .api
+            .post("/videos", &request)
+            .expect("the scheduler answers");
+        assert_eq!(status, 200, "{video}");
+        video["id"].as_str().expect("an id").to_string()
+    }
+
+    fn video(&self, id: &str) -> Option<Value> {
+        let (status, video) = self.api.get(&format!("/videos/{id}"))?;
+        assert_eq!(status, 200, "{video}");
+        assert_ne!(video["status"], "failed", "{video}");
+        Some(video)
+    }
+
+    fn wait_for_step(&self, id: &str, step: u64) -> u64 {
+        wait(&format!("step {step}"), || {
+            let video = self.video(id)?;
+            assert_ne!(
+                video["status"], "completed",
+                "done before it could be killed: {video}"
+            );
+            video["steps_done"].as_u64().filter(|done| *done >= step)
+        })
+    }
+
+    fn wait_for_film(&self, id: &str) -> (Value, Vec<u8>) {
+        let video = wait("the film", || {
+            self.video(id).filter(|v| v["status"] == "completed")
+        });
+        let (status, film) = self
+            .api
+            .bytes(&format!("/videos/{id}/content"))
+            .expect("the scheduler answers");
+        assert_eq!(status, 200);
+        (video, film)
+    }
+}
+
+fn serve(folder: &TempDir, listen: &str) -> (Process, String) {
+    let data = folder.path().join("data");
+    let arguments = [
+        "serve",
+        "--listen",
+        listen,
+        "--data",
+        data.to_str().expect("UTF-8"),
+    ];
+    let mut process = Process::start(&arguments, TIMES);
+    let url = process.wait_for("base_url");
+    (process, url)
+}
+
+/// The step from which an agent says in its log that it goes on.
+fn resumed_at(log: &str) -> Option<u32> {
+    let (_, rest) = log.rsplit_once("resumed_step=")?;
+    let digits: String = rest.chars().take_while(char::is_ascii_digit).collect();
+    digits.parse().ok()
+}
+
+#[test]
+fn a_film_survives_the_kill_of_its_agent_and_of_its_scheduler_unchanged() {
+    let mut farm = Farm::start();
+    let agent = farm.agent();
+    let quiet = farm.submit();
+    let (undisturbed, expected) = farm.wait_for_film(&quiet);
+    assert_eq!(undisturbed["attempt"], 1, "{undisturbed}");
+
+    let victim = farm.submit();
+    farm.wait_for_step(&victim, 6);
+    agent.kill_9();
+    let agent = farm.agent();
+    let (video, film) = farm.wait_for_film(&victim);
+    let resumed = resumed_at(&agent.log()).expect("the second agent resumes from a checkpoint");
+    assert!(
+        (2..STEPS as u32).contains(&resumed),
+        "resumed at step {resumed}"
+    );
+    assert!(video["attempt"].as_u64() >= Some(2), "{video}");
+    assert!(
+        film == expected,
+        "the film differs after the kill of its agent"
+    );
+
+    let victim = farm.submit();
+    farm.wait_for_step(&victim, 6);
+    farm.kill_scheduler();
+    farm.restart_scheduler();
+    let (video, film) = farm.wait_for_film(&victim);
+    assert!(
+        film == expected,
+        "the film differs after the kill of the scheduler"
+    );
+    assert_eq!(video["usage"]["state"], "posted", "{video}");
+
+    let (_, list) = farm.api.get("/videos").expect("the scheduler answers");
+    assert_eq!(list["data"].as_array().map(Vec::len), Some(3), "{list}");
+    let (status, log) = agent.terminate();
+    assert!(
+        status.success(),
+        "an agent that drains ends with {status}:\n{log}"
+    );
+}
+
+#[test]
+fn a_draining_agent_gives_its_work_back_and_the_next_one_goes_on() {
+    let farm = Farm::start();
+    let agent = farm.agent();
+    let id = farm.submit();
+    farm.wait_for_step(&id, 4);
+    let (status, log) = agent.terminate();
+    assert!(
+        status.success(),
+        "an agent that drains ends with {status}:\n{log}"
+    );
+    let agent = farm.agent();
+    let (video, _) = farm.wait_for_film(&id);
+    assert!(resumed_at(&agent.log()) >= Some(4), "{}", agent.log());
+    assert_eq!(video["progress"], 100);
+}
