@@ -45,17 +45,19 @@ MEASURES = [("colour right", "color", "0.8"), ("shape right", "shape", "0.6"), (
             ("sounds seen", "precision", "-"), ("g / true g, median", "g_ratio_median", "0.8-1.2"), ("fall parabola R2, median", "g_r2_median", "0.95")]
 
 
-def evaluation():
-    """The widest measurement of the model and of the codecs, newest first."""
-    found = rows("samples")
+def evaluation(defaults):
+    """The newest and widest measurement with the exported sampling defaults, its baseline, and that of the codecs."""
+    same = lambda r: r.get("codec") or (r.get("steps"), r.get("guidance")) == (len(defaults["sigmas"]) - 1, defaults["guidance_video"])
+    found = [r for r in rows("samples") if same(r)]
     best = lambda kind: max((r for r in found if bool(r.get("codec")) == (kind == "codec") and r.get("baseline", False) == (kind == "baseline")),
                             key=lambda r: (r["step"], r["count_of_clips"]), default={})
     model, codec, base = best("model"), best("codec"), best("baseline")
     if not model:
         return "Not measured yet."
-    head = ["measure", "model", "captions shuffled", "codecs alone", "mark for T0"]
+    head = ["measure", "model", "captions and sounds shuffled", "codecs alone", "mark for T0"]
     body = [[name] + [r.get(key, "-") for r in (model, base, codec)] + [mark] for name, key, mark in MEASURES]
-    return (f"Measured by `ops/train/measure.py` on the first {model['count_of_clips']} clips of `ops/train/eval_scenes.json` "
+    note = "Colour, shape and size count as wrong when the number of objects is wrong. "
+    return (note + f"Measured by `ops/train/measure.py` on the first {model['count_of_clips']} clips of `ops/train/eval_scenes.json` "
             f"(full captions, validation seeds, all three sizes), after {model['step']} steps; {model['steps']} sampling steps, shift {model['shift']}, "
             f"guidance {model['guidance']} / {model['audio_guidance']}. These are our own quick measurements in Python, not the report of "
             "`dailies eval builtin`; where the two differ, the report counts.\n\n" + table(head, body))
@@ -68,7 +70,7 @@ def text(defaults, counts, date):
     parts = table(["part", "parameters"], list(counts.items()) + [("total", sum(counts.values()))])
     work = table(["stage", "minutes", "steps", "last values"], [[n, s["minutes"], s["steps"], lost(s)] for n, s in training.items()])
     return TEXT.format(
-        name=defaults["name"], variant=defaults["variant"].upper(), date=date, parts=parts, work=work, evaluation=evaluation(),
+        name=defaults["name"], variant=defaults["variant"].upper(), date=date, parts=parts, work=work, evaluation=evaluation(defaults),
         psnr=", ".join(f"{w}x{h}: {v:.1f} dB" for (w, h), v in psnr.items()) or "not measured", steps=len(defaults["sigmas"]) - 1,
         video=defaults["guidance_video"], audio=defaults["guidance_audio"], digest=defaults["training"]["sha256_of_states"],
         colours=", ".join(scenes.COLORS), shapes="ball (circle), box (square), triangle", words=", ".join(captions.known_words()))

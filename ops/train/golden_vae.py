@@ -124,7 +124,7 @@ def vae_dec_20():
 def vae_enc():
     """Clips of 1, 9 and 17 frames through every kind of downsampler."""
     vae = randomise(video_vae(
-        latent_channels=8, block_out_channels=(8, 8, 8, 16), layers_per_block=(1, 1, 2, 1, 1),
+        latent_channels=8, block_out_channels=(8, 8, 8, 16), layers_per_block=(1, 1, 1, 1, 1),
         downsample_type=("spatial", "temporal", "spatiotemporal", "spatiotemporal"),
         decoder_block_out_channels=(8,), decoder_layers_per_block=(1, 1), upsample_factor=(1,), upsample_type=("spatial",),
         upsample_residual=(False,), patch_size=2, spatial_compression_ratio=16, temporal_compression_ratio=8), 9)

@@ -14,6 +14,9 @@ const TIMES: &[(&str, &str)] = &[
     ("DAILIES__SCHEDULER__FARM__HEARTBEAT_MS", "300"),
     ("DAILIES__AGENT__CHECKPOINT_STEPS", "2"),
     ("DAILIES__AGENT__FENCE_MARGIN_MS", "1000"),
+    // A drain gives running work back, however little of it is left.
+    ("DAILIES__SCHEDULER__FARM__DRAIN_FINISH_MS", "0"),
+    ("DAILIES__AGENT__DRAIN_FINISH_MS", "0"),
 ];
 
 /// Steps of a render: enough that a kill always falls between two of them.
@@ -130,7 +133,7 @@ fn serve(folder: &TempDir, listen: &str) -> (Process, String) {
 
 /// The step from which an agent says in its log that it goes on.
 fn resumed_at(log: &str) -> Option<u32> {
-    let (_, rest) = log.rsplit_once("resumed_step=")?;
+    let (_, rest) = log.rsplit_once("resuming step=")?;
     let digits: String = rest.chars().take_while(char::is_ascii_digit).collect();
     digits.parse().ok()
 }

@@ -16,4 +16,4 @@ pub use pack::ConvWeights;
 pub use pad::{Prologue, SpacePad};
 
 pub(crate) use pad::{Border, padded};
-pub(crate) use run::{Core, convolve};
+pub(crate) use run::{Core, add_product, convolve};

@@ -54,6 +54,19 @@ pub(crate) fn convolve(
     });
 }
 
+/// `out += x W^T` for rows of `x`, on the calling thread. `weights` has one tap.
+pub(crate) fn add_product(weights: &ConvWeights, x: &[f32], out: &mut [f32]) {
+    let pixels = out.len() / weights.out_channels();
+    let core = Core {
+        weights,
+        row_pixels: pixels,
+        step: weights.in_channels(),
+        taps: 1,
+        run: weights.in_channels(),
+    };
+    all_panels(x, core, &|_, _| Some(0), Span { first: 0, pixels }, out);
+}
+
 /// Adds all products to `out`, the output of `span`.
 fn all_panels(
     x: &[f32],

@@ -1,14 +1,12 @@
-//! `linear` on the CPU: blocks of rows, each one GEMM and its epilogue. The size of a block
+//! `linear` on the CPU: blocks of rows, each one product and its epilogue. The size of a block
 //! depends on the number of rows alone, never on the number of threads.
 
-use gemm::Parallelism;
-
 use super::Epilogue;
-use crate::matmul::{Strided, matmul};
+use crate::conv::{ConvWeights, add_product};
 use crate::simd::{gelu_tanh, silu, vectorised};
 use crate::{Cpu, Tensor};
 
-/// Rows that a block has about: fewer would pack the weights more often than it pays.
+/// Rows that a block has about: its part of the output stays in the second-level cache.
 const BLOCK_ROWS: usize = 128;
 /// Fewer rows than this are one block.
 const SPLIT_ROWS_MIN: usize = 192;
@@ -18,18 +16,18 @@ const PARALLEL_WORK_MIN: usize = 256 * 1024;
 pub(super) fn linear(
     cpu: &Cpu,
     x: &Tensor,
-    weight: &Tensor,
+    weight: &ConvWeights,
     bias: Option<&Tensor>,
     epilogue: Epilogue<'_>,
     y: &mut Tensor,
 ) {
     let (rows, inner, columns) = (x.row_count(), x.last_dim(), y.last_dim());
     let block_rows = block_rows(rows);
-    let (x, weight, bias) = (x.f32s(), weight.f32s(), bias.map(Tensor::f32s));
+    let (x, bias) = (x.f32s(), bias.map(Tensor::f32s));
     let block = |index: usize, out: &mut [f32]| {
         let first = index * block_rows;
         let x = &x[first * inner..][..out.len() / columns * inner];
-        compute_block(first, x, inner, weight, bias, epilogue, out, columns);
+        compute_block(first, x, weight, bias, epilogue, out, columns);
     };
     if rows * inner * columns < PARALLEL_WORK_MIN {
         y.f32s_mut()
@@ -51,40 +49,35 @@ fn block_rows(rows: usize) -> usize {
 }
 
 /// Rows `first..` of the output.
-#[expect(
-    clippy::too_many_arguments,
-    reason = "one call site; a struct would only rename them"
-)]
 fn compute_block(
     first: usize,
     x: &[f32],
-    inner: usize,
-    weight: &[f32],
+    weight: &ConvWeights,
     bias: Option<&[f32]>,
     epilogue: Epilogue<'_>,
     out: &mut [f32],
     columns: usize,
 ) {
     match epilogue {
-        Epilogue::None => product(x, inner, weight, bias, out, columns, false),
+        Epilogue::None => product(x, weight, bias, out, columns, false),
         Epilogue::GeluTanh => {
-            product(x, inner, weight, bias, out, columns, false);
+            product(x, weight, bias, out, columns, false);
             vectorised(
                 #[inline(always)]
                 || out.iter_mut().for_each(|z| *z = gelu_tanh(*z)),
             );
         }
         Epilogue::Silu => {
-            product(x, inner, weight, bias, out, columns, false);
+            product(x, weight, bias, out, columns, false);
             vectorised(
                 #[inline(always)]
                 || out.iter_mut().for_each(|z| *z = silu(*z)),
             );
         }
-        Epilogue::Residual => product(x, inner, weight, bias, out, columns, true),
+        Epilogue::Residual => product(x, weight, bias, out, columns, true),
         Epilogue::GatedResidual(gate) => {
             let mut scratch = vec![0.0; out.len()];
-            product(x, inner, weight, bias, &mut scratch, columns, false);
+            product(x, weight, bias, &mut scratch, columns, false);
             for (row, (out, z)) in out
                 .chunks_mut(columns)
                 .zip(scratch.chunks(columns))
@@ -99,7 +92,7 @@ fn compute_block(
         }
         Epilogue::GegluTanh => {
             let mut scratch = vec![0.0; out.len() * 2];
-            product(x, inner, weight, None, &mut scratch, columns * 2, false);
+            product(x, weight, None, &mut scratch, columns * 2, false);
             vectorised(
                 #[inline(always)]
                 || {
@@ -119,32 +112,19 @@ fn compute_block(
 /// out = (keep ? out : 0) + x W^T + bias.
 fn product(
     x: &[f32],
-    inner: usize,
-    weight: &[f32],
+    weight: &ConvWeights,
     bias: Option<&[f32]>,
     out: &mut [f32],
     columns: usize,
     keep: bool,
 ) {
-    if let Some(bias) = bias {
-        for row in out.chunks_mut(columns) {
-            if keep {
-                row.iter_mut().zip(bias).for_each(|(y, b)| *y += b);
-            } else {
-                row.copy_from_slice(bias);
-            }
+    for row in out.chunks_mut(columns) {
+        match bias {
+            Some(bias) if keep => row.iter_mut().zip(bias).for_each(|(y, b)| *y += b),
+            Some(bias) => row.copy_from_slice(bias),
+            None if keep => {}
+            None => row.fill(0.0),
         }
     }
-    let rows = out.len() / columns;
-    let (left, right) = (Strided::rows(x, inner), Strided::transposed(weight, inner));
-    let keep = keep || bias.is_some();
-    matmul(
-        (rows, columns, inner),
-        out,
-        columns,
-        keep,
-        left,
-        right,
-        Parallelism::None,
-    );
+    add_product(weight, x, out);
 }

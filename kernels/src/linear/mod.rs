@@ -5,10 +5,41 @@
 
 mod cpu;
 
+use crate::conv::ConvWeights;
 use crate::modulation::Rows;
 use crate::{DType, Device, KernelError, Tensor};
 
 const OP: &str = "linear";
+
+/// A weight matrix, repacked once at load for the register tiles of the convolutions.
+#[derive(Debug, Clone)]
+pub struct LinearWeights {
+    packed: ConvWeights,
+}
+
+impl LinearWeights {
+    /// Repacks `weight` [N, K].
+    ///
+    /// # Errors
+    /// [`KernelError::Shape`] for another rank or an empty matrix, [`KernelError::DType`].
+    pub fn new(device: &Device, weight: &Tensor) -> Result<Self, KernelError> {
+        let [outputs, inputs] = weight.expect_rank(OP, "weight")?;
+        let column = weight.clone().reshaped(&[outputs, inputs, 1])?;
+        Ok(Self {
+            packed: ConvWeights::new(device, &column, None)?,
+        })
+    }
+
+    /// Length of an input row.
+    pub fn inputs(&self) -> usize {
+        self.packed.in_channels()
+    }
+
+    /// Length of an output row.
+    pub fn outputs(&self) -> usize {
+        self.packed.out_channels()
+    }
+}
 
 /// What happens to `z = x W^T + bias` before it is stored.
 #[derive(Clone, Copy)]
@@ -34,16 +65,16 @@ pub enum Epilogue<'a> {
 pub fn linear(
     device: &Device,
     x: &Tensor,
-    weight: &Tensor,
+    weight: &LinearWeights,
     bias: Option<&Tensor>,
     epilogue: Epilogue<'_>,
     y: &mut Tensor,
 ) -> Result<(), KernelError> {
-    let [rows, inner] = x.expect_rank(OP, "x")?;
-    let [weight_rows, _] = weight.expect_rank(OP, "weight")?;
-    weight.expect_f32(OP, "weight", &[weight_rows, inner])?;
+    let [rows, _] = x.expect_rank(OP, "x")?;
+    x.expect_f32(OP, "x", &[rows, weight.inputs()])?;
+    let weight_rows = weight.outputs();
     let columns = match epilogue {
-        Epilogue::GegluTanh if weight_rows % 2 == 0 => weight_rows / 2,
+        Epilogue::GegluTanh if weight_rows.is_multiple_of(2) => weight_rows / 2,
         Epilogue::GegluTanh => return Err(KernelError::unsupported(OP, "a GEGLU of odd height")),
         _ => weight_rows,
     };
@@ -54,14 +85,11 @@ pub fn linear(
             return Err(KernelError::unsupported(OP, "a GEGLU with a bias"));
         }
     }
-    if inner == 0 {
-        return Err(KernelError::unsupported(OP, "an inner dimension of 0"));
-    }
     if let Epilogue::GatedResidual(gate) = &epilogue {
         gate.check(OP, "gate", rows, columns)?;
     }
     match device {
-        Device::Cpu(cpu) => cpu::linear(cpu, x, weight, bias, epilogue, y),
+        Device::Cpu(cpu) => cpu::linear(cpu, x, &weight.packed, bias, epilogue, y),
     }
     Ok(())
 }
@@ -74,6 +102,10 @@ mod tests {
 
     /// What an epilogue makes of element i, given the product.
     type Expected<'a> = &'a dyn Fn(usize, f64) -> f64;
+
+    fn packed(w: &Tensor) -> LinearWeights {
+        LinearWeights::new(&Device::cpu(1).unwrap(), w).unwrap()
+    }
 
     /// x W^T + b in double precision.
     fn reference(x: &Tensor, w: &Tensor, b: Option<&Tensor>) -> Vec<f64> {
@@ -127,7 +159,7 @@ mod tests {
             ];
             for (epilogue, expected) in cases {
                 let mut y = start.clone();
-                linear(&device, &x, &w, Some(&b), epilogue, &mut y).unwrap();
+                linear(&device, &x, &packed(&w), Some(&b), epilogue, &mut y).unwrap();
                 let expected: Vec<f64> =
                     z.iter().enumerate().map(|(i, z)| expected(i, *z)).collect();
                 assert_close(y.f32s(), &expected, 1e-5);
@@ -141,7 +173,7 @@ mod tests {
         let (x, w) = (noise(1, &[70, 24]), noise(2, &[20, 24]));
         let z = reference(&x, &w, None);
         let mut y = tensor(&[70, 10], vec![0.0; 700]);
-        linear(&device, &x, &w, None, Epilogue::GegluTanh, &mut y).unwrap();
+        linear(&device, &x, &packed(&w), None, Epilogue::GegluTanh, &mut y).unwrap();
         let expected: Vec<f64> = (0..700)
             .map(|i| (i / 10 * 20 + i % 10, i / 10 * 20 + 10 + i % 10))
             .map(|(gate, up)| f64::from(simd::gelu_tanh(z[gate] as f32)) * z[up])
@@ -162,7 +194,7 @@ mod tests {
             let run = |threads| {
                 let device = Device::cpu(threads).unwrap();
                 let mut y = tensor(&[m, n], vec![0.0; m * n]);
-                linear(&device, &x, &w, None, Epilogue::GeluTanh, &mut y).unwrap();
+                linear(&device, &x, &packed(&w), None, Epilogue::GeluTanh, &mut y).unwrap();
                 y
             };
             let one = run(1);
@@ -184,7 +216,7 @@ mod tests {
             linear(
                 &device,
                 &x,
-                &noise(1, &[4, 5]),
+                &packed(&noise(1, &[4, 5])),
                 None,
                 Epilogue::None,
                 &mut y
@@ -195,33 +227,24 @@ mod tests {
             linear(
                 &device,
                 &x,
-                &w,
+                &packed(&w),
                 Some(&noise(1, &[3])),
                 Epilogue::None,
                 &mut y
             )
             .is_err()
         );
-        assert!(linear(&device, &x, &w, None, Epilogue::GegluTanh, &mut y).is_err());
+        assert!(linear(&device, &x, &packed(&w), None, Epilogue::GegluTanh, &mut y).is_err());
         let gate = noise(1, &[1, 1, 5]);
         let gate = Epilogue::GatedResidual(Rows {
             table: &gate,
             slot: 0,
             groups: None,
         });
-        assert!(linear(&device, &x, &w, None, gate, &mut y).is_err());
-        assert!(
-            linear(
-                &device,
-                &noise(1, &[2, 0]),
-                &noise(1, &[4, 0]),
-                None,
-                Epilogue::None,
-                &mut y
-            )
-            .is_err()
-        );
+        assert!(linear(&device, &x, &packed(&w), None, gate, &mut y).is_err());
+        assert!(LinearWeights::new(&device, &noise(1, &[4, 0])).is_err());
+        assert!(LinearWeights::new(&device, &noise(1, &[4])).is_err());
         let mut small = tensor(&[1, 4], vec![0.0; 4]);
-        assert!(linear(&device, &x, &w, None, Epilogue::None, &mut small).is_err());
+        assert!(linear(&device, &x, &packed(&w), None, Epilogue::None, &mut small).is_err());
     }
 }

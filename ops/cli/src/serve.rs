@@ -36,7 +36,10 @@ impl ServeArgs {
 pub async fn run(args: ServeArgs) -> Result<()> {
     let running = Scheduler::start(args.settings()?).await?;
     let url = running.url();
-    greet(&running, &format!("agents    dailies agent --scheduler {url} --token-file FILE"));
+    greet(
+        &running,
+        &format!("agents    dailies agent --scheduler {url} --token-file FILE"),
+    );
     let why = tokio::select! {
         why = signals::asked_to_end() => why?,
         () = running.ended() => bail!("the scheduler lost its database; see the log, then start it again"),
@@ -48,7 +51,9 @@ pub async fn run(args: ServeArgs) -> Result<()> {
 
 /// Says where it is, where the key is, and `next`. A reader that has gone away does not end a farm.
 pub fn greet(running: &Running, next: &str) {
-    let made = running.first_key().map(|key| format!("          made now: {key}\n"));
+    let made = running
+        .first_key()
+        .map(|key| format!("          made now: {key}\n"));
     let text = format!(
         "base_url  {}/v1\napi_key   in {}\n{}{next}\n",
         running.url(),
@@ -56,5 +61,7 @@ pub fn greet(running: &Running, next: &str) {
         made.unwrap_or_default(),
     );
     let mut stdout = std::io::stdout();
-    let _ = stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush());
+    let _ = stdout
+        .write_all(text.as_bytes())
+        .and_then(|()| stdout.flush());
 }

@@ -52,7 +52,10 @@ pub async fn run(args: UpArgs) -> Result<()> {
 /// so that what the agent gives back is taken.
 async fn farm(running: &Running, node: Settings) -> Result<()> {
     let agent = agent::start(node, running.agent_token()).await?;
-    greet(running, "ready     dailies submit \"a red ball bounces\" -o film.mp4");
+    greet(
+        running,
+        "ready     dailies submit \"a red ball bounces\" -o film.mp4",
+    );
     let drain = agent.drain_handle();
     let mut left = Box::pin(agent.join());
     let why = tokio::select! {

@@ -1,6 +1,6 @@
 //! A weight matrix with an optional bias.
 
-use kernels::linear::{Epilogue, linear};
+use kernels::linear::{Epilogue, LinearWeights, linear};
 use kernels::{Device, KernelError, Tensor};
 
 use super::Loader;
@@ -9,7 +9,7 @@ use crate::weights::WeightsError;
 /// `x W^T + b`.
 #[derive(Debug)]
 pub struct Linear {
-    weight: Tensor,
+    weight: LinearWeights,
     bias: Option<Tensor>,
 }
 
@@ -29,6 +29,19 @@ impl Linear {
         } else {
             None
         };
+        Self::packed(loader.device(), &weight, bias)
+    }
+
+    fn packed(
+        device: &Device,
+        weight: &Tensor,
+        bias: Option<Tensor>,
+    ) -> Result<Self, WeightsError> {
+        let upload = |source| WeightsError::Upload {
+            tensor: "weight".to_owned(),
+            source,
+        };
+        let weight = LinearWeights::new(device, weight).map_err(upload)?;
         Ok(Self { weight, bias })
     }
 
@@ -52,12 +65,12 @@ impl Linear {
         };
         let weight =
             Tensor::from_f32(gate.device(), &[2 * outputs, inputs], values).map_err(upload)?;
-        Ok(Self { weight, bias: None })
+        Self::packed(gate.device(), &weight, None)
     }
 
     /// Length of an output row.
     pub fn outputs(&self) -> usize {
-        self.weight.dims()[0]
+        self.weight.outputs()
     }
 
     /// A new tensor [rows, out]; the epilogue is one that does not read the output.
