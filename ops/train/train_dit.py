@@ -159,7 +159,8 @@ def worker(rank, args):
     state, step = stage.load(STATE) if args.resume else None, 0
     if state:
         denoiser.load_state_dict(state["model"])
-        optimiser.load_state_dict(state["optimiser"])
+        if "optimiser" in state:  # A restored export has none.
+            optimiser.load_state_dict(state["optimiser"])
         ema.shadow, step = [s.float() for s in state["ema"]], state["steps"]
     ltx2.dispatch_attention_fn = plain_attention
     if args.compile:
