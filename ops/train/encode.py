@@ -85,7 +85,7 @@ def main():
     for index in range(first, first + args.shards):
         shard = make_shard(vae, audio, index, args.objects, np.random.default_rng((4, index)))
         statistics.append(shard)
-        if index == 4:  # Five shards hold every size.
+        if index == 4 and stage.load("statistics") is None:  # Five shards hold every size.
             write_statistics(statistics)
         temporary = CACHE / "writing"
         torch.save(shard, temporary)

@@ -70,6 +70,7 @@ impl Farm {
             .args(["up", "--listen", "127.0.0.1:0", "--data"])
             .arg(data)
             .env("FFMPEG", ffmpeg)
+            .env("DAILIES_LOG", "warn")
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .spawn()
