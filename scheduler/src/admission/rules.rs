@@ -14,7 +14,7 @@ const METADATA_VALUE_CHARS_MAX: usize = 512;
 const STEPS_MAX: i64 = 100;
 const GUIDANCE_MAX: f64 = 30.0;
 /// Shots of a storyboard; a long one may become several Render tasks.
-const SHOTS_MAX: usize = 20;
+const STORYBOARD_SHOTS_MAX: usize = 20;
 const SHOT_SECONDS_MAX: u32 = 20;
 const STORYBOARD_SECONDS_MAX: u32 = 120;
 const SECONDS_DEFAULT: &str = "4";
@@ -164,10 +164,10 @@ fn seconds(request: &VideoRequest, model: &Model) -> Result<u32, Refusal> {
 }
 
 fn storyboard_seconds(request: &VideoRequest) -> Result<u32, Refusal> {
-    if request.shots.len() > SHOTS_MAX {
+    if request.shots.len() > STORYBOARD_SHOTS_MAX {
         return Err(Refusal::wrong_value(
             "shots",
-            format!("at most {SHOTS_MAX} are allowed"),
+            format!("at most {STORYBOARD_SHOTS_MAX} are allowed"),
         ));
     }
     let mut total = 0;
