@@ -12,10 +12,11 @@ import argparse
 
 import numpy as np
 import torch
+import torch.multiprocessing as mp
 
 from . import models, scenes, sound, stage, train_audio, train_vae
 
-SHARD = 256
+SHARD, STATISTICS_SHARDS = 256, 5  # Five shards hold every size.
 CACHE = stage.RUNS / "cache"
 SIZE_CYCLE = [0, 1, 0, 2, 0]  # 60 % square, 20 % each of the others.
 
@@ -74,23 +75,26 @@ def main():
     args.add_argument("--variant", default="t0")
     args.add_argument("--shards", type=int, required=True)
     args.add_argument("--objects", type=int, default=0, help="0: one or two")
-    args.add_argument("--threads", type=int, default=2)
+    args.add_argument("--processes", type=int, default=2, help="single-thread workers: two threads of one process wait for each other")
     args = args.parse_args()
-    torch.set_num_threads(args.threads)
-    vae, audio = codecs(args.variant)
     CACHE.mkdir(parents=True, exist_ok=True)
     first = len(list(CACHE.glob("*.pt")))
+    mp.spawn(worker, (args, range(first, first + args.shards)), nprocs=args.processes)
+    if stage.load("statistics") is None:
+        write_statistics([torch.load(path, weights_only=False) for path in sorted(CACHE.glob("*.pt"))[:STATISTICS_SHARDS]])
+
+
+def worker(rank, args, indices):
+    """Every `processes`-th shard, so that a shard is the same whoever makes it."""
+    torch.set_num_threads(1)
+    vae, audio = codecs(args.variant)
     clock, log = stage.Clock(1e9), stage.Log("encode")
-    statistics = []
-    for index in range(first, first + args.shards):
+    for done, index in enumerate(indices[rank::args.processes], 1):
         shard = make_shard(vae, audio, index, args.objects, np.random.default_rng((4, index)))
-        statistics.append(shard)
-        if index == 4 and stage.load("statistics") is None:  # Five shards hold every size.
-            write_statistics(statistics)
-        temporary = CACHE / "writing"
+        temporary = CACHE / f"{index:04}.writing"
         torch.save(shard, temporary)
         temporary.replace(CACHE / f"{index:04}.pt")
-        log.write(shard=index, objects=args.objects, size=shard["scenes"][0]["size"], clips_per_s=(index - first + 1) * SHARD / clock.elapsed())
+        log.write(shard=index, objects=args.objects, size=shard["scenes"][0]["size"], clips_per_s=done * SHARD / clock.elapsed())
 
 
 if __name__ == "__main__":

@@ -2,8 +2,8 @@
 
     python -m ops.train.train_dit --minutes 80 --resume
 
-Rectified flow: x_t = (1 - s) x0 + s noise, the target is noise - x0. One size and length a batch. A tenth of the captions is dropped, a tenth of the batches keeps its first frame (image to video), a
-tenth of the samples has different sigmas for picture and sound. Tokens with objects or sound weigh more.
+Rectified flow: x_t = (1 - s) x0 + s noise, the target is noise - x0. One size and length a batch. A tenth of the captions is dropped, a tenth of the batches keeps its first frame (image to video),
+three tenths of the samples have different sigmas for picture and sound, so that each learns to follow the other. Tokens with objects or sound weigh more.
 New shards of runs/cache/ join while it runs.
 --processes 2 starts that many single-thread workers which average their gradients every step: on a shared machine
 this loses far less than two threads that wait for each other in every operation.
@@ -11,6 +11,7 @@ this loses far less than two threads that wait for each other in every operation
 
 import argparse
 import datetime
+import math
 import os
 import random
 
@@ -24,9 +25,11 @@ from . import captions, encode, scenes, sound, stage, tokenizer
 from .denoise import Denoiser
 from .muon import Muon
 
-LENGTHS, LENGTH_SHARES = (17, 13, 9, 5), (0.5, 0.05, 0.35, 0.1)  # Latent frames; short ones are cheap and hold the first impacts.
+# Latent frames of a batch -> its share in the first and in the second half of the stage, and clips beside one of full length.
+# Short clips are cheap and teach what the caption says; an image teaches shapes and colours eight times as fast as a clip.
+LENGTHS = {17: (0.2, 0.6, 1), 9: (0.2, 0.2, 2), 5: (0.25, 0.1, 4), 1: (0.35, 0.1, 8)}
 OBJECT_WEIGHT, SOUND_WEIGHT = 3.0, 2.0
-CAPTION_DROPPED, FIRST_FRAME, TWO_SIGMAS = 0.1, 0.1, 0.1
+CAPTION_DROPPED, FIRST_FRAME, TWO_SIGMAS = 0.1, 0.1, 0.3
 STATE = "dit"
 
 
@@ -64,32 +67,37 @@ def make_batch(shards, rng, shared, tok, args, progress):
     size = scenes.SIZES[int(shared.choice(3, p=(0.6, 0.2, 0.2)))]
     if size not in shards.by_size:
         size = (64, 64)
-    length = int(shared.choice(LENGTHS, p=LENGTH_SHARES))
-    count = args.batch if size == (64, 64) else max(1, args.batch * 5 // 8)
+    half = int(progress >= 0.5)
+    length = int(shared.choice(list(LENGTHS), p=[row[half] for row in LENGTHS.values()]))
+    count = args.batch * LENGTHS[length][2]
+    count = count if size == (64, 64) else max(1, count * 5 // 8)
     video, audio, seen, loud, kept = shards.batch(rng, size, count, 1.0 if progress < 0.3 else 0.5)
     heard = sound.latents_of(4 * (length - 1) + 1, scenes.FPS)
     writer = random.Random(int(rng.integers(1 << 60)))
     texts = ["" if writer.random() < CAPTION_DROPPED else captions.caption(s, writer) for s in kept]
     ids, mask = (torch.from_numpy(t) for t in tokenizer.encode(tok, texts))
     grid = (length, size[1] // 16, size[0] // 16)
-    first = shared.random() < FIRST_FRAME
+    first = shared.random() < FIRST_FRAME and length > 1
     return dict(first=first, x0=video[:, :length].flatten(1, 3), a0=audio[:, :heard], seen=seen[:, :length].flatten(1), loud=loud[:, :heard],
                 ids=ids, mask=mask, grid=grid)
 
 
-def draw_sigmas(n, mean):
-    """A sixth in 0.96..1, where only the caption can tell the background; 45 % high, where objects take place; the rest around `mean`."""
-    kind = torch.rand(n)
-    s = torch.sigmoid(torch.randn(n) + mean)
-    s = torch.where(kind < 0.61, torch.sigmoid(0.9 * torch.randn(n) + 2.0), s)
+def draw_sigmas(n, mean, length):
+    """A sixth in 0.96..1, where only the caption can tell the background; 45 % high, where objects take place; the rest around `mean`.
+
+    Fewer frames show less through the same noise: the logits fall by half the logarithm of the length.
+    """
+    kind, fewer = torch.rand(n), 0.5 * math.log(length / max(LENGTHS))
+    s = torch.sigmoid(torch.randn(n) + mean + fewer)
+    s = torch.where(kind < 0.61, torch.sigmoid(0.9 * torch.randn(n) + 2.0 + fewer), s)
     s = torch.where(kind < 0.16, 0.96 + 0.04 * torch.rand(n), s)
     return s.clamp(0.002, 1.0)
 
 
 def losses(denoiser, b, mean):
     x0, a0 = b["x0"], b["a0"]
-    s = draw_sigmas(len(x0), mean)
-    s_a = torch.where(torch.rand(len(x0)) < TWO_SIGMAS, draw_sigmas(len(x0), mean), s)
+    s = draw_sigmas(len(x0), mean, b["grid"][0])
+    s_a = torch.where(torch.rand(len(x0)) < TWO_SIGMAS, draw_sigmas(len(x0), mean, b["grid"][0]), s)
     noise, audio_noise = torch.randn_like(x0), torch.randn_like(a0)
     x, a = torch.lerp(x0, noise, s[:, None, None]), torch.lerp(a0, audio_noise, s_a[:, None, None])
     t, weight = s, 1 + OBJECT_WEIGHT * b["seen"].float()
@@ -176,7 +184,7 @@ def worker(rank, args):
         progress = progress.item()
         b = make_batch(shards, rng, shared, tok, args, progress)
         if args.compile:
-            switch["on"] = b["grid"][0] == LENGTHS[0] and not b["first"]
+            switch["on"] = b["grid"][0] == max(LENGTHS) and not b["first"]
         with torch.autocast("cpu", torch.bfloat16):
             video, audio = losses(denoiser, b, args.mean)
         (video + args.audio_weight * audio).backward()
@@ -207,7 +215,7 @@ def main():
     args = argparse.ArgumentParser()
     args.add_argument("--variant", default="t0")
     args.add_argument("--minutes", type=float, required=True)
-    args.add_argument("--batch", type=int, default=16, help="clips of 64 x 64 a worker and step")
+    args.add_argument("--batch", type=int, default=8, help="clips of 64 x 64 and full length a worker and step")
     args.add_argument("--seed", type=int, default=0)
     args.add_argument("--threads", type=int, default=1)
     args.add_argument("--processes", type=int, default=2)
