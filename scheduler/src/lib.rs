@@ -14,6 +14,7 @@ pub mod pricing;
 pub mod review;
 mod serve;
 pub mod settings;
+pub mod simulate;
 pub mod store;
 pub mod storyboard;
 

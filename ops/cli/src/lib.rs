@@ -13,6 +13,7 @@ mod render;
 mod save;
 mod serve;
 mod signals;
+mod simulate;
 mod submit;
 mod summary;
 mod up;
@@ -58,6 +59,8 @@ enum Command {
     Serve(serve::ServeArgs),
     /// Run an agent that renders for a scheduler elsewhere.
     Agent(agent_cmd::AgentArgs),
+    /// Ask what another farm, or another load, would do to waits, costs and the last film.
+    Simulate(simulate::SimulateArgs),
     /// Measure what a model's films show and sound like.
     Eval(eval::EvalArgs),
     /// Make, show and end API keys.
@@ -83,6 +86,10 @@ fn run(command: Command) -> Result<ExitCode> {
     if let Command::Eval(args) = command {
         return eval::run(args);
     }
+    if let Command::Simulate(args) = command {
+        simulate::run(&args)?;
+        return Ok(ExitCode::SUCCESS);
+    }
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
@@ -103,7 +110,9 @@ async fn dispatch(command: Command) -> Result<()> {
         Command::Agent(args) => agent_cmd::run(args).await,
         Command::Keys(args) => keys::run(args).await,
         Command::Doctor(args) => doctor::run(args).await,
-        Command::Eval(_) => unreachable!("it needs no runtime and was run before"),
+        Command::Eval(_) | Command::Simulate(_) => {
+            unreachable!("they need no runtime and were run before")
+        }
     }
 }
 

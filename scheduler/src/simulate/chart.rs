@@ -1,0 +1,93 @@
+//! The picture of a run: devices at work by tenant, and films that wait, over time.
+
+use plotters::{
+    chart::ChartBuilder,
+    drawing::IntoDrawingArea,
+    element::Rectangle,
+    prelude::SVGBackend,
+    series::{AreaSeries, LineSeries},
+    style::{BLACK, Color, IntoFont, Palette, Palette99, PaletteColor, RGBColor, WHITE},
+};
+
+use super::report::{Report, clock};
+
+const SIZE: (u32, u32) = (960, 420);
+const GREY: RGBColor = RGBColor(120, 120, 120);
+
+/// The error of a drawing library that never fails on text in memory, were it to.
+type Drawn<T> = Result<T, Box<dyn std::error::Error>>;
+
+/// An SVG file as text: left axis devices, right axis films that wait.
+pub fn svg(report: &Report) -> Drawn<String> {
+    let mut text = String::new();
+    draw(report, &mut text)?;
+    Ok(text)
+}
+
+fn draw(report: &Report, text: &mut String) -> Drawn<()> {
+    let area = SVGBackend::with_string(text, SIZE).into_drawing_area();
+    area.fill(&WHITE)?;
+    let samples = &report.samples;
+    let (from, to) = (
+        samples[0].at_h,
+        samples[samples.len() - 1].at_h.max(samples[0].at_h + 1e-6),
+    );
+    let waiting = samples.iter().map(|s| s.waiting).max().unwrap_or(0).max(1);
+    let title = format!(
+        "{}: {:.0} % of {} devices at work",
+        report.name,
+        100.0 * report.utilisation,
+        report.devices
+    );
+    let mut chart = ChartBuilder::on(&area)
+        .caption(title, ("sans-serif", 18).into_font())
+        .margin(12)
+        .x_label_area_size(32)
+        .y_label_area_size(48)
+        .right_y_label_area_size(56)
+        .build_cartesian_2d(from..to, 0.0..report.devices as f64 * 1.05)?
+        .set_secondary_coord(from..to, 0.0..f64::from(waiting) * 1.05);
+    chart
+        .configure_mesh()
+        .light_line_style(WHITE)
+        .y_desc("devices")
+        .x_label_formatter(&|hours| clock(*hours))
+        .draw()?;
+    chart
+        .configure_secondary_axes()
+        .y_desc("films that wait")
+        .draw()?;
+    for (index, name) in report.tenants.iter().enumerate().rev() {
+        let colour = Palette99::pick(index).to_rgba();
+        let tops = samples
+            .iter()
+            .map(|s| (s.at_h, f64::from(s.busy[..=index].iter().sum::<u32>())));
+        chart
+            .draw_series(AreaSeries::new(tops, 0.0, colour.filled()))?
+            .label(name)
+            .legend(move |(x, y)| {
+                Rectangle::new(
+                    [(x, y - 5), (x + 10, y + 5)],
+                    PaletteColor::<Palette99>::pick(index).filled(),
+                )
+            });
+    }
+    let up = samples.iter().map(|s| (s.at_h, s.up as f64));
+    chart
+        .draw_series(LineSeries::new(up, GREY))?
+        .label("devices up")
+        .legend(|(x, y)| Rectangle::new([(x, y - 1), (x + 10, y + 1)], GREY.filled()));
+    let queue = samples.iter().map(|s| (s.at_h, f64::from(s.waiting)));
+    chart
+        .draw_secondary_series(LineSeries::new(queue, BLACK.stroke_width(2)))?
+        .label("films that wait")
+        .legend(|(x, y)| Rectangle::new([(x, y - 1), (x + 10, y + 1)], BLACK.filled()));
+    chart
+        .configure_series_labels()
+        .background_style(WHITE.mix(0.8))
+        .border_style(GREY)
+        .draw()?;
+    area.present()?;
+    drop(chart);
+    Ok(())
+}

@@ -1,0 +1,248 @@
+//! The farm and its load, as a person writes them down.
+
+use serde::{Deserialize, Serialize};
+
+/// A farm and what is asked of it. Times are hours from midnight of the first day.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Scenario {
+    pub name: String,
+    /// Same seed, same report.
+    #[serde(default)]
+    pub seed: u64,
+    /// When the story begins and ends, in hours. Jobs that have not ended by then count as unfinished.
+    pub from_h: f64,
+    pub to_h: f64,
+    /// Spread of service times: standard deviation of their logarithm.
+    #[serde(default = "spread")]
+    pub spread: f64,
+    /// Price of a device hour, for the cost column; absent leaves the column out.
+    #[serde(default)]
+    pub price_per_device_hour: Option<f64>,
+    pub nodes: Vec<NodeGroup>,
+    pub tenants: Vec<Tenant>,
+}
+
+/// Nodes that are alike.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NodeGroup {
+    pub class: String,
+    pub count: u32,
+    pub devices: u32,
+    /// How many seconds of the reference device it does in one.
+    #[serde(default = "one")]
+    pub speed: f64,
+    /// Mean hours between failures of a node; absent: it never fails.
+    #[serde(default)]
+    pub mtbf_h: Option<f64>,
+    /// Hours until a failed node is back.
+    #[serde(default = "repair")]
+    pub repair_h: f64,
+    /// A failure of the first node of the group at this hour, whatever chance says.
+    #[serde(default)]
+    pub dies_at_h: Option<f64>,
+}
+
+/// A project and its films.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Tenant {
+    pub name: String,
+    pub arrivals: Vec<Arrivals>,
+}
+
+/// Films that come all at once, or one by one by chance.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Arrivals {
+    /// `urgent`, `standard` or `overnight`.
+    #[serde(default)]
+    pub band: crate::core::rows::Band,
+    /// How many.
+    pub films: u32,
+    /// All at this hour; or, with `until_h`, at random from this hour to that one.
+    pub at_h: f64,
+    #[serde(default)]
+    pub until_h: Option<f64>,
+    #[serde(default = "one_shot")]
+    pub shots: u32,
+    /// Seconds of the reference device that a shot takes.
+    pub shot_s: f64,
+    /// Denoising steps of a shot: where it may be interrupted.
+    #[serde(default = "steps")]
+    pub steps: u32,
+}
+
+fn spread() -> f64 {
+    0.1
+}
+fn one() -> f64 {
+    1.0
+}
+fn repair() -> f64 {
+    1.0
+}
+fn one_shot() -> u32 {
+    1
+}
+fn steps() -> u32 {
+    40
+}
+
+#[derive(Debug, thiserror::Error, PartialEq)]
+pub enum ScenarioError {
+    #[error("the scenario has no {0}; add at least one")]
+    Empty(&'static str),
+    #[error("{what} is {found}; it must be {must}")]
+    Number {
+        what: String,
+        found: f64,
+        must: &'static str,
+    },
+    #[error("two tenants are called {0}; give each a name of its own")]
+    Twice(String),
+    #[error("the scenario has {found} {what}; at most {most} can be played")]
+    TooMany {
+        what: &'static str,
+        found: u64,
+        most: u64,
+    },
+}
+
+/// Devices and films that one run may have.
+const DEVICES_MAX: u64 = 10_000;
+const FILMS_MAX: u64 = 1_000_000;
+const SHOTS_MAX: f64 = crate::core::limits::SHOTS_MAX as f64;
+
+impl Scenario {
+    /// The story of the README: a batch of 500 at seven in the evening, a node that dies at two, urgent work at three.
+    pub fn night() -> Self {
+        let films = |band, films, at_h, until_h, shot_s| Arrivals {
+            band,
+            films,
+            at_h,
+            until_h,
+            shots: 1,
+            shot_s,
+            steps: steps(),
+        };
+        use crate::core::rows::Band::{Overnight, Standard, Urgent};
+        let tenant = |name: &str, arrivals| Tenant {
+            name: name.into(),
+            arrivals,
+        };
+        Self {
+            name: "a night".into(),
+            seed: 1,
+            from_h: 18.0,
+            to_h: 34.0,
+            spread: spread(),
+            price_per_device_hour: None,
+            nodes: vec![NodeGroup {
+                class: "gpu".into(),
+                count: 3,
+                devices: 4,
+                speed: 1.0,
+                mtbf_h: None,
+                repair_h: 4.0,
+                dies_at_h: Some(26.0),
+            }],
+            tenants: vec![
+                tenant("producer", vec![films(Overnight, 500, 19.0, None, 600.0)]),
+                tenant("studio", vec![films(Standard, 60, 18.0, Some(30.0), 600.0)]),
+                tenant("newsroom", vec![films(Urgent, 4, 27.0, None, 300.0)]),
+            ],
+        }
+    }
+
+    /// # Errors
+    /// The first thing that makes no sense.
+    pub fn check(&self) -> Result<(), ScenarioError> {
+        at_least("to_h", self.to_h, self.from_h + f64::MIN_POSITIVE)?;
+        at_least("spread", self.spread, 0.0)?;
+        let devices: u64 = self
+            .nodes
+            .iter()
+            .map(|n| u64::from(n.count) * u64::from(n.devices))
+            .sum();
+        if devices == 0 {
+            return Err(ScenarioError::Empty("devices"));
+        }
+        at_most("devices", devices, DEVICES_MAX)?;
+        for group in &self.nodes {
+            more_than_zero(&format!("speed of {}", group.class), group.speed)?;
+            more_than_zero(&format!("repair_h of {}", group.class), group.repair_h)?;
+            if let Some(mtbf_h) = group.mtbf_h {
+                more_than_zero(&format!("mtbf_h of {}", group.class), mtbf_h)?;
+            }
+        }
+        self.check_tenants()
+    }
+
+    fn check_tenants(&self) -> Result<(), ScenarioError> {
+        let mut names = std::collections::BTreeSet::new();
+        let mut films = 0;
+        for tenant in &self.tenants {
+            if !names.insert(&tenant.name) {
+                return Err(ScenarioError::Twice(tenant.name.clone()));
+            }
+            for row in &tenant.arrivals {
+                films += u64::from(row.films);
+                more_than_zero(&format!("shot_s of {}", tenant.name), row.shot_s)?;
+                at_least(&format!("shots of {}", tenant.name), row.shots.into(), 1.0)?;
+                at_least(&format!("steps of {}", tenant.name), row.steps.into(), 1.0)?;
+                at_least(&format!("at_h of {}", tenant.name), row.at_h, self.from_h)?;
+                at_least(
+                    &format!("until_h of {}", tenant.name),
+                    row.until_h.unwrap_or(row.at_h),
+                    row.at_h,
+                )?;
+                if f64::from(row.shots) > SHOTS_MAX {
+                    return Err(ScenarioError::TooMany {
+                        what: "shots in a film",
+                        found: row.shots.into(),
+                        most: SHOTS_MAX as u64,
+                    });
+                }
+            }
+        }
+        if films == 0 {
+            return Err(ScenarioError::Empty("films"));
+        }
+        at_most("films", films, FILMS_MAX)
+    }
+}
+
+fn more_than_zero(what: &str, found: f64) -> Result<(), ScenarioError> {
+    let fine = found.is_finite() && found > 0.0;
+    refuse_unless(fine, what, found, "above 0")
+}
+
+fn at_least(what: &str, found: f64, least: f64) -> Result<(), ScenarioError> {
+    let fine = found.is_finite() && found >= least;
+    refuse_unless(fine, what, found, "larger")
+}
+
+fn refuse_unless(
+    fine: bool,
+    what: &str,
+    found: f64,
+    must: &'static str,
+) -> Result<(), ScenarioError> {
+    match fine {
+        true => Ok(()),
+        false => Err(ScenarioError::Number {
+            what: what.into(),
+            found,
+            must,
+        }),
+    }
+}
+
+fn at_most(what: &'static str, found: u64, most: u64) -> Result<(), ScenarioError> {
+    match found <= most {
+        true => Ok(()),
+        false => Err(ScenarioError::TooMany { what, found, most }),
+    }
+}
