@@ -20,6 +20,9 @@ use crate::{
     nvml::Gpus,
 };
 
+/// While it holds a lease an agent asks this often whether it should give it up: an urgent job waits at most this
+/// and a step for its device.
+const BUSY_EVERY: Duration = Duration::from_secs(1);
 /// After a renewal failed the next try comes sooner than the period.
 const RETRY_EVERY: Duration = Duration::from_millis(500);
 
@@ -50,7 +53,8 @@ impl Beater {
         loop {
             let every = self.membership.heartbeat_every();
             let pause = match self.beat().await {
-                Ok(()) => every,
+                Ok(()) if self.leases.snapshot().is_empty() => every,
+                Ok(()) => every.min(BUSY_EVERY),
                 Err(error) => {
                     self.metrics.heartbeats_failed.inc();
                     tracing::warn!(error = %chain(&error), "heartbeat failed");

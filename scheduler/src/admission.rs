@@ -18,12 +18,12 @@ use schemas::{
 pub use catalogue::{Catalogue, CatalogueSettings, ExpectedWeights, Model, Size};
 pub use record::{JobRecord, ShotRecord};
 pub use refusal::{Code, Refusal};
-pub use request::{Reference, ReferenceFit, ShotRequest, VideoRequest};
+pub use request::{Priority, Reference, ReferenceFit, ShotRequest, VideoRequest};
 pub use rules::{SEED_MAX, unknown_model};
 
 use crate::{
     core::limits::SHOTS_MAX,
-    core::rows::{Band, Dedupe, Idempotency, NewJob, NewTask},
+    core::rows::{Dedupe, Idempotency, NewJob, NewTask},
     pricing,
     review::{self, Blocklist, Verdict},
     storyboard::{self, Shot},
@@ -74,7 +74,7 @@ pub fn decide(
     Ok(Order {
         record: record::record(&wish, &shots),
         seed: wish.seed,
-        hold: pricing::hold(estimates.iter().copied()),
+        hold: pricing::hold(estimates.iter().copied(), wish.priority.band()),
         tasks,
         estimates,
         first_frames,
@@ -196,7 +196,8 @@ impl Order {
             project: submission.project,
             request,
             seed: self.seed,
-            band: Band::Standard,
+            band: self.record.priority.band(),
+            rank: self.record.priority.rank(),
             tasks: self
                 .tasks
                 .into_iter()

@@ -107,6 +107,7 @@ async fn add_account(
         level,
         name: name.into(),
         created_at_ms: dispatcher.now_ms(),
+        weight: 1,
     };
     dispatcher.add_account(row).await?;
     Ok(id)

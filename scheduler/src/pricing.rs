@@ -10,6 +10,8 @@ use schemas::{
     task::{AssembleSpec, RenderSpec, TaskSpec},
 };
 
+use crate::core::rows::Band;
+
 /// Load from cache, tokenise, encode the prompt, connectors; microseconds.
 const ENCODE_US: u64 = 300_000;
 /// One token through the transformer once, both passes of guidance; nanoseconds.
@@ -22,7 +24,7 @@ const JOIN_US: u64 = 100_000;
 /// One output pixel through scaling and H.264; nanoseconds.
 const ENCODE_PIXEL_NS: u64 = 40;
 /// The hold is the expected price times this, in percent: what a job may cost at most.
-const HOLD_PERCENT: u64 = 150;
+const HOLD_PERCENT: i64 = 150;
 /// Edge of a token in pixels.
 const TOKEN_EDGE: u64 = 16;
 
@@ -46,13 +48,16 @@ pub fn estimate(spec: &TaskSpec, class: CostClass) -> GpuMicros {
     GpuMicros(i64::try_from(micros.max(1_000)).unwrap_or(i64::MAX / 4))
 }
 
-/// The ceiling that is held for a job whose tasks are expected to cost this in total.
-pub fn hold(estimates: impl IntoIterator<Item = GpuMicros>) -> GpuMicros {
+/// The ceiling that is held for a job of this band whose tasks are expected to take this in total.
+pub fn hold(estimates: impl IntoIterator<Item = GpuMicros>, band: Band) -> GpuMicros {
     let total: i128 = estimates
         .into_iter()
         .map(|micros| i128::from(micros.0))
         .sum();
-    GpuMicros(i64::try_from(total * i128::from(HOLD_PERCENT) / 100).unwrap_or(i64::MAX / 4))
+    GpuMicros(
+        i64::try_from(total * i128::from(HOLD_PERCENT * band.factor_percent()) / 10_000)
+            .unwrap_or(i64::MAX / 4),
+    )
 }
 
 fn render_us(spec: &RenderSpec, class: CostClass) -> u64 {
@@ -135,7 +140,9 @@ mod tests {
 
     #[test]
     fn a_hold_covers_the_price_and_absurd_sums_do_not_wrap() {
-        assert_eq!(hold([GpuMicros(100), GpuMicros(60)]), GpuMicros(240));
-        assert!(hold([GpuMicros(i64::MAX), GpuMicros(i64::MAX)]).0 > 0);
+        let two = [GpuMicros(100), GpuMicros(60)];
+        let holds = Band::ALL.map(|band| hold(two, band));
+        assert_eq!(holds, [GpuMicros(480), GpuMicros(240), GpuMicros(120)]);
+        assert!(hold([GpuMicros(i64::MAX), GpuMicros(i64::MAX)], Band::Urgent).0 > 0);
     }
 }

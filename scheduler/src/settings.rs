@@ -37,6 +37,12 @@ pub struct FarmSettings {
     pub drain_finish_ms: i64,
     pub gone_after_ms: i64,
     pub progress_write_ms: i64,
+    /// How long work runs before an urgent job may take its device.
+    pub preempt_min_run_ms: i64,
+    /// Steps that it runs before.
+    pub preempt_min_steps: u32,
+    /// A device is only taken if that starts the urgent job at least this much sooner.
+    pub preempt_gain_ms: i64,
 }
 
 impl Default for Settings {
@@ -63,6 +69,9 @@ impl Default for FarmSettings {
             drain_finish_ms: limits.drain_finish_ms,
             gone_after_ms: limits.gone_after_ms,
             progress_write_ms: limits.progress_write_ms,
+            preempt_min_run_ms: limits.preempt_min_run_ms,
+            preempt_min_steps: limits.preempt_min_steps,
+            preempt_gain_ms: limits.preempt_gain_ms,
         }
     }
 }
@@ -95,6 +104,9 @@ impl FarmSettings {
             drain_finish_ms: self.drain_finish_ms,
             gone_after_ms: self.gone_after_ms,
             progress_write_ms: self.progress_write_ms,
+            preempt_min_run_ms: self.preempt_min_run_ms,
+            preempt_min_steps: self.preempt_min_steps,
+            preempt_gain_ms: self.preempt_gain_ms,
         })
     }
 }

@@ -90,6 +90,7 @@ fn job(project: AccountId, shots: u32) -> NewJob {
         band: Band::Standard,
         tasks,
         hold: GpuMicros(20_000_000),
+        rank: 0,
         dedupe: None,
         idempotency: None,
     }

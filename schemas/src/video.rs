@@ -70,6 +70,9 @@ pub struct Video {
     pub usage: Usage,
     #[serde(default)]
     pub warnings: Vec<Warning>,
+    /// `low`, `normal`, `high` or `urgent`.
+    #[serde(default)]
+    pub priority: String,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]

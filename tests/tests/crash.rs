@@ -17,6 +17,10 @@ const TIMES: &[(&str, &str)] = &[
     // A drain gives running work back, however little of it is left.
     ("DAILIES__SCHEDULER__FARM__DRAIN_FINISH_MS", "0"),
     ("DAILIES__AGENT__DRAIN_FINISH_MS", "0"),
+    // Films of a second: an urgent job may take a device at any moment.
+    ("DAILIES__SCHEDULER__FARM__PREEMPT_MIN_RUN_MS", "0"),
+    ("DAILIES__SCHEDULER__FARM__PREEMPT_MIN_STEPS", "1"),
+    ("DAILIES__SCHEDULER__FARM__PREEMPT_GAIN_MS", "0"),
 ];
 
 /// Steps of a render: enough that a kill always falls between two of them.
@@ -74,9 +78,13 @@ impl Farm {
     }
 
     fn submit(&self) -> String {
+        self.submit_as("normal", 11, STEPS)
+    }
+
+    fn submit_as(&self, priority: &str, seed: u64, steps: u64) -> String {
         let request = json!({
             "model": "builtin", "prompt": "a big red ball bounces at night", "size": "64x64",
-            "seconds": "2", "seed": 11, "steps": STEPS,
+            "seconds": "2", "seed": seed, "steps": steps, "priority": priority,
         });
         let (status, video) = self
             .api
@@ -197,4 +205,29 @@ fn a_draining_agent_gives_its_work_back_and_the_next_one_goes_on() {
     let (video, _) = farm.wait_for_film(&id);
     assert!(resumed_at(&agent.log()) >= Some(4), "{}", agent.log());
     assert_eq!(video["progress"], 100);
+}
+
+#[test]
+fn an_urgent_film_takes_the_only_device_and_the_other_one_goes_on_unchanged() {
+    let farm = Farm::start();
+    let agent = farm.agent();
+    let quiet = farm.submit();
+    let (_, expected) = farm.wait_for_film(&quiet);
+
+    let victim = farm.submit();
+    farm.wait_for_step(&victim, 3);
+    let urgent = farm.submit_as("urgent", 12, 4);
+    let (video, _) = farm.wait_for_film(&urgent);
+    assert_eq!(video["priority"], "urgent", "{video}");
+    let other = farm.video(&victim).expect("the scheduler answers");
+    assert_ne!(other["status"], "completed", "it did not give way: {other}");
+
+    let (video, film) = farm.wait_for_film(&victim);
+    assert!(video["attempt"].as_u64() >= Some(2), "{video}");
+    assert!(
+        resumed_at(&agent.log()) >= Some(3),
+        "it went on from its step:\n{}",
+        agent.log()
+    );
+    assert!(film == expected, "the film differs after it was preempted");
 }

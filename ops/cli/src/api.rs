@@ -78,10 +78,11 @@ impl Api {
         })
     }
 
-    pub async fn create(&self, film: &FilmArgs, model: &str) -> Result<Video> {
+    pub async fn create(&self, film: &FilmArgs, model: &str, priority: &str) -> Result<Video> {
         let mut form = multipart::Form::new()
             .text("prompt", film.prompt.clone())
-            .text("model", model.to_string());
+            .text("model", model.to_string())
+            .text("priority", priority.to_string());
         let fields = [
             ("size", film.size.clone()),
             ("seconds", film.seconds.clone()),

@@ -19,6 +19,10 @@ pub struct SubmitArgs {
     /// Name of the model, as in 'sora-2'; its weights decide what it can show.
     #[arg(long, default_value = MODEL_DEFAULT)]
     model: String,
+    /// How soon and at which price: low (half), normal, high (before your other films) or urgent
+    /// (double; takes a device from work that runs).
+    #[arg(long, value_parser = ["low", "normal", "high", "urgent"], default_value = "normal")]
+    priority: String,
     /// Wait until the film is done.
     #[arg(long)]
     wait: bool,
@@ -32,7 +36,7 @@ pub struct SubmitArgs {
 pub async fn run(args: SubmitArgs) -> Result<()> {
     let api = Api::new(&args.server)?;
     let target = args.output.as_deref().map(Target::new).transpose()?;
-    let video = api.create(&args.film, &args.model).await?;
+    let video = api.create(&args.film, &args.model, &args.priority).await?;
     for warning in &video.warnings {
         eprintln!("warning: {}", warning.message);
     }

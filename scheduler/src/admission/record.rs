@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use schemas::video::Warning;
 use serde::{Deserialize, Serialize};
 
-use super::rules::Wish;
+use super::{request::Priority, rules::Wish};
 use crate::{review, storyboard::Shot};
 
 /// Unknown words that a warning names.
@@ -32,6 +32,8 @@ pub struct JobRecord {
     pub metadata: BTreeMap<String, String>,
     pub shots: Vec<ShotRecord>,
     pub warnings: Vec<Warning>,
+    #[serde(default)]
+    pub priority: Priority,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -63,6 +65,7 @@ pub(super) fn record(wish: &Wish, shots: &[Shot]) -> JobRecord {
             })
             .collect(),
         warnings: warnings(wish, shots),
+        priority: wish.priority,
     }
 }
 

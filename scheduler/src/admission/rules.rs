@@ -1,6 +1,8 @@
 //! What a request may say: every rule of the create call, and the defaults of what it does not say.
 
-use super::{Catalogue, Code, Model, Reference, Refusal, ShotRequest, Size, VideoRequest};
+use super::{
+    Catalogue, Code, Model, Priority, Reference, Refusal, ShotRequest, Size, VideoRequest,
+};
 use crate::storyboard::Take;
 
 /// Largest seed: every JSON reader holds it exactly.
@@ -37,6 +39,7 @@ pub(super) struct Wish<'a> {
     pub takes: Vec<Take>,
     /// Reference images and the field that each came in; takes point into this list.
     pub references: Vec<(String, &'a Reference)>,
+    pub priority: Priority,
 }
 
 pub(super) fn check<'a>(
@@ -63,6 +66,7 @@ pub(super) fn check<'a>(
         metadata: request.metadata.clone(),
         takes: Vec::new(),
         references: Vec::new(),
+        priority: request.priority,
     };
     add_takes(&mut wish, request)?;
     Ok(wish)

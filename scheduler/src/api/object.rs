@@ -60,6 +60,7 @@ pub fn video(view: &JobView, live: Option<&LiveJob>, now_ms: i64) -> Video {
         steps_done,
         steps_total,
         usage: usage(view, &record),
+        priority: record.priority.name().into(),
         warnings: record.warnings,
     }
 }

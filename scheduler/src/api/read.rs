@@ -10,7 +10,9 @@ use super::{
     form::IMAGE_URL_CHARS_MAX,
     node::{Fields, Node},
 };
-use crate::admission::{Code, Reference, ReferenceFit, Refusal, ShotRequest, VideoRequest};
+use crate::admission::{
+    Code, Priority, Reference, ReferenceFit, Refusal, ShotRequest, VideoRequest,
+};
 
 /// Fields of the create body that do something.
 const CREATE_FIELDS: &[&str] = &[
@@ -29,6 +31,7 @@ const CREATE_FIELDS: &[&str] = &[
     "shots",
     "reference_fit",
     "dry_run",
+    "priority",
 ];
 /// Fields that old programs send and that change nothing.
 const IGNORED_FIELDS: &[&str] = &["user", "safety_identifier", "n"];
@@ -74,6 +77,7 @@ pub fn read_request(mut fields: Fields) -> Result<VideoRequest, Refusal> {
         metadata: metadata(&mut fields)?,
         shots: shots(&mut fields)?,
         dry_run: boolean(&mut fields, "dry_run")?.unwrap_or(false),
+        priority: priority(&mut fields)?,
     })
 }
 
@@ -195,6 +199,19 @@ fn boolean(fields: &mut Fields, name: &str) -> Result<Option<bool>, Refusal> {
         Some(Node::Text(text)) if text == "true" => Ok(Some(true)),
         Some(Node::Text(text)) if text == "false" => Ok(Some(false)),
         Some(other) => Err(expected("a boolean", &other, name)),
+    }
+}
+
+fn priority(fields: &mut Fields) -> Result<Priority, Refusal> {
+    match text(fields, "priority", "")?.as_deref() {
+        None | Some("normal") => Ok(Priority::Normal),
+        Some("low") => Ok(Priority::Low),
+        Some("high") => Ok(Priority::High),
+        Some("urgent") => Ok(Priority::Urgent),
+        Some(_) => Err(Refusal::wrong_value(
+            "priority",
+            "supported values are 'low', 'normal', 'high' and 'urgent'",
+        )),
     }
 }
 

@@ -243,7 +243,10 @@ impl Farm {
         }
         match live.yield_since_ms {
             Some(_) => Directive::Yield {
-                reason: "the node drains".into(),
+                reason: match live.yield_for {
+                    Some(_) => "an urgent task needs the device".into(),
+                    None => "the node drains".into(),
+                },
             },
             None => Directive::Continue {
                 ttl_ms: self.limits.lease_ttl_ms as u64,

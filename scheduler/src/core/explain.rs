@@ -25,6 +25,17 @@ pub enum Waiting {
     DevicesDraining {
         devices: u32,
     },
+    /// A running task gives its device up for it.
+    Handover,
+    /// More urgent work waits.
+    BandBehind {
+        tasks_ahead: u64,
+    },
+    /// Another account has had less of the farm by its weight; seconds of a device.
+    FairShare {
+        own_s: u64,
+        leading_s: u64,
+    },
     OwnQueue {
         tasks_ahead: u64,
     },
@@ -47,6 +58,9 @@ impl Waiting {
             Self::NoCapableDevice { .. } => "no_capable_device",
             Self::NodesAvoided { .. } => "nodes_avoided",
             Self::DevicesDraining { .. } => "devices_draining",
+            Self::Handover => "handover",
+            Self::BandBehind { .. } => "band_behind",
+            Self::FairShare { .. } => "fair_share",
             Self::OwnQueue { .. } => "own_queue",
             Self::DevicesBusy { .. } => "devices_busy",
             Self::NothingWaits => "nothing_waits",

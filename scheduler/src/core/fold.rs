@@ -5,8 +5,10 @@ use std::collections::BTreeMap;
 use super::{
     Farm, Job, Task,
     agent::Agent,
+    decay::Decayed,
     limits::{Limits, RECENT_MS},
     queue::Queue,
+    recent::Recent,
     rows::{
         AccountRow, AgentRow, AgentState, Balance, CheckpointRow, DedupeRow, IdempotencyRow,
         JobRow, ReservationRow, TaskRow, TaskState,
@@ -30,6 +32,7 @@ pub struct Snapshot {
     pub agents: Vec<AgentRow>,
     pub dedupe: Vec<DedupeRow>,
     pub idempotency: Vec<IdempotencyRow>,
+    pub usage: Vec<(AccountId, Decayed)>,
 }
 
 /// A snapshot whose rows do not belong together.
@@ -58,6 +61,9 @@ impl Farm {
             busy: BTreeMap::new(),
             queue: Queue::default(),
             timers: Timers::default(),
+            recent: Recent::default(),
+            handovers: BTreeMap::new(),
+            buckets: BTreeMap::new(),
             now: 0,
             writes: Vec::new(),
             wake: false,
@@ -71,6 +77,7 @@ impl Farm {
         farm.seq = snapshot.seq;
         farm.now = now;
         farm.accounts = by(snapshot.accounts, |row| row.id);
+        farm.fold_shares(snapshot.usage);
         farm.balances = snapshot.balances.into_iter().collect();
         farm.fold_jobs(snapshot.jobs, snapshot.reservations);
         farm.fold_tasks(snapshot.tasks)?;
@@ -78,6 +85,15 @@ impl Farm {
         farm.fold_agents(snapshot.agents);
         farm.fold_kept(snapshot.dedupe, snapshot.idempotency);
         Ok(farm)
+    }
+
+    fn fold_shares(&mut self, usage: Vec<(AccountId, Decayed)>) {
+        for row in self.accounts.values() {
+            self.queue.add_account(row.id, row.parent, row.weight);
+        }
+        for (account, usage) in usage {
+            self.queue.set_usage(account, usage);
+        }
     }
 
     fn fold_jobs(&mut self, jobs: Vec<JobRow>, reservations: Vec<ReservationRow>) {
@@ -112,7 +128,7 @@ impl Farm {
             ids.push(row.id);
             let leased = matches!(row.state, TaskState::Leased(_));
             let mut live = LiveLease::new(expires_at_ms);
-            (live.step, live.steps) = (row.step, row.steps);
+            (live.first_step, live.step, live.steps) = (row.step, row.step, row.steps);
             self.timers_for(&row, expires_at_ms);
             let task = Task {
                 checkpoints: Vec::new(),
@@ -204,6 +220,7 @@ impl Farm {
                 .collect(),
             dedupe: self.dedupe.values().cloned().collect(),
             idempotency: self.idempotency.values().cloned().collect(),
+            usage: self.used(),
         }
     }
 }

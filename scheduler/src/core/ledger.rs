@@ -132,7 +132,8 @@ impl Farm {
         }
     }
 
-    fn path(&self, project: AccountId) -> Vec<AccountId> {
+    /// The project and all accounts above it.
+    pub(super) fn path(&self, project: AccountId) -> Vec<AccountId> {
         let mut path = Vec::new();
         let mut next = Some(project);
         while let Some(id) = next

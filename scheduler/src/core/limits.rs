@@ -22,6 +22,30 @@ pub const CHECKPOINTS_KEPT: usize = 2;
 pub const SUSPECT_MS: i64 = 300_000;
 /// Nodes on which a task may fail before the task itself is to blame.
 pub const POISON_NODES: usize = 3;
+/// Grants that shares of lanes and bands are measured over.
+pub const GRANTS_COUNTED: usize = 100;
+/// Share of the grants that aged tasks may have before all others, in percent.
+pub const AGED_PERCENT: usize = 25;
+/// Least share of the grants of urgent, standard and overnight work while there is any, in percent.
+pub const FLOORS_PERCENT: [usize; 3] = [0, 20, 5];
+/// Eligible time after which a task of the band counts as aged.
+pub const AGED_MS: [i64; 3] = [600_000, 4 * 3_600_000, 24 * 3_600_000];
+/// Aged tasks that are looked at for one device.
+pub const AGED_LOOKED_AT: usize = 64;
+/// Urgent tasks for which devices are taken at a time.
+pub const PREEMPT_LOOKED_AT: usize = 16;
+/// From this share of its steps on, in percent, a task keeps its device.
+pub const PROTECTED_PERCENT: u32 = 90;
+/// Times that a task may be preempted; then it is protected for good.
+pub const PREEMPTIONS_MAX: u32 = 3;
+/// Share of the devices of a class that may be taken in a minute, in percent; at least one.
+pub const PREEMPT_PERCENT_A_MINUTE: i64 = 2;
+/// Devices that may be taken at once after a quiet time.
+pub const PREEMPT_BURST: i64 = 4;
+/// How long a freed device is kept for the task it was freed for.
+pub const HANDOVER_MS: i64 = 30_000;
+/// Decode, mux and upload, when nothing better is known.
+pub const TAIL_MS: i64 = 10_000;
 /// Longest wait before a retry.
 pub const BACKOFF_MAX_MS: i64 = 300_000;
 
@@ -41,6 +65,12 @@ pub struct Limits {
     pub gone_after_ms: i64,
     /// Progress of a job is written at most this often.
     pub progress_write_ms: i64,
+    /// How long an attempt runs before its device may be taken.
+    pub preempt_min_run_ms: i64,
+    /// Steps that an attempt runs before its device may be taken.
+    pub preempt_min_steps: u32,
+    /// A device is only taken if that starts the urgent task at least this much sooner.
+    pub preempt_gain_ms: i64,
 }
 
 impl Default for Limits {
@@ -53,6 +83,9 @@ impl Default for Limits {
             drain_finish_ms: 10_000,
             gone_after_ms: 600_000,
             progress_write_ms: 5_000,
+            preempt_min_run_ms: 60_000,
+            preempt_min_steps: 3,
+            preempt_gain_ms: 20_000,
         }
     }
 }

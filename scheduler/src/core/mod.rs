@@ -8,6 +8,7 @@
 
 pub mod agent;
 pub mod command;
+pub mod decay;
 pub mod explain;
 mod failure;
 pub mod fold;
@@ -16,11 +17,14 @@ mod ledger;
 pub mod limits;
 pub mod live;
 mod placement;
+mod preempt;
 mod queue;
+mod recent;
 pub mod rows;
 mod submit;
 mod task;
 mod timers;
+mod usage;
 mod waiting;
 pub mod write;
 
@@ -33,13 +37,15 @@ mod tests;
 
 use std::collections::BTreeMap;
 
-use schemas::{AccountId, AgentId, JobId, TaskId, agent::FailureClass};
+use schemas::{AccountId, AgentId, JobId, TaskId, agent::FailureClass, task::TaskSpec};
 
 use self::{
     agent::Agent,
     command::{Command, Reply},
-    limits::Limits,
-    queue::{Place, Queue},
+    limits::{AGED_MS, Limits},
+    preempt::{Bucket, Handover},
+    queue::{Class, Entry, Place, Queue},
+    recent::Recent,
     rows::{
         AccountRow, Balance, CheckpointRow, DedupeRow, Fingerprint, Holder, IdempotencyRow, JobRow,
         ReservationRow, TaskRow, TaskState,
@@ -70,6 +76,11 @@ pub struct Farm {
     busy: BTreeMap<(AgentId, u32), TaskId>,
     queue: Queue,
     timers: Timers,
+
+    // What only this leader knows.
+    recent: Recent,
+    handovers: BTreeMap<(AgentId, u32), Handover>,
+    buckets: BTreeMap<String, Bucket>,
 
     // Of the command that is being applied.
     now: i64,
@@ -150,6 +161,7 @@ impl Farm {
             Command::Drain { agent, boot } => self.drain(agent, boot),
             Command::Tick => Reply::Done,
         };
+        self.preempt();
         Outcome {
             reply,
             writes: std::mem::take(&mut self.writes),
@@ -179,6 +191,7 @@ impl Farm {
 
     fn add_account(&mut self, row: AccountRow) -> Reply {
         self.accounts.insert(row.id, row.clone());
+        self.queue.add_account(row.id, row.parent, row.weight);
         self.done(Write::InsertAccount(row))
     }
 
@@ -248,10 +261,22 @@ impl Farm {
         }
     }
 
-    fn place(&self, id: TaskId) -> Place {
+    /// Where an eligible task stands in the queue.
+    fn entry(&self, id: TaskId, eligible_at_ms: i64) -> Entry {
         let row = &self.task_at(id).row;
         let job = &self.job_at(row.job).row;
-        Place::new(row.kind(), job.state, job.seq, row.index, id)
+        Entry {
+            account: job.project,
+            band: job.band,
+            class: match &*row.spec {
+                TaskSpec::Assemble(_) => Class::Assemble,
+                TaskSpec::Render(spec) => Class::Render {
+                    weights: spec.weights.clone(),
+                },
+            },
+            place: Place::new(row.kind(), job.state, job.rank, job.seq, row.index, id),
+            aged_at_ms: eligible_at_ms + AGED_MS[job.band as usize],
+        }
     }
 
     /// Enters a task where its state says that it can be found.
@@ -263,9 +288,9 @@ impl Farm {
             TaskState::Ready { eligible_at_ms, .. } if *eligible_at_ms > self.now => {
                 self.timers.arm(*eligible_at_ms, Timer::Eligible(id));
             }
-            TaskState::Ready { .. } => {
-                let place = self.place(id);
-                self.queue.insert(place);
+            TaskState::Ready { eligible_at_ms, .. } => {
+                let entry = self.entry(id, *eligible_at_ms);
+                self.queue.insert(entry);
                 self.wake = true;
             }
             TaskState::Leased(Holder { agent, device, .. }) => {
@@ -277,9 +302,9 @@ impl Farm {
 
     fn unindex_task(&mut self, id: TaskId) {
         match self.task_at(id).row.state {
-            TaskState::Ready { .. } => {
-                let place = self.place(id);
-                self.queue.remove(&place);
+            TaskState::Ready { eligible_at_ms, .. } => {
+                let entry = self.entry(id, eligible_at_ms);
+                self.queue.remove(&entry);
             }
             TaskState::Leased(Holder { agent, device, .. }) => {
                 self.busy.remove(&(agent, device));

@@ -10,8 +10,9 @@ use uuid::Uuid;
 
 use super::{
     Farm,
+    decay::Decayed,
     fold::Snapshot,
-    limits::Limits,
+    limits::{Limits, PREEMPTIONS_MAX},
     rows::{
         AccountRow, AgentRow, AttemptRow, Balance, Band, CheckpointRow, DedupeRow, Fingerprint,
         IdempotencyRow, JobRow, LedgerRow, Level, NewJob, NewTask, OutboxRow, ReservationRow,
@@ -29,6 +30,7 @@ pub struct Model {
     pub reservations: BTreeMap<JobId, ReservationRow>,
     pub ledger: Vec<LedgerRow>,
     pub balances: BTreeMap<AccountId, Balance>,
+    pub usage: BTreeMap<AccountId, Decayed>,
     pub accounts: BTreeMap<AccountId, AccountRow>,
     pub agents: BTreeMap<schemas::AgentId, AgentRow>,
     pub dedupe: BTreeMap<Fingerprint, DedupeRow>,
@@ -88,6 +90,7 @@ impl Model {
             Write::PutBalance { account, was, now } => {
                 assert_eq!(self.balances.insert(account, now), was);
             }
+            Write::PutUsage { account, usage } => drop(self.usage.insert(account, usage)),
             Write::InsertAgent(row) => fresh(self.agents.insert(row.id, row)),
             Write::UpdateAgent { was, row } => {
                 let old = self.agents.insert(row.id, row).expect("no such agent");
@@ -129,6 +132,12 @@ impl Model {
             agents: self.agents.values().cloned().collect(),
             dedupe: self.dedupe.values().cloned().collect(),
             idempotency: self.idempotency.values().cloned().collect(),
+            usage: self
+                .usage
+                .iter()
+                .map(|(id, usage)| (*id, *usage))
+                .filter(|(_, usage)| *usage != Decayed::default())
+                .collect(),
         }
     }
 
@@ -167,6 +176,7 @@ impl Model {
                 TaskState::Leased(_) => assert_eq!(open, [task.attempt]),
                 _ => assert_eq!(open, [0; 0]),
             }
+            assert!(task.preemptions <= PREEMPTIONS_MAX, "preempted too often");
             let won = attempts.filter(|a| a.outcome.as_deref() == Some("succeeded"));
             assert!(won.count() <= 1, "two results of a task");
         }
@@ -183,7 +193,8 @@ impl Model {
             assert_eq!(folded, *balance, "entries and balance differ");
             let sum = balance.available.0 + balance.held.0 + balance.spent.0;
             assert_eq!(sum, 0, "the ledger does not sum to zero");
-            let pending = self.reservations.values();
+            let below = |row: &&ReservationRow| self.is_below(row.project, *account);
+            let pending = self.reservations.values().filter(below);
             let held: i64 = pending
                 .inspect(|row| assert!(row.held.0 >= 0 && row.posted <= row.reserved))
                 .inspect(|row| {
@@ -197,6 +208,15 @@ impl Model {
     }
 }
 
+impl Model {
+    fn is_below(&self, project: AccountId, account: AccountId) -> bool {
+        project == account
+            || self.accounts[&project]
+                .parent
+                .is_some_and(|up| self.is_below(up, account))
+    }
+}
+
 fn fresh<T>(old: Option<T>) {
     assert!(old.is_none(), "inserted twice");
 }
@@ -205,17 +225,29 @@ fn fresh<T>(old: Option<T>) {
 pub const PROJECT: AccountId = AccountId(Uuid::from_u128(2));
 const ORG: AccountId = AccountId(Uuid::from_u128(1));
 
-pub fn accounts() -> [AccountRow; 2] {
+/// Another project of the org, and one of another org with a double weight.
+pub const SECOND: AccountId = AccountId(Uuid::from_u128(3));
+pub const FOREIGN: AccountId = AccountId(Uuid::from_u128(5));
+const FOREIGN_ORG: AccountId = AccountId(Uuid::from_u128(4));
+
+pub fn accounts() -> [AccountRow; 5] {
     let row = |id, parent, level, name: &str| AccountRow {
         id,
         parent,
         level,
         name: name.into(),
         created_at_ms: 0,
+        weight: 1,
     };
     [
         row(ORG, None, Level::Org, "org"),
         row(PROJECT, Some(ORG), Level::Project, "project"),
+        row(SECOND, Some(ORG), Level::Project, "second"),
+        AccountRow {
+            weight: 2,
+            ..row(FOREIGN_ORG, None, Level::Org, "foreign-org")
+        },
+        row(FOREIGN, Some(FOREIGN_ORG), Level::Project, "foreign"),
     ]
 }
 
@@ -247,6 +279,7 @@ pub fn job(number: u128, shots: u32) -> NewJob {
         band: Band::Standard,
         tasks,
         hold: GpuMicros(10_000_000),
+        rank: 0,
         dedupe: None,
         idempotency: None,
     }

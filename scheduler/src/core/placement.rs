@@ -10,6 +10,7 @@ use super::{
     Farm,
     command::LeaseReply,
     explain::Waiting,
+    queue::{Class, Found, Verdict},
     rows::{AgentRow, AgentState, AttemptRow, Holder, TaskRow, TaskState},
     task::LiveLease,
     timers::Timer,
@@ -59,8 +60,16 @@ impl Farm {
         if row.state != AgentState::Online {
             return LeaseReply::Idle(Waiting::NothingWaits);
         }
+        if let Some(task) = self.kept_for(request.agent, request.device) {
+            self.handovers.remove(&(request.agent, request.device));
+            return self.grant(task, &request);
+        }
         match self.pick(request.agent, request.device) {
-            Some(task) => self.grant(task, &request),
+            Some(Found { task, aged }) => {
+                let band = self.job_at(self.task_at(task).row.job).row.band;
+                self.recent.note(band, aged);
+                self.grant(task, &request)
+            }
             None => LeaseReply::Idle(Waiting::NothingWaits),
         }
     }
@@ -77,11 +86,16 @@ impl Farm {
         }
     }
 
-    fn pick(&self, agent: AgentId, device: u32) -> Option<TaskId> {
-        self.queue
-            .iter()
-            .map(|place| place.task)
-            .find(|task| self.fit(*task, agent, device).is_ok())
+    fn pick(&self, agent: AgentId, device: u32) -> Option<Found> {
+        let aged_by = self.recent.aged_may_go().then_some(self.now);
+        let order = self.recent.order(&self.queue);
+        self.queue.find(aged_by, order, |place| {
+            match self.fit(place.task, agent, device) {
+                Ok(()) => Verdict::Take,
+                Err(Misfit::Avoided) => Verdict::Next,
+                Err(_) => Verdict::SkipClass,
+            }
+        })
     }
 
     pub(super) fn fit(&self, task: TaskId, agent: AgentId, device: u32) -> Result<(), Misfit> {
@@ -117,9 +131,13 @@ impl Farm {
             row.state == AgentState::Online && row.ffmpeg.is_some() && cpu
         });
         cpu_can
-            && self.queue.iter().any(|place| {
-                let row = &self.task_at(place.task).row;
-                row.kind() == TaskKind::Render && can(&self.agents[&agent].row, row).is_ok()
+            && self.queue.classes().any(|class| match class {
+                Class::Render { weights } => self.agents[&agent]
+                    .row
+                    .weights
+                    .iter()
+                    .any(|w| w.name == *weights),
+                Class::Assemble => false,
             })
     }
 
@@ -140,10 +158,11 @@ impl Farm {
         let expires_at_ms = self.now + self.limits.start_ttl_ms;
         let task = self.task_at_mut(id);
         let mut live = LiveLease::new(expires_at_ms);
-        (live.step, live.steps) = (task.row.step, task.row.steps);
+        (live.first_step, live.step, live.steps) = (task.row.step, task.row.step, task.row.steps);
         task.live = Some(live);
         let (job, number) = (task.row.job, task.row.attempt);
         self.timers.arm(expires_at_ms, Timer::Lease(id));
+        self.charge_usage(id);
         self.writes.push(Write::InsertAttempt(AttemptRow {
             task: id,
             number,

@@ -28,6 +28,8 @@ pub struct NewJob {
     pub tasks: Vec<NewTask>,
     /// Held at submit, charged at the end at most.
     pub hold: GpuMicros,
+    /// See [`JobRow::rank`].
+    pub rank: i32,
     /// Absent for a caller that wants no retry protection.
     pub dedupe: Option<Dedupe>,
     pub idempotency: Option<Idempotency>,
@@ -70,6 +72,28 @@ pub enum Band {
     Overnight,
 }
 
+impl Band {
+    /// In the order of service.
+    pub const ALL: [Self; 3] = [Self::Urgent, Self::Standard, Self::Overnight];
+
+    /// What a second of a device counts, in percent: for the share of an account and for the price.
+    pub fn factor_percent(self) -> i64 {
+        match self {
+            Self::Urgent => 200,
+            Self::Standard => 100,
+            Self::Overnight => 50,
+        }
+    }
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Urgent => "urgent",
+            Self::Standard => "standard",
+            Self::Overnight => "overnight",
+        }
+    }
+}
+
 #[derive(Clone, Debug, PartialEq)]
 pub struct JobRow {
     pub id: JobId,
@@ -84,6 +108,8 @@ pub struct JobRow {
     pub created_at_ms: i64,
     pub ended_at_ms: Option<i64>,
     pub error: Option<JobError>,
+    /// Order among the account's waiting jobs of one band, before that of submission; smaller is sooner.
+    pub rank: i32,
 }
 
 /// ```text
@@ -137,6 +163,8 @@ pub struct TaskRow {
     /// Denoising steps done and of how many, as last written; live values come from memory.
     pub step: u32,
     pub steps: u32,
+    /// Times it gave its device to a more urgent task.
+    pub preemptions: u32,
 }
 
 /// ```text
@@ -333,6 +361,8 @@ pub struct AccountRow {
     /// Unique, for people and headers.
     pub name: String,
     pub created_at_ms: i64,
+    /// Its part of the farm beside its siblings.
+    pub weight: u32,
 }
 
 /// An API key. The key itself is never stored.

@@ -18,17 +18,18 @@ use super::{
     agent::agent_id,
     command::{Command, LeaseReply, Reply},
     limits::Limits,
-    model::{Model, PROJECT, accounts, job, weights},
-    rows::Dedupe,
+    model::{FOREIGN, Model, PROJECT, SECOND, accounts, job, weights},
+    rows::{Band, Dedupe},
     write::Write,
 };
 
 /// Seeds that once found a fault.
 const KEPT: &[u64] = &[];
-const SEEDS: u64 = 25;
-const STEPS: u32 = 250;
+/// Seeds of one run of the tests; `DAILIES_SIMULATION_SEEDS` asks for more. A seed injects over a hundred faults.
+const SEEDS: u64 = 100;
+const STEPS: u32 = 300;
 const NODES: [&str; 3] = ["a", "b", "c"];
-const STEPS_OF_A_SHOT: u32 = 6;
+const STEPS_OF_A_SHOT: u32 = 8;
 
 /// SplitMix64: small, and the same everywhere.
 struct Dice(u64);
@@ -76,6 +77,9 @@ struct Simulation {
     /// Every lease that was ever granted, for late messages.
     past: Vec<Work>,
     commits: Vec<(i64, Vec<Write>)>,
+    /// Torn commits, crashes, kills, drains, clock jumps, late messages.
+    faults: u64,
+    preemptions: u64,
 }
 
 /// All commits of a run and the farm at its end, for other stores to compare with.
@@ -106,7 +110,12 @@ pub(crate) fn history(seed: u64) -> History {
 
 impl Simulation {
     fn new(seed: u64) -> Self {
-        let limits = Limits::default();
+        let limits = Limits {
+            preempt_min_run_ms: 0,
+            preempt_min_steps: 0,
+            preempt_gain_ms: 0,
+            ..Limits::default()
+        };
         let mut model = Model {
             term: 1,
             ..Model::default()
@@ -130,10 +139,15 @@ impl Simulation {
             farm,
             model,
             now: 1_000,
-            nodes: NODES.into_iter().map(node).collect(),
+            nodes: NODES[..1 + seed as usize % NODES.len()]
+                .iter()
+                .map(|name| node(name))
+                .collect(),
             jobs: 0,
             past: Vec::new(),
             commits,
+            faults: 0,
+            preemptions: 0,
         }
     }
 
@@ -142,6 +156,7 @@ impl Simulation {
         let fenced = self.is_fenced(&command);
         let outcome = self.farm.apply(command, self.now);
         if torn {
+            self.faults += 1;
             self.farm = self.model.fold(&self.limits, self.now);
             return None;
         }
@@ -172,26 +187,28 @@ impl Simulation {
 
     fn step(&mut self) {
         let torn = self.dice.one_in(20);
-        match self.dice.below(14) {
+        let kind = self.dice.below(14);
+        self.faults += u64::from((3..=7).contains(&kind));
+        match kind {
             0 | 1 => self.submit(torn),
             2 => self.end_job(torn),
             3 => self.crash(),
             4 => self.now += self.dice.below(40_000) as i64,
             5 => self.late_message(torn),
             6 => {
-                let node = self.dice.below(NODES.len());
+                let node = self.dice.below(self.nodes.len());
                 self.nodes[node].boot += 1;
                 self.nodes[node].work = None; // killed
                 self.hello(node, torn);
             }
             7 => {
-                let node = self.dice.below(NODES.len());
+                let node = self.dice.below(self.nodes.len());
                 let agent = agent_id(self.nodes[node].name);
                 let boot = None;
                 self.apply(Command::Drain { agent, boot }, torn);
             }
             _ => {
-                let node = self.dice.below(NODES.len());
+                let node = self.dice.below(self.nodes.len());
                 self.live(node, torn);
             }
         }
@@ -203,6 +220,13 @@ impl Simulation {
     fn submit(&mut self, torn: bool) {
         self.jobs += 1;
         let mut new = job(self.jobs, 1 + self.dice.below(3) as u32);
+        new.project = [PROJECT, PROJECT, SECOND, FOREIGN][self.dice.below(4)];
+        new.band = match self.dice.below(10) {
+            0 => Band::Urgent,
+            1..=3 => Band::Overnight,
+            _ => Band::Standard,
+        };
+        new.rank = self.dice.below(2) as i32;
         if self.dice.one_in(3) {
             new.dedupe = Some(Dedupe {
                 fingerprint: format!("f{}", self.dice.below(3)),
@@ -216,7 +240,8 @@ impl Simulation {
         let id = JobId(Uuid::from_u128(
             1 + self.dice.below(self.jobs as usize + 1) as u128,
         ));
-        let (project, job) = (PROJECT, id);
+        let project = self.model.jobs.get(&id).map_or(PROJECT, |job| job.project);
+        let job = id;
         let command = match self.dice.one_in(2) {
             true => Command::Cancel { project, job },
             false => Command::Delete { project, job },
@@ -262,13 +287,13 @@ impl Simulation {
         let Some(work) = self.nodes[at].work.clone() else {
             return self.poll(at, torn);
         };
-        match self.dice.below(6) {
-            0 | 1 => self.beat(at, torn),
-            2 => {
+        match self.dice.below(12) {
+            0..=4 => self.beat(at, torn),
+            5 => {
                 let command = self.checkpoint(&work);
                 self.apply(command, torn);
             }
-            3 => {
+            6 => {
                 let command = self.ending(&work);
                 // A reply that is lost is asked for again, as an agent does.
                 if self.apply(command.clone(), torn).is_none() {
@@ -334,6 +359,23 @@ impl Simulation {
             self.nodes[at].work = None;
             self.nodes[at].boot += 1;
             self.hello(at, false);
+        } else if answer.contains("Yield") {
+            let work = self.nodes[at].work.take().expect("only work can yield");
+            let checkpoint = Some(CheckpointRef {
+                step: work.step,
+                digest: Digest::of(&work.step.to_le_bytes()),
+            });
+            let (reason, device_us) = ("told to".into(), 5);
+            let outcome = Ending::Released {
+                checkpoint,
+                reason,
+                device_us,
+            };
+            let report = Box::new(Report {
+                lease: work.lease,
+                outcome,
+            });
+            self.apply(Command::Report(report), false);
         }
     }
 
@@ -413,7 +455,7 @@ fn success(work: &Work) -> Ending {
     }
 }
 
-fn simulate(seed: u64) -> Model {
+fn simulate(seed: u64) -> Simulation {
     let mut simulation = Simulation::new(seed);
     for at in 0..simulation.nodes.len() {
         simulation.hello(at, false);
@@ -422,22 +464,38 @@ fn simulate(seed: u64) -> Model {
         simulation.step();
     }
     simulation.settle();
-    simulation.model
+    simulation.preemptions = simulation
+        .model
+        .tasks
+        .values()
+        .map(|task| u64::from(task.preemptions))
+        .sum();
+    simulation
 }
 
 #[test]
 fn the_invariants_hold_whatever_happens_and_every_job_ends() {
-    let (mut published, mut jobs) = (0, 0);
-    for seed in KEPT.iter().copied().chain(0..SEEDS) {
+    let asked = std::env::var("DAILIES_SIMULATION_SEEDS").ok();
+    let seeds = asked.map_or(SEEDS, |text| {
+        text.parse().expect("DAILIES_SIMULATION_SEEDS is a number")
+    });
+    let (mut published, mut jobs, mut faults, mut preemptions) = (0, 0, 0, 0);
+    for seed in KEPT.iter().copied().chain(0..seeds) {
         let run = std::panic::catch_unwind(|| simulate(seed));
-        let model = run.unwrap_or_else(|_| panic!("simulation with seed {seed} failed"));
-        jobs += model.jobs.len();
-        let events = model.outbox.iter();
+        let run = run.unwrap_or_else(|_| panic!("simulation with seed {seed} failed"));
+        jobs += run.model.jobs.len();
+        faults += run.faults;
+        preemptions += run.preemptions;
+        let events = run.model.outbox.iter();
         published += events.filter(|e| e.kind == "video.completed").count();
     }
+    println!("{faults} faults, {jobs} jobs, {published} films, {preemptions} preemptions");
     assert!(
-        jobs > 400 && published > 200,
-        "{jobs} jobs, {published} films"
+        faults >= 95 * seeds
+            && jobs as u64 > 15 * seeds
+            && published as u64 > 8 * seeds
+            && preemptions > 0,
+        "{faults} faults, {jobs} jobs, {published} films, {preemptions} preemptions"
     );
 }
 

@@ -185,6 +185,7 @@ impl Farm {
             created_at_ms: self.now,
             ended_at_ms: None,
             error: None,
+            rank: job.rank,
         };
         self.writes.push(Write::InsertJob {
             row: row.clone(),
@@ -227,6 +228,7 @@ impl Farm {
             used: Default::default(),
             step: 0,
             steps: 0,
+            preemptions: 0,
         };
         self.writes.push(Write::InsertTask(row.clone()));
         if !task.reads.is_empty() {

@@ -30,6 +30,10 @@ pub(super) struct LiveLease {
     pub unnamed: u32,
     /// Since when its agent is told to yield.
     pub yield_since_ms: Option<i64>,
+    /// The urgent task for which it yields.
+    pub yield_for: Option<TaskId>,
+    /// Where this attempt began.
+    pub first_step: u32,
 }
 
 impl LiveLease {
@@ -42,6 +46,8 @@ impl LiveLease {
             step_ms: None,
             unnamed: 0,
             yield_since_ms: None,
+            yield_for: None,
+            first_step: 0,
         }
     }
 }
@@ -187,7 +193,9 @@ impl Farm {
         self.drop_checkpoints(id);
         let row = &self.task_at(id).row;
         let (kind, used) = (row.kind(), row.used);
-        self.post_part(job, id, lease.attempt, used);
+        let percent = i128::from(self.job_at(job).row.band.factor_percent());
+        let price = i64::try_from(i128::from(used.0) * percent / 100).unwrap_or(i64::MAX);
+        self.post_part(job, id, lease.attempt, GpuMicros(price));
         match kind {
             TaskKind::Render => {
                 self.input_done(id);
@@ -264,8 +272,16 @@ impl Farm {
         let used = micros(device_us);
         self.end_attempt(id, "released", Some(reason.to_string()), Some(used.0));
         let now = self.now;
-        let step = self.task_at(id).resume_step();
+        let task = self.task_at(id);
+        let (step, beneficiary) = (
+            task.resume_step(),
+            task.live.as_ref().and_then(|live| live.yield_for),
+        );
+        if let (Some(urgent), TaskState::Leased(holder)) = (beneficiary, &task.row.state) {
+            self.hand_over(holder.agent, holder.device, urgent);
+        }
         self.change_task(id, |row| {
+            row.preemptions += u32::from(beneficiary.is_some());
             row.step = step;
             if saved {
                 row.used.0 = row.used.0.saturating_add(used.0);
@@ -366,6 +382,7 @@ impl Farm {
             unreachable!("only a leased task has an open attempt");
         };
         let number = row.attempt;
+        self.correct_usage(id, holder.granted_at_ms, device_us);
         self.attempts_ended.push(outcome);
         self.writes.push(Write::EndAttempt(AttemptRow {
             task: id,

@@ -6,7 +6,7 @@ use super::{
     Farm, class_name,
     explain::Waiting,
     placement::can,
-    rows::{AgentRow, AgentState, TaskRow, TaskState},
+    rows::{AgentRow, AgentState, Band, TaskRow, TaskState},
 };
 
 impl Farm {
@@ -53,11 +53,36 @@ impl Farm {
         if let Some(nodes) = self.only_avoided_are_free(row, &online) {
             return Waiting::NodesAvoided { nodes };
         }
-        match self.own_tasks_ahead(row) {
-            0 => Waiting::DevicesBusy {
-                devices: count_devices(&online),
-            },
-            tasks_ahead => Waiting::OwnQueue { tasks_ahead },
+        self.waiting_in_line(row).unwrap_or(Waiting::DevicesBusy {
+            devices: count_devices(&online),
+        })
+    }
+
+    /// Who is served before it, from the most general reason on.
+    fn waiting_in_line(&self, row: &TaskRow) -> Option<Waiting> {
+        if self.is_served(row.id) {
+            return Some(Waiting::Handover);
+        }
+        let entry = self.entry(row.id, self.now);
+        let above = Band::ALL.into_iter().filter(|band| *band < entry.band);
+        let tasks_ahead: usize = above.map(|band| self.queue.len_of(band)).sum();
+        if tasks_ahead > 0 {
+            return Some(Waiting::BandBehind {
+                tasks_ahead: tasks_ahead as u64,
+            });
+        }
+        if let Some(leading) = self.queue.leads(entry.account, entry.band) {
+            return Some(Waiting::FairShare {
+                own_s: self.used_s(entry.account),
+                leading_s: self.used_s(leading),
+            });
+        }
+        match self
+            .queue
+            .own_ahead(entry.account, entry.band, &entry.place)
+        {
+            0 => None,
+            tasks_ahead => Some(Waiting::OwnQueue { tasks_ahead }),
         }
     }
 
@@ -77,17 +102,6 @@ impl Farm {
             .map(|node| self.agent_name(node.id))
             .collect();
         (!avoided.is_empty() && others.is_empty()).then_some(names)
-    }
-
-    fn own_tasks_ahead(&self, row: &TaskRow) -> u64 {
-        let project = self.job_at(row.job).row.project;
-        let of_project = |task: TaskId| {
-            let job = self.task_at(task).row.job;
-            self.job_at(job).row.project == project
-        };
-        let place = self.place(row.id);
-        let ahead = self.queue.before(&place);
-        ahead.filter(|place| of_project(place.task)).count() as u64
     }
 }
 

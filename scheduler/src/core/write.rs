@@ -2,10 +2,13 @@
 
 use schemas::{AccountId, Digest, JobId, TaskId, task::Artefact};
 
-use super::rows::{
-    AccountRow, AgentRow, AgentState, AttemptRow, Balance, CheckpointRow, DedupeRow,
-    IdempotencyRow, JobRow, JobState, KeyRow, LedgerRow, OutboxRow, ReservationRow,
-    ReservationState, TaskRow,
+use super::{
+    decay::Decayed,
+    rows::{
+        AccountRow, AgentRow, AgentState, AttemptRow, Balance, CheckpointRow, DedupeRow,
+        IdempotencyRow, JobRow, JobState, KeyRow, LedgerRow, OutboxRow, ReservationRow,
+        ReservationState, TaskRow,
+    },
 };
 
 /// One statement. An update that meets another state than it names fails the whole group.
@@ -63,6 +66,11 @@ pub enum Write {
         account: AccountId,
         was: Option<Balance>,
         now: Balance,
+    },
+    /// What an account has had of the farm, for its place in the order.
+    PutUsage {
+        account: AccountId,
+        usage: Decayed,
     },
     InsertAgent(AgentRow),
     UpdateAgent {

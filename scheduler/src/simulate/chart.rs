@@ -51,11 +51,13 @@ fn draw(report: &Report, text: &mut String) -> Drawn<()> {
         .configure_mesh()
         .light_line_style(WHITE)
         .y_desc("devices")
+        .y_label_formatter(&|devices| format!("{devices:.0}"))
         .x_label_formatter(&|hours| clock(*hours))
         .draw()?;
     chart
         .configure_secondary_axes()
         .y_desc("films that wait")
+        .y_label_formatter(&|films| format!("{films:.0}"))
         .draw()?;
     for (index, name) in report.tenants.iter().enumerate().rev() {
         let colour = Palette99::pick(index).to_rgba();

@@ -427,6 +427,7 @@ fn accounts(scenario: &Scenario) -> Vec<AccountRow> {
         level,
         name: name.into(),
         created_at_ms: 0,
+        weight: 1,
     };
     let tenants = scenario.tenants.iter().enumerate();
     std::iter::once(row(org, None, Level::Org, "farm"))
@@ -479,7 +480,8 @@ fn job(scenario: &Scenario, film: &Film, index: usize) -> NewJob {
         seed: index as u64,
         band: row.band,
         tasks,
-        hold: GpuMicros(expected * 2),
+        hold: GpuMicros(expected * 4),
+        rank: 0,
         dedupe: None,
         idempotency: None,
     }

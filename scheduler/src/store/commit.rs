@@ -12,15 +12,16 @@ use super::{
     convert::{
         account_model, agent_model, attempt_model, balance_model, checkpoint_model, dedupe_model,
         idempotency_model, job_model, key_model, ledger_model, name, outbox_model,
-        reservation_model, task_model,
+        reservation_model, task_model, usage_model,
     },
     entity::{
         agent, api_key, artefact_ref, attempt, balance, checkpoint, dedupe, idempotency, job,
-        leader, reservation, task, tombstone,
+        leader, reservation, task, tombstone, usage,
     },
     failed,
 };
 use crate::core::{
+    decay::Decayed,
     rows::{
         AgentRow, AgentState, AttemptRow, Balance, DedupeRow, IdempotencyRow, JobRow, JobState,
         ReservationRow, ReservationState, TaskRow,
@@ -79,6 +80,7 @@ async fn run(tx: &DatabaseTransaction, write: &Write) -> Result<Option<u64>, DbE
         Write::InsertAccount(row) => insert(tx, account_model(row)).await?,
         Write::InsertKey(row) => insert(tx, key_model(row)).await?,
         Write::InsertOutbox(row) => insert(tx, outbox_model(row)).await?,
+        Write::PutUsage { account, usage } => put_usage(tx, *account, *usage).await?,
         Write::PutDedupe(row) => put_dedupe(tx, row).await?,
         Write::PutIdempotency(row) => put_idempotency(tx, row).await?,
         Write::KeepArtefacts { .. } | Write::KeepInputs { .. } => keep(tx, write).await?,
@@ -142,6 +144,7 @@ async fn update_task(
         used_us: Set(model.used_us),
         step: Set(model.step),
         steps: Set(model.steps),
+        preemptions: Set(model.preemptions),
         ..Default::default()
     };
     let done = task::Entity::update_many()
@@ -246,6 +249,21 @@ async fn put_balance(
         .exec(tx)
         .await?;
     Ok(Some(done.rows_affected))
+}
+
+async fn put_usage(
+    tx: &DatabaseTransaction,
+    account: AccountId,
+    usage: Decayed,
+) -> Result<(), DbErr> {
+    let replace = OnConflict::column(usage::Column::Account)
+        .update_columns([usage::Column::Exponent, usage::Column::MantissaBits])
+        .to_owned();
+    usage::Entity::insert(usage_model(account, usage).into_active_model())
+        .on_conflict(replace)
+        .exec_without_returning(tx)
+        .await
+        .map(drop)
 }
 
 async fn put_dedupe(tx: &DatabaseTransaction, row: &DedupeRow) -> Result<(), DbErr> {

@@ -9,12 +9,16 @@ use super::{
     StoreError,
     entity::{
         account, agent, api_key, attempt, balance, checkpoint, dedupe, idempotency, job,
-        ledger_entry, outbox, reservation, task,
+        ledger_entry, outbox, reservation, task, usage,
     },
 };
-use crate::core::rows::{
-    AccountRow, AgentRow, AttemptRow, Balance, CheckpointRow, DedupeRow, Holder, IdempotencyRow,
-    JobError, JobRow, KeyRow, LedgerRow, OutboxRow, ReservationRow, TaskRow, TaskState,
+use crate::core::{
+    decay::Decayed,
+    rows::{
+        AccountRow, AgentRow, AttemptRow, Balance, CheckpointRow, DedupeRow, Holder,
+        IdempotencyRow, JobError, JobRow, KeyRow, LedgerRow, OutboxRow, ReservationRow, TaskRow,
+        TaskState,
+    },
 };
 
 /// An enum's serde name.
@@ -67,6 +71,7 @@ pub fn job_model(row: &JobRow, request: &serde_json::Value) -> job::Model {
         ended_at_ms: row.ended_at_ms,
         error_code: error.map(|e| e.code.clone()),
         error_message: error.map(|e| e.message.clone()),
+        rank: row.rank,
     }
 }
 
@@ -82,6 +87,7 @@ pub fn job_row(model: &job::Model) -> Result<JobRow, StoreError> {
         created_at_ms: model.created_at_ms,
         ended_at_ms: model.ended_at_ms,
         error: job_error(model),
+        rank: model.rank,
     })
 }
 
@@ -119,6 +125,7 @@ pub fn task_model(row: &TaskRow) -> task::Model {
         used_us: row.used.0,
         step: row.step.into(),
         steps: row.steps.into(),
+        preemptions: row.preemptions.into(),
     };
     put_task_state(&mut model, &row.state);
     model
@@ -165,6 +172,7 @@ pub fn task_row(model: &task::Model) -> Result<TaskRow, StoreError> {
         used: GpuMicros(model.used_us),
         step: model.step as u32,
         steps: model.steps as u32,
+        preemptions: model.preemptions as u32,
     })
 }
 
@@ -332,6 +340,7 @@ pub fn account_model(row: &AccountRow) -> account::Model {
         level: name(&row.level),
         name: row.name.clone(),
         created_at_ms: row.created_at_ms,
+        weight: row.weight as i32,
     }
 }
 
@@ -342,7 +351,24 @@ pub fn account_row(model: account::Model) -> Result<AccountRow, StoreError> {
         level: from_name("account.level", &model.level)?,
         name: model.name,
         created_at_ms: model.created_at_ms,
+        weight: model.weight.max(1) as u32,
     })
+}
+
+pub fn usage_model(account: AccountId, usage: Decayed) -> usage::Model {
+    usage::Model {
+        account: account.0,
+        exponent: usage.exponent,
+        mantissa_bits: usage.mantissa.to_bits().cast_signed(),
+    }
+}
+
+pub fn usage_row(model: &usage::Model) -> (AccountId, Decayed) {
+    let usage = Decayed {
+        exponent: model.exponent,
+        mantissa: f64::from_bits(model.mantissa_bits.cast_unsigned()),
+    };
+    (AccountId(model.account), usage)
 }
 
 pub fn key_model(row: &KeyRow) -> api_key::Model {

@@ -37,6 +37,18 @@ table! {
         pub level: String,
         pub name: String,
         pub created_at_ms: i64,
+        pub weight: i32,
+    }
+}
+
+table! {
+    /// What an account has had of the farm, decayed: `mantissa * 2^exponent`.
+    usage "usage" {
+        #[sea_orm(primary_key, auto_increment = false)]
+        pub account: Uuid,
+        pub exponent: i64,
+        /// The bits of an `f64`, so that it comes back exactly.
+        pub mantissa_bits: i64,
     }
 }
 
@@ -67,6 +79,7 @@ table! {
         pub ended_at_ms: Option<i64>,
         pub error_code: Option<String>,
         pub error_message: Option<String>,
+        pub rank: i32,
     }
 }
 
@@ -99,6 +112,7 @@ table! {
         pub used_us: i64,
         pub step: i64,
         pub steps: i64,
+        pub preemptions: i64,
     }
 }
 

@@ -9,14 +9,15 @@ use super::{
     Store, StoreError,
     convert::{
         account_row, agent_row, balance_row, checkpoint_row, dedupe_row, idempotency_row, job_row,
-        reservation_row, task_row,
+        reservation_row, task_row, usage_row,
     },
     entity::{
         account, agent, balance, checkpoint, dedupe, idempotency, job, leader, reservation, task,
+        usage,
     },
     failed,
 };
-use crate::core::{fold::Snapshot, limits::RECENT_MS};
+use crate::core::{decay::Decayed, fold::Snapshot, limits::RECENT_MS};
 
 impl Store {
     /// One consistent picture of the database at `now`.
@@ -101,6 +102,11 @@ async fn read_farm(
         .collect::<Result<_, _>>()?;
     let rows = all(tx, balance::Entity::find(), "read balances").await?;
     into.balances = rows.iter().map(balance_row).collect();
+    let rows = all(tx, usage::Entity::find(), "read usage").await?;
+    let used = rows.iter().map(usage_row);
+    into.usage = used
+        .filter(|(_, usage)| *usage != Decayed::default())
+        .collect();
     let rows = all(tx, agent::Entity::find(), "read agents").await?;
     into.agents = rows.into_iter().map(agent_row).collect::<Result<_, _>>()?;
     let live = dedupe::Entity::find().filter(dedupe::Column::ExpiresAtMs.gt(now));

@@ -7,7 +7,7 @@ pub struct Migrator;
 
 impl MigratorTrait for Migrator {
     fn migrations() -> Vec<Box<dyn MigrationTrait>> {
-        vec![Box::new(First)]
+        vec![Box::new(First), Box::new(Order)]
     }
 }
 
@@ -30,15 +30,43 @@ impl MigrationName for First {
 #[async_trait::async_trait]
 impl MigrationTrait for First {
     async fn up(&self, manager: &SchemaManager) -> Result<(), DbErr> {
-        for statement in FIRST {
-            manager
-                .get_connection()
-                .execute_unprepared(statement)
-                .await?;
-        }
-        Ok(())
+        run(manager, FIRST).await
     }
 }
+
+/// Fair shares, ranks and preemption.
+struct Order;
+
+impl MigrationName for Order {
+    fn name(&self) -> &str {
+        "m0002_order"
+    }
+}
+
+#[async_trait::async_trait]
+impl MigrationTrait for Order {
+    async fn up(&self, manager: &SchemaManager) -> Result<(), DbErr> {
+        run(manager, ORDER).await
+    }
+}
+
+async fn run(manager: &SchemaManager<'_>, statements: &[&str]) -> Result<(), DbErr> {
+    for statement in statements {
+        manager
+            .get_connection()
+            .execute_unprepared(statement)
+            .await?;
+    }
+    Ok(())
+}
+
+const ORDER: &[&str] = &[
+    "ALTER TABLE account ADD COLUMN weight integer NOT NULL DEFAULT 1",
+    "ALTER TABLE job ADD COLUMN rank integer NOT NULL DEFAULT 0",
+    "ALTER TABLE task ADD COLUMN preemptions bigint NOT NULL DEFAULT 0",
+    "CREATE TABLE usage (account uuid PRIMARY KEY, exponent bigint NOT NULL,
+        mantissa_bits bigint NOT NULL)",
+];
 
 const FIRST: &[&str] = &[
     "CREATE TABLE leader (id integer PRIMARY KEY, term bigint NOT NULL, seq bigint NOT NULL)",

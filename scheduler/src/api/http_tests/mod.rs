@@ -319,6 +319,7 @@ async fn add_keys(dispatcher: &Dispatcher) {
             level: Level::Project,
             name: name.into(),
             created_at_ms: 0,
+            weight: 1,
         };
         dispatcher.add_account(account).await.unwrap();
         for key in keys {

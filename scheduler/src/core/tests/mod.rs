@@ -4,6 +4,8 @@ mod agents;
 mod failures;
 mod films;
 mod leases;
+mod order;
+mod preemption;
 mod queue;
 mod submits;
 
@@ -25,7 +27,7 @@ use super::{
     agent::agent_id,
     command::{Command, LeaseReply, Reply, Submitted},
     limits::Limits,
-    model::{Model, PROJECT, accounts, job, weights},
+    model::{FOREIGN, Model, PROJECT, SECOND, accounts, job, weights},
     rows::{Dedupe, Idempotency},
 };
 
@@ -164,6 +166,10 @@ impl World {
                         fingerprint: print.into(),
                     });
                 }
+                ("band", band) => new.band = serde_json::from_value(band.into()).unwrap(),
+                ("rank", rank) => new.rank = rank.parse().unwrap(),
+                ("of", "second") => new.project = SECOND,
+                ("of", "foreign") => new.project = FOREIGN,
                 other => panic!("{other:?}"),
             }
         }
