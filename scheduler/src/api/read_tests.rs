@@ -205,6 +205,12 @@ fn what_this_server_cannot_do_is_said() {
         ],
     );
     refused(
+        r#"{"prompt":"p","priority":"now"}"#,
+        expect![
+            "invalid_value: Invalid value for 'priority': supported values are 'low', 'normal', 'high' and 'urgent'. [priority]"
+        ],
+    );
+    refused(
         r#"{"prompt":"p","reference_fit":"outpaint"}"#,
         expect![
             "invalid_value: Invalid value for 'reference_fit': supported values are 'exact', 'cover' and 'contain'. [reference_fit]"

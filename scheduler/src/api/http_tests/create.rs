@@ -53,6 +53,24 @@ async fn a_prompt_as_form_or_json_becomes_a_queued_video() {
 }
 
 #[tokio::test]
+async fn a_priority_is_shown_and_priced() {
+    let farm = Farm::start().await;
+    let mut held = Vec::new();
+    for priority in ["low", "normal", "high", "urgent"] {
+        let asked = json!({"prompt": "a ball", "priority": priority});
+        let video = farm.post("/v1/videos", asked).await.json();
+        assert_eq!(video["priority"], priority, "{video}");
+        held.push(video["usage"]["reserved_gpu_seconds"].as_f64().unwrap());
+    }
+    let normal = held[1];
+    let factors: Vec<f64> = held
+        .iter()
+        .map(|held| (held / normal * 100.0).round() / 100.0)
+        .collect();
+    assert_eq!(factors, [0.5, 1.0, 1.0, 2.0]);
+}
+
+#[tokio::test]
 async fn extensions_are_kept_and_shown() {
     let farm = Farm::start().await;
     let asked = json!({
