@@ -15,6 +15,7 @@ mod serve;
 mod signals;
 mod submit;
 mod summary;
+mod tensors;
 mod up;
 mod watch;
 
@@ -60,6 +61,8 @@ enum Command {
     Agent(agent_cmd::AgentArgs),
     /// Measure what a model's films show and sound like.
     Eval(eval::EvalArgs),
+    /// Run one module of a checkpoint on given tensors.
+    Tensors(tensors::TensorsArgs),
     /// Make, show and end API keys.
     Keys(keys::KeysArgs),
     /// Look what is here, what is missing, and how to get it.
@@ -83,6 +86,10 @@ fn run(command: Command) -> Result<ExitCode> {
     if let Command::Eval(args) = command {
         return eval::run(args);
     }
+    if let Command::Tensors(args) = command {
+        tensors::run(&args)?;
+        return Ok(ExitCode::SUCCESS);
+    }
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
@@ -103,7 +110,9 @@ async fn dispatch(command: Command) -> Result<()> {
         Command::Agent(args) => agent_cmd::run(args).await,
         Command::Keys(args) => keys::run(args).await,
         Command::Doctor(args) => doctor::run(args).await,
-        Command::Eval(_) => unreachable!("it needs no runtime and was run before"),
+        Command::Eval(_) | Command::Tensors(_) => {
+            unreachable!("it needs no runtime and was run before")
+        }
     }
 }
 
