@@ -12,6 +12,7 @@ pub mod info;
 pub mod latent;
 pub mod progress;
 pub mod recipe;
+pub mod tensors;
 pub mod video_vae;
 pub mod vocoder;
 pub mod weights;

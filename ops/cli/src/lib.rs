@@ -16,6 +16,7 @@ mod signals;
 mod simulate;
 mod submit;
 mod summary;
+mod tensors;
 mod up;
 mod watch;
 
@@ -63,6 +64,8 @@ enum Command {
     Simulate(simulate::SimulateArgs),
     /// Measure what a model's films show and sound like.
     Eval(eval::EvalArgs),
+    /// Run one module of a checkpoint on given tensors.
+    Tensors(tensors::TensorsArgs),
     /// Make, show and end API keys.
     Keys(keys::KeysArgs),
     /// Look what is here, what is missing, and how to get it.
@@ -90,6 +93,10 @@ fn run(command: Command) -> Result<ExitCode> {
         simulate::run(&args)?;
         return Ok(ExitCode::SUCCESS);
     }
+    if let Command::Tensors(args) = command {
+        tensors::run(&args)?;
+        return Ok(ExitCode::SUCCESS);
+    }
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
@@ -110,7 +117,7 @@ async fn dispatch(command: Command) -> Result<()> {
         Command::Agent(args) => agent_cmd::run(args).await,
         Command::Keys(args) => keys::run(args).await,
         Command::Doctor(args) => doctor::run(args).await,
-        Command::Eval(_) | Command::Simulate(_) => {
+        Command::Eval(_) | Command::Simulate(_) | Command::Tensors(_) => {
             unreachable!("they need no runtime and were run before")
         }
     }

@@ -80,6 +80,11 @@ impl AudioDecoder {
         self.layout.packed()
     }
 
+    /// Channels and mel bins of a latent.
+    pub fn latent(&self) -> (usize, usize) {
+        (self.layout.latent_channels, self.layout.latent_bins())
+    }
+
     /// Samples per second of the sound that spectrograms stand for.
     pub fn sample_rate(&self) -> u32 {
         self.layout.sample_rate

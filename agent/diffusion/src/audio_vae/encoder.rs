@@ -76,6 +76,11 @@ impl AudioEncoder {
         })
     }
 
+    /// Channels and mel bins of a spectrogram.
+    pub fn spectrum(&self) -> (usize, usize) {
+        (self.layout.in_channels, self.layout.bins)
+    }
+
     /// Encodes a log-mel spectrogram F32 [1, time, mel, channel] into the sampler's normalised
     /// latents [ceil(time/4), channel*bin]: the means, no noise drawn.
     ///

@@ -283,6 +283,11 @@ impl Connectors {
         Ok(())
     }
 
+    /// Width and number of the hidden states that are read.
+    pub fn reads(&self) -> (usize, usize) {
+        (self.config.captions, self.config.states)
+    }
+
     /// Widths of the context for video and audio.
     pub fn widths(&self) -> (usize, usize) {
         (self.video.width, self.audio.width)

@@ -78,6 +78,11 @@ impl Generator {
         })
     }
 
+    /// Values of a spectrogram row, all channels together.
+    pub fn in_features(&self) -> usize {
+        self.conv_in.in_channels()
+    }
+
     /// Channels of the sound.
     pub fn out_channels(&self) -> usize {
         self.conv_out.out_channels()

@@ -72,6 +72,12 @@ impl Vocoder {
             .map_or(self.generator.out_channels(), Bandwidth::out_channels)
     }
 
+    /// Channels and mel bins of a spectrogram.
+    pub fn spectrum(&self) -> (usize, usize) {
+        let channels = self.generator.out_channels();
+        (channels, self.generator.in_features() / channels)
+    }
+
     /// Turns a log-mel spectrogram F32 [1, time, mel, channel] into sound F32 [1, sample, channel],
     /// which is interleaved as it lies.
     ///

@@ -86,6 +86,18 @@ impl TensorFile {
         self.metadata.info(tensor).map(|info| info.shape.as_slice())
     }
 
+    /// Values of a tensor of integers; absent when it is of another type.
+    pub fn integers(&self, tensor: &str) -> Option<Vec<i64>> {
+        let info = self.metadata.info(tensor)?;
+        let bytes = self.bytes(info);
+        match info.dtype {
+            Dtype::I32 => Some(each(bytes, |b| i32::from_le_bytes(b).into())),
+            Dtype::U32 => Some(each(bytes, |b| u32::from_le_bytes(b).into())),
+            Dtype::I64 => Some(each(bytes, i64::from_le_bytes)),
+            _ => None,
+        }
+    }
+
     /// Digest of the file's bytes.
     pub fn digest(&self) -> blake3::Hash {
         blake3::Hasher::new().update(&self.map).finalize()
@@ -155,4 +167,10 @@ impl TensorFile {
         let (start, end) = info.data_offsets;
         &self.map[self.data_start + start..self.data_start + end]
     }
+}
+
+/// Whole numbers of `BYTES` bytes each.
+fn each<const BYTES: usize>(bytes: &[u8], number: impl Fn([u8; BYTES]) -> i64) -> Vec<i64> {
+    let (numbers, _) = bytes.as_chunks::<BYTES>();
+    numbers.iter().map(|bytes| number(*bytes)).collect()
 }
