@@ -19,7 +19,7 @@ pub use catalogue::{Catalogue, CatalogueSettings, ExpectedWeights, Model, Size};
 pub use record::{JobRecord, ShotRecord};
 pub use refusal::{Code, Refusal};
 pub use request::{Priority, Reference, ReferenceFit, ShotRequest, VideoRequest};
-pub use rules::{SEED_MAX, unknown_model};
+pub use rules::{SEED_MAX, START_NOW, unknown_model};
 
 use crate::{
     core::limits::SHOTS_MAX,
@@ -71,10 +71,11 @@ pub fn decide(
         .iter()
         .map(|spec| pricing::estimate(spec, wish.model.cost))
         .collect();
+    let record = record::record(&wish, &shots);
     Ok(Order {
-        record: record::record(&wish, &shots),
         seed: wish.seed,
-        hold: pricing::hold(estimates.iter().copied(), wish.priority.band()),
+        hold: pricing::hold(estimates.iter().copied(), record.band()),
+        record,
         tasks,
         estimates,
         first_frames,
@@ -196,8 +197,9 @@ impl Order {
             project: submission.project,
             request,
             seed: self.seed,
-            band: self.record.priority.band(),
+            band: self.record.band(),
             rank: self.record.priority.rank(),
+            window: self.record.window.clone(),
             tasks: self
                 .tasks
                 .into_iter()

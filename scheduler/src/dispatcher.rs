@@ -284,6 +284,11 @@ impl Dispatcher {
         self.look(Farm::weights).await
     }
 
+    /// Windows that a job may name.
+    pub async fn window_names(&self) -> Result<Vec<String>, DispatchError> {
+        self.look(Farm::window_names).await
+    }
+
     /// Counts of now, for the metrics.
     pub async fn counts(&self) -> Result<Counts, DispatchError> {
         self.look(Farm::counts).await

@@ -94,7 +94,7 @@ impl Scheduler {
     /// [`StartError`] when the address or the folder is taken, not writable, or too new. Nothing
     /// has changed then.
     pub async fn start(settings: Settings) -> Result<Running, StartError> {
-        let limits = settings.farm.limits().map_err(StartError::Settings)?;
+        let limits = settings.limits().map_err(StartError::Settings)?;
         let leadership = leader::lead(&settings.data)?;
         let listener = bind(settings.listen).await?;
         let address = listener.local_addr().map_err(|source| StartError::Listen {

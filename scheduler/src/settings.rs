@@ -1,14 +1,23 @@
 //! Settings of the scheduler: defaults, then a file, then `DAILIES__SCHEDULER__…` variables.
 
 use std::{
+    collections::BTreeMap,
     net::SocketAddr,
     path::{Path, PathBuf},
 };
 
 use config::{Config, ConfigError, Environment, File};
+use jiff::{civil::Time, tz::TimeZone};
 use serde::Deserialize;
 
-use crate::{api::ApiSettings, chores::ChoreSettings, core::limits::Limits};
+use crate::{
+    api::ApiSettings,
+    chores::ChoreSettings,
+    core::{
+        limits::Limits,
+        windows::{EVERY_DAY, Window},
+    },
+};
 
 /// All settings; an unknown key is an error.
 #[derive(Clone, Debug, Deserialize)]
@@ -21,6 +30,21 @@ pub struct Settings {
     pub farm: FarmSettings,
     pub api: ApiSettings,
     pub chores: ChoreSettings,
+    /// Windows that a job may name in `start`; `overnight` is there from the start.
+    pub windows: BTreeMap<String, WindowSettings>,
+}
+
+/// A window in civil time, such as `zone = "Europe/Berlin"`, `start = "22:00"`, `end = "06:00"`.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct WindowSettings {
+    /// An IANA name; the machine's own zone when absent.
+    pub zone: Option<String>,
+    /// `mon` to `sun`; every day when absent.
+    pub weekdays: Option<Vec<String>>,
+    pub start: String,
+    /// Not after `start`: on the next day.
+    pub end: String,
 }
 
 /// Times of leases and agents, in milliseconds.
@@ -53,6 +77,7 @@ impl Default for Settings {
             farm: FarmSettings::default(),
             api: ApiSettings::default(),
             chores: ChoreSettings::default(),
+            windows: BTreeMap::new(),
         }
     }
 }
@@ -107,11 +132,74 @@ impl FarmSettings {
             preempt_min_run_ms: self.preempt_min_run_ms,
             preempt_min_steps: self.preempt_min_steps,
             preempt_gain_ms: self.preempt_gain_ms,
+            windows: BTreeMap::new(),
         })
     }
 }
 
+impl WindowSettings {
+    /// Ten in the evening to six in the morning where the machine is.
+    fn overnight() -> Self {
+        Self {
+            zone: None,
+            weekdays: None,
+            start: "22:00".into(),
+            end: "06:00".into(),
+        }
+    }
+
+    fn window(&self, name: &str) -> Result<Window, String> {
+        let wrong = |key: &str, text: &str, must: &str| {
+            format!("windows.{name}.{key} is '{text}': it must be {must}")
+        };
+        let time = |key, text: &str| {
+            text.parse::<Time>()
+                .map_err(|_| wrong(key, text, "a time such as 22:00"))
+        };
+        let weekday = |text: &String| {
+            let at = WEEKDAYS.iter().position(|day| day == text);
+            at.map(|at| EVERY_DAY[at])
+                .ok_or_else(|| wrong("weekdays", text, "mon, tue, wed, thu, fri, sat or sun"))
+        };
+        let weekdays = match &self.weekdays {
+            None => EVERY_DAY.to_vec(),
+            Some(days) => days.iter().map(weekday).collect::<Result<_, _>>()?,
+        };
+        let zone = match &self.zone {
+            None => TimeZone::system(),
+            Some(zone) => TimeZone::get(zone)
+                .map_err(|_| wrong("zone", zone, "an IANA name such as Europe/Berlin"))?,
+        };
+        Ok(Window {
+            zone,
+            weekdays,
+            start: time("start", &self.start)?,
+            end: time("end", &self.end)?,
+        })
+    }
+}
+
+const WEEKDAYS: [&str; 7] = ["mon", "tue", "wed", "thu", "fri", "sat", "sun"];
+/// The window that is always there.
+const OVERNIGHT: &str = "overnight";
+
 impl Settings {
+    /// Limits of the core, windows included.
+    ///
+    /// # Errors
+    /// A text that names the setting that cannot hold.
+    pub fn limits(&self) -> Result<Limits, String> {
+        let mut limits = self.farm.limits()?;
+        limits.windows.insert(
+            OVERNIGHT.into(),
+            WindowSettings::overnight().window(OVERNIGHT)?,
+        );
+        for (name, window) in &self.windows {
+            limits.windows.insert(name.clone(), window.window(name)?);
+        }
+        Ok(limits)
+    }
+
     /// Reads `file`, if there is one, and the environment.
     ///
     /// # Errors
@@ -170,6 +258,25 @@ mod tests {
             .unwrap_err()
             .to_string();
         assert!(error.contains("ttl"), "{error}");
+    }
+
+    #[test]
+    fn windows_are_read_and_a_wrong_one_says_what_it_must_be() {
+        let file = "[windows.lunch]\nzone = 'Europe/Berlin'\nweekdays = ['mon', 'fri']\nstart = '12:00'\nend = '13:30'\n";
+        let limits = read(file, &[]).unwrap().limits().unwrap();
+        let names: Vec<&String> = limits.windows.keys().collect();
+        assert_eq!(names, ["lunch", "overnight"]);
+        for (wrong, word) in [
+            (file.replace("Berlin", "Atlantis"), "IANA name"),
+            (file.replace("12:00", "noon"), "a time such as"),
+            (file.replace("'mon'", "'monday'"), "mon, tue"),
+        ] {
+            let error = read(&wrong, &[]).unwrap().limits().unwrap_err();
+            assert!(
+                error.contains("windows.lunch") && error.contains(word),
+                "{error}"
+            );
+        }
     }
 
     #[test]

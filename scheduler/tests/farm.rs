@@ -91,6 +91,7 @@ fn job(project: AccountId, shots: u32) -> NewJob {
         tasks,
         hold: GpuMicros(20_000_000),
         rank: 0,
+        window: None,
         dedupe: None,
         idempotency: None,
     }

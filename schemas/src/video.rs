@@ -73,6 +73,12 @@ pub struct Video {
     /// `low`, `normal`, `high` or `urgent`.
     #[serde(default)]
     pub priority: String,
+    /// `now`, or the window in which it may start.
+    #[serde(default)]
+    pub start: String,
+    /// Why it waits, as a code such as `fair_share` or `window_closed`; null unless it does.
+    #[serde(default)]
+    pub waiting: Option<String>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]

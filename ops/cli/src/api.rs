@@ -78,11 +78,18 @@ impl Api {
         })
     }
 
-    pub async fn create(&self, film: &FilmArgs, model: &str, priority: &str) -> Result<Video> {
+    pub async fn create(
+        &self,
+        film: &FilmArgs,
+        model: &str,
+        priority: &str,
+        start: &str,
+    ) -> Result<Video> {
         let mut form = multipart::Form::new()
             .text("prompt", film.prompt.clone())
             .text("model", model.to_string())
-            .text("priority", priority.to_string());
+            .text("priority", priority.to_string())
+            .text("start", start.to_string());
         let fields = [
             ("size", film.size.clone()),
             ("seconds", film.seconds.clone()),

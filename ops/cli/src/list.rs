@@ -51,8 +51,12 @@ fn line(video: &Video) -> String {
         .chars()
         .take(PROMPT_CHARS)
         .collect();
+    let why = match &video.waiting {
+        Some(code) => format!("  (waits: {})", code.replace('_', " ")),
+        None => String::new(),
+    };
     format!(
-        "{}  {status:11} {:3} %  {:>3} s  {prompt}",
+        "{}  {status:11} {:3} %  {:>3} s  {prompt}{why}",
         video.id, video.progress, video.seconds
     )
 }

@@ -23,6 +23,9 @@ pub struct SubmitArgs {
     /// (double; takes a device from work that runs).
     #[arg(long, value_parser = ["low", "normal", "high", "urgent"], default_value = "normal")]
     priority: String,
+    /// When it may start: now, overnight (half the price), or another window of the farm.
+    #[arg(long, default_value = "now")]
+    start: String,
     /// Wait until the film is done.
     #[arg(long)]
     wait: bool,
@@ -36,7 +39,9 @@ pub struct SubmitArgs {
 pub async fn run(args: SubmitArgs) -> Result<()> {
     let api = Api::new(&args.server)?;
     let target = args.output.as_deref().map(Target::new).transpose()?;
-    let video = api.create(&args.film, &args.model, &args.priority).await?;
+    let video = api
+        .create(&args.film, &args.model, &args.priority, &args.start)
+        .await?;
     for warning in &video.warnings {
         eprintln!("warning: {}", warning.message);
     }

@@ -149,6 +149,8 @@ impl Model {
 pub struct Catalogue {
     pub models: Vec<Model>,
     pub default_model: String,
+    /// Windows in which a job may ask to start.
+    pub windows: Vec<String>,
 }
 
 impl Catalogue {
@@ -182,6 +184,7 @@ impl Catalogue {
         Self {
             models,
             default_model: settings.default_model.clone(),
+            windows: Vec::new(),
         }
     }
 

@@ -6,7 +6,7 @@ use schemas::video::Warning;
 use serde::{Deserialize, Serialize};
 
 use super::{request::Priority, rules::Wish};
-use crate::{review, storyboard::Shot};
+use crate::{core::rows::Band, review, storyboard::Shot};
 
 /// Unknown words that a warning names.
 const NAMED_WORDS_MAX: usize = 20;
@@ -34,6 +34,9 @@ pub struct JobRecord {
     pub warnings: Vec<Warning>,
     #[serde(default)]
     pub priority: Priority,
+    /// Window in which it may start; absent: at any time.
+    #[serde(default)]
+    pub window: Option<String>,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -41,6 +44,16 @@ pub struct ShotRecord {
     /// Frames in the film.
     pub frames: u32,
     pub seed: u64,
+}
+
+impl JobRecord {
+    /// Work that waits for its window costs half, unless it asks to come before others there.
+    pub fn band(&self) -> Band {
+        match (self.priority, &self.window) {
+            (Priority::Normal, Some(_)) => Band::Overnight,
+            (priority, _) => priority.band(),
+        }
+    }
 }
 
 pub(super) fn record(wish: &Wish, shots: &[Shot]) -> JobRecord {
@@ -66,6 +79,7 @@ pub(super) fn record(wish: &Wish, shots: &[Shot]) -> JobRecord {
             .collect(),
         warnings: warnings(wish, shots),
         priority: wish.priority,
+        window: wish.window.clone(),
     }
 }
 

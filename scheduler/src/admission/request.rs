@@ -30,6 +30,8 @@ pub struct VideoRequest {
     /// Answer the estimate instead of making a job.
     pub dry_run: bool,
     pub priority: Priority,
+    /// `now`, or the name of a window in which it may start.
+    pub start: Option<String>,
 }
 
 /// How soon, and at which price.

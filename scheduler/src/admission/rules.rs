@@ -19,6 +19,8 @@ const GUIDANCE_MAX: f64 = 30.0;
 const STORYBOARD_SHOTS_MAX: usize = 20;
 const SHOT_SECONDS_MAX: u32 = 20;
 const STORYBOARD_SECONDS_MAX: u32 = 120;
+/// `start` of a job that waits for no window.
+pub const START_NOW: &str = "now";
 const SECONDS_DEFAULT: &str = "4";
 const SIZE_DEFAULT: &str = "720x1280";
 
@@ -40,6 +42,8 @@ pub(super) struct Wish<'a> {
     /// Reference images and the field that each came in; takes point into this list.
     pub references: Vec<(String, &'a Reference)>,
     pub priority: Priority,
+    /// Name of a window of the farm.
+    pub window: Option<String>,
 }
 
 pub(super) fn check<'a>(
@@ -67,9 +71,25 @@ pub(super) fn check<'a>(
         takes: Vec::new(),
         references: Vec::new(),
         priority: request.priority,
+        window: window(request, catalogue)?,
     };
     add_takes(&mut wish, request)?;
     Ok(wish)
+}
+
+fn window(request: &VideoRequest, catalogue: &Catalogue) -> Result<Option<String>, Refusal> {
+    match request.start.as_deref() {
+        None | Some(START_NOW) => Ok(None),
+        Some(name) if catalogue.windows.iter().any(|known| known == name) => Ok(Some(name.into())),
+        Some(_) => {
+            let now = START_NOW.to_string();
+            let known = list(std::iter::once(&now).chain(&catalogue.windows));
+            Err(Refusal::wrong_value(
+                "start",
+                format!("supported values are {known}"),
+            ))
+        }
+    }
 }
 
 fn model<'a>(request: &VideoRequest, catalogue: &'a Catalogue) -> Result<&'a Model, Refusal> {

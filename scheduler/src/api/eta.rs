@@ -30,8 +30,12 @@ pub fn eta(live: &LiveJob, now_ms: i64) -> Eta {
         .iter()
         .filter_map(|task| task.granted_at_ms)
         .min();
+    let opens_ms = match live.waiting {
+        Some(Waiting::WindowClosed { opens_ms, .. }) => opens_ms,
+        _ => now_ms,
+    };
     let starts_ms = match live.queue_position {
-        Some(_) => now_ms + ahead_ms,
+        Some(_) => opens_ms.max(now_ms) + ahead_ms,
         None => started_ms.unwrap_or(now_ms),
     };
     let wait_ms = starts_ms.max(now_ms) - now_ms;

@@ -45,7 +45,9 @@ pub struct ModelList {
 /// The catalogue as the farm is now.
 pub async fn catalogue(state: &ApiState) -> Result<Catalogue, ApiError> {
     let farm: Vec<WeightsInfo> = state.dispatcher.weights().await?;
-    Ok(Catalogue::new(&state.edge.models, &farm))
+    let mut catalogue = Catalogue::new(&state.edge.models, &farm);
+    catalogue.windows = state.dispatcher.window_names().await?;
+    Ok(catalogue)
 }
 
 pub async fn list(State(state): State<ApiState>) -> Result<Json<ModelList>, ApiError> {

@@ -7,7 +7,7 @@ use schemas::{
 
 use super::eta;
 use crate::{
-    admission::JobRecord,
+    admission::{JobRecord, START_NOW},
     core::rows::{JobState, ReservationState},
     store::read::{JobView, LiveJob, TaskView},
 };
@@ -61,6 +61,10 @@ pub fn video(view: &JobView, live: Option<&LiveJob>, now_ms: i64) -> Video {
         steps_total,
         usage: usage(view, &record),
         priority: record.priority.name().into(),
+        start: record.window.clone().unwrap_or_else(|| START_NOW.into()),
+        waiting: live
+            .and_then(|live| live.waiting.as_ref())
+            .map(|why| why.code().into()),
         warnings: record.warnings,
     }
 }

@@ -32,6 +32,7 @@ const CREATE_FIELDS: &[&str] = &[
     "reference_fit",
     "dry_run",
     "priority",
+    "start",
 ];
 /// Fields that old programs send and that change nothing.
 const IGNORED_FIELDS: &[&str] = &["user", "safety_identifier", "n"];
@@ -78,6 +79,7 @@ pub fn read_request(mut fields: Fields) -> Result<VideoRequest, Refusal> {
         shots: shots(&mut fields)?,
         dry_run: boolean(&mut fields, "dry_run")?.unwrap_or(false),
         priority: priority(&mut fields)?,
+        start: text(&mut fields, "start", "")?,
     })
 }
 

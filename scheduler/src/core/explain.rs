@@ -9,6 +9,11 @@ pub enum Waiting {
     InputsPending {
         tasks_left: u32,
     },
+    /// It may start only in its window.
+    WindowClosed {
+        window: String,
+        opens_ms: i64,
+    },
     RetryBackoff {
         cause: String,
         until_ms: i64,
@@ -53,6 +58,7 @@ impl Waiting {
     pub fn code(&self) -> &'static str {
         match self {
             Self::InputsPending { .. } => "inputs_pending",
+            Self::WindowClosed { .. } => "window_closed",
             Self::RetryBackoff { .. } => "retry_backoff",
             Self::ModelMissing { .. } => "model_missing",
             Self::NoCapableDevice { .. } => "no_capable_device",

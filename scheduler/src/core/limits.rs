@@ -1,6 +1,10 @@
 //! Numbers that bound the farm. Times are milliseconds.
 
+use std::collections::BTreeMap;
+
 use schemas::agent::FailureClass;
+
+use super::windows::Window;
 
 /// Render tasks in one film: 20 takes, the longer ones in several parts.
 pub const SHOTS_MAX: usize = 48;
@@ -71,6 +75,8 @@ pub struct Limits {
     pub preempt_min_steps: u32,
     /// A device is only taken if that starts the urgent task at least this much sooner.
     pub preempt_gain_ms: i64,
+    /// Windows that a job may name.
+    pub windows: BTreeMap<String, Window>,
 }
 
 impl Default for Limits {
@@ -86,6 +92,7 @@ impl Default for Limits {
             preempt_min_run_ms: 60_000,
             preempt_min_steps: 3,
             preempt_gain_ms: 20_000,
+            windows: BTreeMap::new(),
         }
     }
 }

@@ -21,11 +21,13 @@ mod preempt;
 mod queue;
 mod recent;
 pub mod rows;
+mod start;
 mod submit;
 mod task;
 mod timers;
 mod usage;
 mod waiting;
+pub mod windows;
 pub mod write;
 
 #[cfg(test)]
@@ -176,6 +178,7 @@ impl Farm {
             match timer {
                 Timer::Lease(task) => self.lease_due(task),
                 Timer::Eligible(task) => self.index_task(task),
+                Timer::Closes(task) => self.window_closes(task),
                 Timer::Agent(agent) => self.agent_due(agent),
                 Timer::Forget(job) => self.forget_due(job),
                 Timer::Dedupe(fingerprint) => self.dedupe_due(fingerprint),
@@ -291,6 +294,7 @@ impl Farm {
             TaskState::Ready { eligible_at_ms, .. } => {
                 let entry = self.entry(id, *eligible_at_ms);
                 self.queue.insert(entry);
+                self.arm_close(id);
                 self.wake = true;
             }
             TaskState::Leased(Holder { agent, device, .. }) => {

@@ -280,6 +280,7 @@ pub fn job(number: u128, shots: u32) -> NewJob {
         tasks,
         hold: GpuMicros(10_000_000),
         rank: 0,
+        window: None,
         dedupe: None,
         idempotency: None,
     }

@@ -30,6 +30,8 @@ pub struct NewJob {
     pub hold: GpuMicros,
     /// See [`JobRow::rank`].
     pub rank: i32,
+    /// See [`JobRow::window`].
+    pub window: Option<String>,
     /// Absent for a caller that wants no retry protection.
     pub dedupe: Option<Dedupe>,
     pub idempotency: Option<Idempotency>,
@@ -110,6 +112,8 @@ pub struct JobRow {
     pub error: Option<JobError>,
     /// Order among the account's waiting jobs of one band, before that of submission; smaller is sooner.
     pub rank: i32,
+    /// Name of the window in which its tasks may start; absent: at any time.
+    pub window: Option<String>,
 }
 
 /// ```text

@@ -186,6 +186,7 @@ impl Farm {
             ended_at_ms: None,
             error: None,
             rank: job.rank,
+            window: job.window,
         };
         self.writes.push(Write::InsertJob {
             row: row.clone(),
@@ -208,6 +209,7 @@ impl Farm {
     }
 
     fn create_task(&mut self, job: JobId, index: u32, task: NewTask) {
+        let eligible_at_ms = self.may_start_ms(job);
         let row = TaskRow {
             id: task.id,
             job,
@@ -215,7 +217,7 @@ impl Farm {
             spec: Arc::new(task.spec),
             state: match task.inputs.len() as u32 {
                 0 => TaskState::Ready {
-                    eligible_at_ms: self.now,
+                    eligible_at_ms,
                     backoff: None,
                 },
                 inputs_left => TaskState::Blocked { inputs_left },

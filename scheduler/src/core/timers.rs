@@ -13,6 +13,8 @@ pub enum Timer {
     Lease(TaskId),
     /// A backoff may be over.
     Eligible(TaskId),
+    /// The window of a task may have closed before it could start.
+    Closes(TaskId),
     /// An agent may have fallen silent.
     Agent(AgentId),
     /// An ended job may leave memory.

@@ -19,6 +19,13 @@ impl Farm {
             }),
             TaskState::Ready {
                 eligible_at_ms,
+                backoff: None,
+            } if *eligible_at_ms > self.now => Some(Waiting::WindowClosed {
+                window: self.job_at(row.job).row.window.clone().unwrap_or_default(),
+                opens_ms: *eligible_at_ms,
+            }),
+            TaskState::Ready {
+                eligible_at_ms,
                 backoff,
             } if *eligible_at_ms > self.now => Some(Waiting::RetryBackoff {
                 cause: backoff.map_or("none", class_name).into(),

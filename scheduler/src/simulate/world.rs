@@ -482,6 +482,7 @@ fn job(scenario: &Scenario, film: &Film, index: usize) -> NewJob {
         tasks,
         hold: GpuMicros(expected * 4),
         rank: 0,
+        window: None,
         dedupe: None,
         idempotency: None,
     }

@@ -72,6 +72,7 @@ pub fn job_model(row: &JobRow, request: &serde_json::Value) -> job::Model {
         error_code: error.map(|e| e.code.clone()),
         error_message: error.map(|e| e.message.clone()),
         rank: row.rank,
+        start_window: row.window.clone(),
     }
 }
 
@@ -88,6 +89,7 @@ pub fn job_row(model: &job::Model) -> Result<JobRow, StoreError> {
         ended_at_ms: model.ended_at_ms,
         error: job_error(model),
         rank: model.rank,
+        window: model.start_window.clone(),
     })
 }
 

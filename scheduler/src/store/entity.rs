@@ -80,6 +80,7 @@ table! {
         pub error_code: Option<String>,
         pub error_message: Option<String>,
         pub rank: i32,
+        pub start_window: Option<String>,
     }
 }
 

@@ -7,7 +7,7 @@ pub struct Migrator;
 
 impl MigratorTrait for Migrator {
     fn migrations() -> Vec<Box<dyn MigrationTrait>> {
-        vec![Box::new(First), Box::new(Order)]
+        vec![Box::new(First), Box::new(Order), Box::new(Windows)]
     }
 }
 
@@ -49,6 +49,24 @@ impl MigrationTrait for Order {
         run(manager, ORDER).await
     }
 }
+
+/// Jobs that wait for a window.
+struct Windows;
+
+impl MigrationName for Windows {
+    fn name(&self) -> &str {
+        "m0003_windows"
+    }
+}
+
+#[async_trait::async_trait]
+impl MigrationTrait for Windows {
+    async fn up(&self, manager: &SchemaManager) -> Result<(), DbErr> {
+        run(manager, WINDOWS).await
+    }
+}
+
+const WINDOWS: &[&str] = &["ALTER TABLE job ADD COLUMN start_window text"];
 
 async fn run(manager: &SchemaManager<'_>, statements: &[&str]) -> Result<(), DbErr> {
     for statement in statements {

@@ -71,6 +71,34 @@ async fn a_priority_is_shown_and_priced() {
 }
 
 #[tokio::test]
+async fn a_start_names_a_window_and_halves_the_price() {
+    let farm = Farm::start().await;
+    let now = farm
+        .post("/v1/videos", json!({"prompt": "a ball"}))
+        .await
+        .json();
+    assert_eq!(now["start"], "now");
+    let refused = farm
+        .post("/v1/videos", json!({"prompt": "a ball", "start": "lunch"}))
+        .await;
+    assert_eq!(refused.status, 400);
+    let error = refused.json();
+    assert_eq!(error["error"]["param"], "start", "{error}");
+    let said = error["error"]["message"].as_str().unwrap();
+    assert!(said.contains("'now' and 'overnight'"), "{said}");
+    let night = farm
+        .post(
+            "/v1/videos",
+            json!({"prompt": "a ball", "start": "overnight"}),
+        )
+        .await
+        .json();
+    assert_eq!(night["start"], "overnight");
+    let held = |video: &serde_json::Value| video["usage"]["reserved_gpu_seconds"].as_f64().unwrap();
+    assert!((held(&night) / held(&now) - 0.5).abs() < 0.01, "{night}");
+}
+
+#[tokio::test]
 async fn extensions_are_kept_and_shown() {
     let farm = Farm::start().await;
     let asked = json!({

@@ -33,7 +33,6 @@ use crate::{
     artifacts::Artifacts,
     core::{
         command::LeaseReply,
-        limits::Limits,
         rows::{AccountRow, KeyRow, Level},
     },
     dispatcher::{Dispatcher, Stops},
@@ -119,10 +118,14 @@ impl Farm {
         let store = Store::open(folder.path()).await.unwrap();
         let artifacts = Artifacts::in_folder(folder.path()).unwrap();
         let (stops, metrics) = (Stops::default(), Metrics::new().unwrap());
-        let (dispatcher, writer) =
-            Dispatcher::start(store.clone(), Limits::default(), metrics, stops.clone())
-                .await
-                .unwrap();
+        let (dispatcher, writer) = Dispatcher::start(
+            store.clone(),
+            crate::settings::Settings::default().limits().unwrap(),
+            metrics,
+            stops.clone(),
+        )
+        .await
+        .unwrap();
         tokio::spawn(writer);
         add_keys(&dispatcher).await;
         let state = ApiState::new(

@@ -8,10 +8,12 @@ mod order;
 mod preemption;
 mod queue;
 mod submits;
+mod windows;
 
 use std::{collections::BTreeMap, fmt::Write as _};
 
 use expect_test::Expect;
+use jiff::{civil, tz::TimeZone};
 use schemas::{
     BootId, Digest, JobId, TaskId,
     agent::{
@@ -29,6 +31,7 @@ use super::{
     limits::Limits,
     model::{FOREIGN, Model, PROJECT, SECOND, accounts, job, weights},
     rows::{Dedupe, Idempotency},
+    windows::{EVERY_DAY, Window},
 };
 
 /// A farm, the store that follows it, and what the script has seen.
@@ -60,7 +63,14 @@ fn check(script: &str, expected: Expect) {
 
 impl World {
     fn new() -> Self {
-        let limits = Limits::default();
+        let mut limits = Limits::default();
+        let night = Window {
+            zone: TimeZone::UTC,
+            weekdays: EVERY_DAY.to_vec(),
+            start: civil::time(22, 0, 0, 0),
+            end: civil::time(6, 0, 0, 0),
+        };
+        limits.windows.insert("overnight".into(), night);
         let mut world = Self {
             farm: Farm::empty(limits.clone(), 1),
             model: Model {
@@ -167,6 +177,7 @@ impl World {
                     });
                 }
                 ("band", band) => new.band = serde_json::from_value(band.into()).unwrap(),
+                ("start", window) => new.window = Some(window.into()),
                 ("rank", rank) => new.rank = rank.parse().unwrap(),
                 ("of", "second") => new.project = SECOND,
                 ("of", "foreign") => new.project = FOREIGN,
