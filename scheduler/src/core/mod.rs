@@ -278,7 +278,12 @@ impl Farm {
                 },
             },
             place: Place::new(row.kind(), job.state, job.rank, job.seq, row.index, id),
-            aged_at_ms: eligible_at_ms + AGED_MS[job.band as usize],
+            // What gave way or failed does not begin to wait anew; a window holds its night's work back until it opens.
+            aged_at_ms: AGED_MS[job.band as usize]
+                + match job.window {
+                    None => job.created_at_ms,
+                    Some(_) => eligible_at_ms,
+                },
         }
     }
 

@@ -11,7 +11,7 @@ use super::{
     command::LeaseReply,
     explain::Waiting,
     queue::{Class, Found, Verdict},
-    rows::{AgentRow, AgentState, AttemptRow, Holder, TaskRow, TaskState},
+    rows::{AgentRow, AgentState, AttemptRow, Band, Holder, TaskRow, TaskState},
     task::LiveLease,
     timers::Timer,
     write::Write,
@@ -62,6 +62,7 @@ impl Farm {
         }
         if let Some(task) = self.kept_for(request.agent, request.device) {
             self.handovers.remove(&(request.agent, request.device));
+            self.recent.note(Band::Urgent, false);
             return self.grant(task, &request);
         }
         match self.pick(request.agent, request.device) {

@@ -43,12 +43,7 @@ impl Farm {
             return;
         }
         let mut taken = Vec::new();
-        for task in self
-            .queue
-            .in_order(Band::Urgent)
-            .into_iter()
-            .take(PREEMPT_LOOKED_AT)
-        {
+        for task in self.queue.first(Band::Urgent, PREEMPT_LOOKED_AT) {
             if self.is_served(task) || self.free_device(task, &mut taken) {
                 continue;
             }
@@ -79,15 +74,16 @@ impl Farm {
         self.busy.values().copied()
     }
 
-    /// A device is free that can do the task; each serves one task.
+    /// A device is free that may do the task; each serves one task.
     fn free_device(&self, task: TaskId, taken: &mut Vec<(AgentId, u32)>) -> bool {
-        let row = &self.task_at(task).row;
-        let devices = self.agents.values().filter(|a| {
-            a.row.state == AgentState::Online && !a.row.drained && can(&a.row, row).is_ok()
-        });
+        let devices = self
+            .agents
+            .values()
+            .filter(|a| a.row.state == AgentState::Online && !a.row.drained);
         let free = devices
             .flat_map(|a| a.row.devices.iter().map(|d| (a.row.id, d.index)))
-            .find(|at| !self.busy.contains_key(at) && !taken.contains(at) && !self.is_kept(*at));
+            .filter(|at| !self.busy.contains_key(at) && !taken.contains(at) && !self.is_kept(*at))
+            .find(|(agent, device)| self.fit(task, *agent, *device).is_ok());
         taken.extend(free);
         free.is_some()
     }
@@ -225,14 +221,14 @@ impl Farm {
         self.wake = true;
     }
 
-    /// The task that this device is kept for, while it still waits.
+    /// The task that this device is kept for, while it could start on it.
     pub(super) fn kept_for(&mut self, agent: AgentId, device: u32) -> Option<TaskId> {
         let Handover { task, until_ms } = *self.handovers.get(&(agent, device))?;
-        let waits = self
-            .tasks
-            .get(&task)
-            .is_some_and(|t| matches!(t.row.state, TaskState::Ready { .. }));
-        if until_ms > self.now && waits {
+        let could_start = self.tasks.get(&task).is_some_and(|t| match t.row.state {
+            TaskState::Ready { eligible_at_ms, .. } => eligible_at_ms <= self.now,
+            _ => false,
+        });
+        if until_ms > self.now && could_start && self.fit(task, agent, device).is_ok() {
             return Some(task);
         }
         self.handovers.remove(&(agent, device));

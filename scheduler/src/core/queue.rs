@@ -279,12 +279,15 @@ impl Queue {
         })
     }
 
-    /// Tasks of a band in order of service.
-    pub fn in_order(&self, band: Band) -> Vec<TaskId> {
+    /// The first `count` tasks of a band in order of service.
+    pub fn first(&self, band: Band, count: usize) -> Vec<TaskId> {
         let mut tasks = Vec::new();
         self.walk(band, None, &mut BTreeSet::new(), &mut |place| {
             tasks.push(place.task);
-            Verdict::Next
+            match tasks.len() < count {
+                true => Verdict::Next,
+                false => Verdict::Take,
+            }
         });
         tasks
     }
