@@ -146,7 +146,11 @@ impl Dispatcher {
         self.post(Message::Look(Box::new(move |farm| {
             let _ = answer.send(at(farm)); // the asker may have gone
         })))?;
-        reply.await.map_err(|_| DispatchError::Closed)
+        let unseen = |_| match self.messages.is_closed() {
+            true => DispatchError::Closed,
+            false => DispatchError::Retry, // the database is away: there is no memory to look at
+        };
+        reply.await.map_err(unseen)
     }
 
     pub async fn submit(&self, job: NewJob) -> Result<Submitted, DispatchError> {

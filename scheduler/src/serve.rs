@@ -1,6 +1,11 @@
 //! The process: lock, database, dispatcher, HTTP, and their end in the right order.
 
-use std::{io, net::SocketAddr, path::PathBuf, time::Duration};
+use std::{
+    io,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use axum::{
     Json, Router,
@@ -13,15 +18,16 @@ use tokio::{net::TcpListener, time::timeout};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
-    api::{AgentApi, ApiState, agent_api, videos_api},
+    api::{AgentApi, ApiState, agent_api, standby_api, videos_api},
     artifacts::{ArtifactError, Artifacts},
     bootstrap::{self, BootstrapError},
     chores::{self, ChoreError},
+    core::limits::Limits,
     dispatcher::{Dispatcher, FoldError, Stops},
-    leader::{self, LeaderError, Leadership},
+    leader::{self, Kept, LeaderError, Leadership},
     metrics::{Metrics, MetricsError},
     settings::Settings,
-    store::{Store, StoreError},
+    store::{DatabaseUrl, Store, StoreError},
 };
 
 /// How long open connections may take to end after a shutdown was asked for.
@@ -42,6 +48,8 @@ pub enum StartError {
         #[source]
         source: io::Error,
     },
+    #[error("cannot answer while another scheduler leads")]
+    Standby(#[source] io::Error),
     #[error(transparent)]
     Leader(#[from] LeaderError),
     #[error(transparent)]
@@ -77,8 +85,8 @@ pub struct Running {
     ended: CancellationToken,
     serving: TaskTracker,
     writing: TaskTracker,
-    /// The lock is freed last.
-    _leadership: Leadership,
+    /// Freed last.
+    leadership: Option<Kept>,
 }
 
 #[derive(Clone)]
@@ -95,13 +103,43 @@ impl Scheduler {
     /// has changed then.
     pub async fn start(settings: Settings) -> Result<Running, StartError> {
         let limits = settings.limits().map_err(StartError::Settings)?;
-        let leadership = leader::lead(&settings.data)?;
+        make_folder(&settings.data)?;
+        let leadership = leader::lead_on(&settings.database()).await?;
         let listener = bind(settings.listen).await?;
+        Self::lead(settings, limits, leadership, listener).await
+    }
+
+    /// Like [`Scheduler::start`], but on PostgreSQL waits while another scheduler leads: requests
+    /// are answered with 503 until this one does.
+    ///
+    /// # Errors
+    /// [`StartError`], not for a leadership that is taken on PostgreSQL.
+    pub async fn stand_by(settings: Settings) -> Result<Running, StartError> {
+        let url = settings.database();
+        if !url.is_postgres() {
+            return Self::start(settings).await;
+        }
+        let limits = settings.limits().map_err(StartError::Settings)?;
+        make_folder(&settings.data)?;
+        let listener = bind(settings.listen).await?;
+        let leadership = match leader::lead_on(&url).await {
+            Err(LeaderError::TakenOnServer { .. }) => wait_to_lead(&url, &listener).await?,
+            led => led?,
+        };
+        Self::lead(settings, limits, leadership, listener).await
+    }
+
+    async fn lead(
+        settings: Settings,
+        limits: Limits,
+        leadership: Leadership,
+        listener: TcpListener,
+    ) -> Result<Running, StartError> {
         let address = listener.local_addr().map_err(|source| StartError::Listen {
             address: settings.listen,
             source,
         })?;
-        let store = Store::open(&settings.data).await?;
+        let store = Store::open(settings.database()).await?;
         let artifacts = Artifacts::in_folder(&settings.data)?;
         let metrics = Metrics::new()?;
         let (stops, ended) = (Stops::default(), CancellationToken::new());
@@ -113,6 +151,7 @@ impl Scheduler {
             let _guard = guard;
             writer.await;
         });
+        let leadership = leadership.keep(stops.writing.clone());
         let first_key = bootstrap::first_key(&settings.data, &store, &dispatcher).await?;
         let agent_token = bootstrap::agent_token(&settings.data)?;
         chores::start(
@@ -151,7 +190,7 @@ impl Scheduler {
             ended,
             serving,
             writing,
-            _leadership: leadership,
+            leadership: Some(leadership),
         })
     }
 }
@@ -190,6 +229,27 @@ fn router(
         .with_state(health)
         .merge(agent_api(agents))
         .merge(videos_api(videos))
+}
+
+/// Answers 503 on the listener until this scheduler leads.
+async fn wait_to_lead(url: &DatabaseUrl, listener: &TcpListener) -> Result<Leadership, StartError> {
+    let address = listener.local_addr().map_err(StartError::Standby)?;
+    tracing::info!(%address, database = %url, "standing by: another scheduler leads");
+    let second = rustix::io::dup(listener).map_err(|error| StartError::Standby(error.into()))?;
+    let second = TcpListener::from_std(second.into()).map_err(StartError::Standby)?;
+    let leads = CancellationToken::new();
+    let stop = leads.clone().cancelled_owned();
+    let _guard = leads.drop_guard(); // also when nobody waits for this any more
+    let server = axum::serve(second, standby_api()).with_graceful_shutdown(stop);
+    tokio::spawn(server.into_future());
+    Ok(leader::wait_to_lead(url).await?)
+}
+
+fn make_folder(data: &Path) -> Result<(), LeaderError> {
+    std::fs::create_dir_all(data).map_err(|source| LeaderError::NotWritable {
+        folder: data.to_path_buf(),
+        source,
+    })
 }
 
 async fn bind(address: SocketAddr) -> Result<TcpListener, StartError> {
@@ -241,7 +301,7 @@ impl Running {
     }
 
     /// Ends polls and event streams, lets open requests finish, commits what was accepted.
-    pub async fn shutdown(self) {
+    pub async fn shutdown(mut self) {
         self.stops.serving.cancel();
         self.serving.close();
         if timeout(DRAIN_MAX, self.serving.wait()).await.is_err() {
@@ -251,6 +311,9 @@ impl Running {
         self.writing.close();
         self.writing.wait().await;
         self.store.close().await;
+        if let Some(leadership) = self.leadership.take() {
+            leadership.release().await;
+        }
     }
 }
 

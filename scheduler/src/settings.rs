@@ -17,6 +17,7 @@ use crate::{
         limits::Limits,
         windows::{EVERY_DAY, Window},
     },
+    store::DatabaseUrl,
 };
 
 /// All settings; an unknown key is an error.
@@ -32,6 +33,8 @@ pub struct Settings {
     pub chores: ChoreSettings,
     /// Windows that a job may name in `start`; `overnight` is there from the start.
     pub windows: BTreeMap<String, WindowSettings>,
+    /// `sqlite:FILE` or `postgres://USER:PASSWORD@HOST/NAME`; a file in the data folder when absent.
+    pub database: Option<DatabaseUrl>,
 }
 
 /// A window in civil time, such as `zone = "Europe/Berlin"`, `start = "22:00"`, `end = "06:00"`.
@@ -78,6 +81,7 @@ impl Default for Settings {
             api: ApiSettings::default(),
             chores: ChoreSettings::default(),
             windows: BTreeMap::new(),
+            database: None,
         }
     }
 }
@@ -184,6 +188,12 @@ const WEEKDAYS: [&str; 7] = ["mon", "tue", "wed", "thu", "fri", "sat", "sun"];
 const OVERNIGHT: &str = "overnight";
 
 impl Settings {
+    /// Where the database is.
+    pub fn database(&self) -> DatabaseUrl {
+        let in_folder = || self.data.as_path().into();
+        self.database.clone().unwrap_or_else(in_folder)
+    }
+
     /// Limits of the core, windows included.
     ///
     /// # Errors
@@ -277,6 +287,23 @@ mod tests {
                 "{error}"
             );
         }
+    }
+
+    #[test]
+    fn a_password_in_the_database_address_is_never_shown() {
+        let variable = "DAILIES__SCHEDULER__DATABASE";
+        let settings = read("", &[(variable, "postgres://ann:s3cret@db/farm")]).unwrap();
+        assert!(settings.database().is_postgres());
+        assert!(!format!("{settings:?}").contains("s3cret"));
+        let refused = read("", &[(variable, "mysql://ann:s3cret@db/farm")]).unwrap_err();
+        assert!(
+            refused.to_string().contains("must be sqlite:FILE"),
+            "{refused}"
+        );
+        assert!(
+            !format!("{refused:?} {refused}").contains("s3cret"),
+            "{refused:?}"
+        );
     }
 
     #[test]

@@ -7,7 +7,7 @@ use scheduler::{
     Running, Scheduler, Settings,
     core::rows::{Band, JobState, NewJob, NewTask},
     settings::FarmSettings,
-    store::read::JobView,
+    store::{DatabaseUrl, read::JobView},
 };
 use schemas::{
     AccountId, BootId, Digest, GpuMicros, JobId, TaskId,
@@ -34,12 +34,26 @@ fn settings(data: &Path) -> Settings {
             progress_write_ms: 0,
             ..FarmSettings::default()
         },
+        database: database(data),
         ..Settings::default()
     }
 }
 
+/// On the PostgreSQL server that `cargo xtask test` names, or beside the other data.
+fn database(data: &Path) -> Option<DatabaseUrl> {
+    let server = std::env::var("DAILIES_TEST_POSTGRES").ok()?;
+    let letters = data.display().to_string();
+    let name: String = letters
+        .chars()
+        .filter(char::is_ascii_alphanumeric)
+        .collect();
+    let url = server.replacen("/?", &format!("/{name}?"), 1);
+    Some(url.parse().unwrap())
+}
+
+/// A server notices a moment later than the file system that the scheduler before has gone.
 async fn start(data: &Path) -> Running {
-    Scheduler::start(settings(data)).await.unwrap()
+    Scheduler::stand_by(settings(data)).await.unwrap()
 }
 
 async fn project(farm: &Running) -> AccountId {

@@ -115,6 +115,18 @@ pub fn wait<T>(what: &str, mut probe: impl FnMut() -> Option<T>) -> T {
     }
 }
 
+/// Address of the database of the test that owns this folder, on the PostgreSQL server that
+/// `cargo xtask test` names; `None` for the file in its data folder.
+pub fn database(folder: &Path) -> Option<String> {
+    let server = std::env::var("DAILIES_TEST_POSTGRES").ok()?;
+    let letters = folder.display().to_string();
+    let name: String = letters
+        .chars()
+        .filter(char::is_ascii_alphanumeric)
+        .collect();
+    Some(server.replacen("/?", &format!("/{name}?"), 1))
+}
+
 /// The binary `dailies` of the same build as this test.
 pub fn dailies() -> Command {
     let test = std::env::current_exe().expect("a test has a path");

@@ -1,7 +1,10 @@
 //! `kill -9` of an agent and of the scheduler in mid-render: still one film, the same film,
 //! resumed from the last checkpoint.
 
-use std::fs;
+use std::{
+    fs,
+    time::{Duration, Instant},
+};
 
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -134,9 +137,16 @@ fn serve(folder: &TempDir, listen: &str) -> (Process, String) {
         "--data",
         data.to_str().expect("UTF-8"),
     ];
-    let mut process = Process::start(&arguments, TIMES);
+    let mut process = Process::start(&arguments, &settings(folder));
     let url = process.wait_for("base_url");
     (process, url)
+}
+
+/// Those of every test, and the database of this one.
+fn settings(folder: &TempDir) -> Vec<(&'static str, &'static str)> {
+    let url = tests::database(folder.path());
+    let database = url.map(|url| ("DAILIES__SCHEDULER__DATABASE", &*url.leak()));
+    TIMES.iter().copied().chain(database).collect()
 }
 
 /// The step from which an agent says in its log that it goes on.
@@ -230,4 +240,56 @@ fn an_urgent_film_takes_the_only_device_and_the_other_one_goes_on_unchanged() {
         agent.log()
     );
     assert!(film == expected, "the film differs after it was preempted");
+}
+
+#[test]
+fn a_standby_leads_ten_seconds_after_the_kill_of_its_leader_and_the_film_ends_once() {
+    const TAKEOVER_MAX: Duration = Duration::from_secs(10);
+    let mut farm = Farm::start();
+    if tests::database(farm.folder.path()).is_none() {
+        println!("skipped: no PostgreSQL (DAILIES_TEST_POSTGRES names none)");
+        return;
+    }
+    let agent = farm.agent();
+    let quiet = farm.submit();
+    let (_, expected) = farm.wait_for_film(&quiet);
+
+    let data = farm.folder.path().join("data");
+    let arguments = [
+        "serve",
+        "--listen",
+        "127.0.0.1:0",
+        "--data",
+        data.to_str().expect("UTF-8"),
+    ];
+    let mut standby = Process::start(&arguments, &settings(&farm.folder));
+    let said = standby.wait_for("standing by: another scheduler leads address=");
+    let address = said.split_whitespace().next().expect("an address");
+    let next = Api::new(&format!("http://{address}/v1"), &farm.api.key);
+    let (status, refused) = next.get("/videos").expect("a standby answers");
+    assert_eq!(status, 503, "{refused}");
+
+    let victim = farm.submit();
+    farm.wait_for_step(&victim, 6);
+    let killed = Instant::now();
+    farm.kill_scheduler();
+    standby.wait_for("base_url");
+    assert!(
+        killed.elapsed() < TAKEOVER_MAX,
+        "it took {:?}",
+        killed.elapsed()
+    );
+    agent.kill_9(); // it knows only the address of the scheduler that is gone
+    farm.scheduler = Some(standby);
+    farm.api = next;
+    let agent = farm.agent();
+    let (video, film) = farm.wait_for_film(&victim);
+    assert!(resumed_at(&agent.log()) >= Some(2), "{}", agent.log());
+    assert!(
+        film == expected,
+        "the film differs after the change of leaders"
+    );
+    assert_eq!(video["usage"]["state"], "posted", "{video}");
+    let (_, list) = farm.api.get("/videos").expect("the scheduler answers");
+    assert_eq!(list["data"].as_array().map(Vec::len), Some(2), "{list}");
 }

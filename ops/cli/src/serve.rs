@@ -2,7 +2,7 @@
 
 use std::{io::Write, net::SocketAddr, path::PathBuf};
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 use clap::Args;
 use scheduler::{Running, Scheduler, Settings};
 
@@ -20,21 +20,31 @@ pub struct ServeArgs {
     /// options over both.
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
+    /// sqlite:FILE or postgres://USER:PASSWORD@HOST/NAME [default: a file in the data folder].
+    /// Others can read an option: put a password into DAILIES__SCHEDULER__DATABASE.
+    #[arg(long, value_name = "URL")]
+    pub database: Option<String>,
 }
 
 impl ServeArgs {
     pub fn settings(self) -> Result<Settings> {
         let read = Settings::read(self.config.as_deref())?;
+        let named = self.database.map(|url| url.parse()).transpose();
+        let named = named.context("--database cannot be used")?;
         Ok(Settings {
             data: self.data.unwrap_or(read.data),
             listen: self.listen.unwrap_or(read.listen),
+            database: named.or(read.database),
             ..read
         })
     }
 }
 
 pub async fn run(args: ServeArgs) -> Result<()> {
-    let running = Scheduler::start(args.settings()?).await?;
+    let running = tokio::select! {
+        running = Scheduler::stand_by(args.settings()?) => running?,
+        why = signals::asked_to_end() => return why.map(drop).map_err(Into::into),
+    };
     let url = running.url();
     greet(
         &running,

@@ -32,7 +32,7 @@ pub fn find_or_install() -> Result<PathBuf> {
         return Ok(found);
     }
     eprintln!("FFmpeg is not installed: installing it");
-    if install_package() && works(Path::new("ffmpeg")) {
+    if install_package("ffmpeg") && works(Path::new("ffmpeg")) {
         return Ok("ffmpeg".into());
     }
     install_wheel().context(
@@ -50,7 +50,7 @@ fn works(path: &Path) -> bool {
 }
 
 /// Debian and its children, as root only.
-fn install_package() -> bool {
+pub fn install_package(name: &str) -> bool {
     let apt = |arguments: &[&str]| {
         let mut command = Command::new("apt-get");
         command
@@ -60,12 +60,16 @@ fn install_package() -> bool {
         command.stdout(Stdio::null());
         run(&mut command).is_ok()
     };
-    let root = fs::metadata("/proc/self").is_ok_and(|own| {
+    is_root()
+        && apt(&["update", "-qq"])
+        && apt(&["install", "-y", "-qq", "--no-install-recommends", name])
+}
+
+pub fn is_root() -> bool {
+    fs::metadata("/proc/self").is_ok_and(|own| {
         use std::os::unix::fs::MetadataExt;
         own.uid() == 0
-    });
-    root && apt(&["update", "-qq"])
-        && apt(&["install", "-y", "-qq", "--no-install-recommends", "ffmpeg"])
+    })
 }
 
 fn install_wheel() -> Result<PathBuf> {

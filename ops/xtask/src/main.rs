@@ -2,6 +2,7 @@
 
 mod demo;
 mod ffmpeg;
+mod postgres;
 mod sdk;
 mod test;
 

@@ -4,7 +4,7 @@ use std::process::{Command, Stdio};
 
 use anyhow::Result;
 
-use crate::{cargo, ffmpeg, run, sdk};
+use crate::{cargo, ffmpeg, postgres, run, sdk};
 
 #[derive(clap::Args)]
 pub struct Test {
@@ -29,24 +29,52 @@ impl Test {
         }
         // The process tests start this binary.
         run(cargo().args(["build", "--workspace", "--bins", "--locked"]))?;
-        let mut tests = cargo();
-        if has_nextest() {
-            tests.args([
-                "nextest",
-                "run",
-                "--workspace",
-                "--locked",
-                "--no-fail-fast",
-            ]);
-        } else {
-            tests.args(["test", "--workspace", "--locked", "--no-fail-fast"]);
+        let run_on = |what: &[&str], server: Option<&str>| {
+            let mut tests = tests(what);
+            tests
+                .args(&self.filter)
+                .env("FFMPEG", &ffmpeg)
+                .env("DAILIES_SDK_PYTHON", &python)
+                .env_remove(postgres::VARIABLE);
+            tests.envs(server.map(|url| (postgres::VARIABLE, url)));
+            run(&mut tests)
+        };
+        // First the server: without it the last line says what was left out.
+        let server = postgres::start();
+        run_on(&["--workspace"], None)?;
+        match server {
+            Ok(server) => {
+                eprintln!(
+                    "the tests that need a database once more, on {}",
+                    server.name()
+                );
+                run_on(ON_BOTH, Some(&server.url))
+            }
+            Err(error) => {
+                println!("skipped: no PostgreSQL ({error:#}); 1 of 2 databases was tested");
+                Ok(())
+            }
         }
-        tests
-            .args(&self.filter)
-            .env("FFMPEG", ffmpeg)
-            .env("DAILIES_SDK_PYTHON", python);
-        run(&mut tests)
     }
+}
+
+/// Crates whose tests open a database.
+const ON_BOTH: &[&str] = &["-p", "scheduler", "-p", "tests"];
+/// Of these, what does open one.
+const OPEN_ONE: &str = "test(/store|dispatcher|chores|http_tests|leader/) | binary(farm) | binary(away) | binary(crash)";
+
+fn tests(what: &[&str]) -> Command {
+    let mut tests = cargo();
+    if has_nextest() {
+        tests.args(["nextest", "run", "--locked", "--no-fail-fast"]);
+        if what == ON_BOTH {
+            tests.args(["--no-tests", "pass", "-E", OPEN_ONE]);
+        }
+    } else {
+        tests.args(["test", "--locked", "--no-fail-fast"]);
+    }
+    tests.args(what);
+    tests
 }
 
 fn has_nextest() -> bool {

@@ -23,6 +23,7 @@ mod once;
 mod page;
 mod range;
 mod read;
+mod standby;
 mod submit;
 mod videos;
 
@@ -38,6 +39,7 @@ use tower_http::catch_panic::CatchPanicLayer;
 
 pub use agents::{AgentApi, agent_api};
 pub use limits::RateSettings;
+pub use standby::standby_api;
 
 use crate::{
     admission::CatalogueSettings, artifacts::Artifacts, dispatcher::Dispatcher, review::Blocklist,

@@ -28,7 +28,9 @@ async fn world(settings: ChoreSettings) -> World {
     let folder = tempfile::tempdir().unwrap();
     let chores = Chores {
         settings,
-        store: Store::open(folder.path()).await.unwrap(),
+        store: Store::open(crate::store::testing::database(folder.path()))
+            .await
+            .unwrap(),
         artifacts: Artifacts::in_folder(folder.path()).unwrap(),
         clock: Clock::start(),
     };

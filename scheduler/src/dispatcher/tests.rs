@@ -17,11 +17,14 @@ use crate::{
         model::{PROJECT, accounts, job, weights},
     },
     metrics::Metrics,
-    store::Store,
+    store::{
+        DatabaseUrl, Store,
+        testing::{Outage, database, postgres},
+    },
 };
 
 struct Running {
-    _folder: tempfile::TempDir,
+    folder: tempfile::TempDir,
     store: Store,
     dispatcher: Dispatcher,
     metrics: Metrics,
@@ -31,7 +34,12 @@ struct Running {
 
 async fn running() -> Running {
     let folder = tempfile::tempdir().unwrap();
-    let store = Store::open(folder.path()).await.unwrap();
+    let url = database(folder.path());
+    running_on(folder, url).await
+}
+
+async fn running_on(folder: tempfile::TempDir, url: DatabaseUrl) -> Running {
+    let store = Store::open(url).await.unwrap();
     let (metrics, stops) = (Metrics::new().unwrap(), Stops::default());
     let (dispatcher, writer) = Dispatcher::start(
         store.clone(),
@@ -46,7 +54,7 @@ async fn running() -> Running {
         dispatcher.add_account(row).await.unwrap();
     }
     Running {
-        _folder: folder,
+        folder,
         store,
         dispatcher,
         metrics,
@@ -105,9 +113,7 @@ async fn a_failed_commit_answers_retry_and_memory_falls_back_to_the_database() {
     let farm = running().await;
     farm.dispatcher.submit(job(1, 1)).await.unwrap();
     farm.store
-        .execute(
-            "CREATE TRIGGER full BEFORE INSERT ON job BEGIN SELECT RAISE(ABORT, 'disk full'); END",
-        )
+        .execute("CREATE UNIQUE INDEX one_job ON job (project)")
         .await;
     let failed = farm.dispatcher.submit(job(2, 1)).await;
     assert_eq!(failed, Err(DispatchError::Retry));
@@ -119,7 +125,7 @@ async fn a_failed_commit_answers_retry_and_memory_falls_back_to_the_database() {
     );
     assert!(farm.dispatcher.live(id(1)).await.unwrap().is_some());
 
-    farm.store.execute("DROP TRIGGER full").await;
+    farm.store.execute("DROP INDEX one_job").await;
     let again = farm.dispatcher.submit(job(2, 1)).await;
     assert_eq!(again, Ok(Submitted::Created(id(2))));
     assert_eq!(farm.dispatcher.cancel(PROJECT, id(2)).await, Ok(Ended::Now));
@@ -183,4 +189,36 @@ async fn a_leader_that_another_has_deposed_writes_no_more() {
     assert!(farm.store.job(PROJECT, id(1)).await.unwrap().is_none());
     let closed = farm.dispatcher.submit(job(2, 1)).await;
     assert_eq!(closed, Err(DispatchError::Closed));
+}
+
+#[tokio::test]
+async fn a_database_that_goes_away_and_comes_back_loses_nothing_acknowledged() {
+    let folder = tempfile::tempdir().unwrap();
+    let Some(url) = postgres(folder.path()) else {
+        return;
+    };
+    let farm = running_on(folder, url).await;
+    farm.dispatcher.submit(job(1, 1)).await.unwrap();
+
+    let outage = Outage::begin(farm.folder.path()).await;
+    for number in 2..=3 {
+        let refused = farm.dispatcher.submit(job(number, 1)).await;
+        assert_eq!(refused, Err(DispatchError::Retry));
+    }
+    let look = farm.dispatcher.live(id(1)).await;
+    assert_eq!(look.err(), Some(DispatchError::Retry));
+    assert!(farm.store.job(PROJECT, id(1)).await.is_err());
+
+    let mut rebuilt = farm.dispatcher.wake.clone();
+    rebuilt.borrow_and_update();
+    outage.end().await;
+    rebuilt.changed().await.unwrap();
+    assert!(farm.dispatcher.live(id(1)).await.unwrap().is_some());
+    assert!(farm.dispatcher.live(id(2)).await.unwrap().is_none());
+    let again = farm.dispatcher.submit(job(2, 1)).await;
+    assert_eq!(again, Ok(Submitted::Created(id(2))));
+    for number in 1..=2 {
+        let view = farm.store.job(PROJECT, id(number)).await.unwrap();
+        assert!(view.is_some(), "job {number} was acknowledged");
+    }
 }

@@ -107,7 +107,7 @@ impl Writer {
                 Event::Committed(group, Err(error)) => {
                     in_flight = None;
                     tracing::error!(%error, cause = ?error, "a commit failed");
-                    if !self.rebuild(*group, &error, &stop).await {
+                    if !self.rebuild(*group, &error, &mut messages, &stop).await {
                         return;
                     }
                 }
@@ -201,6 +201,7 @@ impl Writer {
         &mut self,
         failed: Group,
         error: &StoreError,
+        messages: &mut mpsc::Receiver<Message>,
         stop: &CancellationToken,
     ) -> bool {
         for group in [failed, std::mem::take(&mut self.group)] {
@@ -211,10 +212,18 @@ impl Writer {
         if matches!(error, StoreError::Deposed { .. }) {
             return false;
         }
-        let mut pause = REBUILD_PAUSE_FIRST;
+        let (mut pause, mut away) = (REBUILD_PAUSE_FIRST, false);
         loop {
             self.metrics.rebuilds.inc();
-            match fold(&self.store, &self.limits, self.clock).await {
+            let folding = fold(&self.store, &self.limits, self.clock);
+            // What comes during the first fold waits for it; a database that is away is waited for
+            // by nobody.
+            let folded = if away {
+                refusing(messages, folding).await
+            } else {
+                folding.await
+            };
+            match folded {
                 Ok(farm) if farm.term() == self.farm.term() => {
                     self.farm = farm;
                     self.woken.send_modify(|count| *count += 1);
@@ -229,10 +238,28 @@ impl Writer {
                 }
                 Err(error) => tracing::error!(cause = ?error, "cannot fold the farm: {error}"),
             }
+            away = true;
             tokio::select! {
-                () = sleep(pause) => pause = (pause * 2).min(REBUILD_PAUSE_MAX),
+                () = refusing(messages, sleep(pause)) => pause = (pause * 2).min(REBUILD_PAUSE_MAX),
                 () = stop.cancelled() => return false,
             }
+        }
+    }
+}
+
+/// Does `work` and meanwhile asks everyone to try again.
+async fn refusing<T>(messages: &mut mpsc::Receiver<Message>, work: impl Future<Output = T>) -> T {
+    let mut work = std::pin::pin!(work);
+    loop {
+        tokio::select! {
+            biased;
+            done = &mut work => return done,
+            Some(message) = messages.recv() => match message {
+                Message::Command(_, answer) => {
+                    let _ = answer.send(Err(DispatchError::Retry)); // the asker may have gone
+                }
+                Message::Look(look) => drop(look), // so its asker is answered
+            },
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use sea_orm::{
     ColumnTrait, Condition, ConnectionTrait, DatabaseTransaction, EntityTrait, QueryFilter,
-    QuerySelect, QueryTrait, sea_query::SelectStatement,
+    QueryOrder, QuerySelect, QueryTrait, sea_query::SelectStatement,
 };
 
 use super::{
@@ -22,7 +22,8 @@ use crate::core::{decay::Decayed, fold::Snapshot, limits::RECENT_MS};
 impl Store {
     /// One consistent picture of the database at `now`.
     pub async fn load(&self, now: i64) -> Result<Snapshot, StoreError> {
-        // On the writer: nothing can change while it is read.
+        // On the writer, and every group begins with the leader's row, which `read_leader` locks:
+        // nothing can change while it is read, and a commit in doubt has happened or never will.
         let tx = self.write_tx().await?;
         let recent = now - RECENT_MS;
         let mut snapshot = Snapshot::default();
@@ -36,6 +37,7 @@ impl Store {
 
 async fn read_leader(tx: &DatabaseTransaction, into: &mut Snapshot) -> Result<(), StoreError> {
     let row = leader::Entity::find_by_id(1)
+        .lock_exclusive()
         .one(tx)
         .await
         .map_err(failed("read its leader"))?
@@ -67,16 +69,15 @@ async fn read_jobs(
     into: &mut Snapshot,
     recent: i64,
 ) -> Result<(), StoreError> {
-    let jobs = all(
-        tx,
-        job::Entity::find().filter(in_memory(recent)),
-        "read jobs",
-    )
-    .await?;
+    // In an order that does not depend on where PostgreSQL has put the rows.
+    let found = job::Entity::find().filter(in_memory(recent));
+    let jobs = all(tx, found.order_by_asc(job::Column::Seq), "read jobs").await?;
     into.jobs = jobs.iter().map(job_row).collect::<Result<_, _>>()?;
 
     let of_jobs = task::Column::Job.in_subquery(ids_in_memory(recent));
-    let tasks = all(tx, task::Entity::find().filter(of_jobs), "read tasks").await?;
+    let found = task::Entity::find().filter(of_jobs);
+    let found = found.order_by_asc(task::Column::Job);
+    let tasks = all(tx, found.order_by_asc(task::Column::Place), "read tasks").await?;
     into.tasks = tasks.iter().map(task_row).collect::<Result<_, _>>()?;
 
     // Checkpoints go with the end of their task, so all there are belong to live ones.

@@ -1,4 +1,4 @@
-//! The database: the only place that speaks SQL.
+//! The database, SQLite or PostgreSQL: the only place that speaks SQL.
 //!
 //! One connection writes, several read. [`commit`] turns the core's writes into one transaction,
 //! [`load`] reads what the core is folded from, [`read`] is what the API shows,
@@ -9,24 +9,33 @@ mod commit;
 mod convert;
 pub mod entity;
 mod load;
+pub mod lock;
 pub mod migration;
 pub mod read;
 pub mod upkeep;
+mod url;
 
+#[cfg(test)]
+pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
 
-use std::{path::Path, time::Duration};
+use std::time::Duration;
 
 use sea_orm::{
     ConnectOptions, ConnectionTrait, Database, DatabaseConnection, DatabaseTransaction, DbErr,
-    EntityTrait, SqliteTransactionMode, Statement, TransactionOptions, TransactionTrait,
+    EntityTrait, SqliteTransactionMode, SqlxPostgresConnector, Statement, TransactionOptions,
+    TransactionTrait,
     sea_query::{Expr, ExprTrait},
-    sqlx::sqlite::{SqliteJournalMode, SqliteSynchronous},
+    sqlx::{
+        postgres::{PgConnectOptions, PgPoolOptions},
+        sqlite::{SqliteJournalMode, SqliteSynchronous},
+    },
 };
-use sea_orm_migration::MigratorTrait;
+use sea_orm_migration::{MigratorTrait, SchemaManager};
 
 use self::entity::leader;
+pub use self::url::{DatabaseUrl, DatabaseUrlError};
 
 /// Name of the database file in the data folder.
 pub const FILE: &str = "dailies.db";
@@ -72,15 +81,16 @@ fn failed(step: &'static str) -> impl FnOnce(DbErr) -> StoreError {
 }
 
 impl Store {
-    /// Opens or makes the database in `folder` and brings its schema up to date.
-    pub async fn open(folder: &Path) -> Result<Self, StoreError> {
-        let url = format!("sqlite://{}?mode=rwc", folder.join(FILE).display());
-        let writer = connect(&url, 1, SqliteSynchronous::Full).await?;
+    /// Opens or makes the database (a folder means the file in it) and brings its schema up to
+    /// date. On PostgreSQL the caller holds the leader's lock.
+    pub async fn open(at: impl Into<DatabaseUrl>) -> Result<Self, StoreError> {
+        let at = at.into();
+        let writer = connect(&at, 1).await?;
         refuse_newer(&writer).await?;
         migration::Migrator::up(&writer, None)
             .await
             .map_err(failed("bring its schema up to date"))?;
-        let readers = connect(&url, READERS, SqliteSynchronous::Full).await?;
+        let readers = connect(&at, READERS).await?;
         Ok(Self { writer, readers })
     }
 
@@ -135,11 +145,17 @@ impl Store {
     }
 }
 
-async fn connect(
-    url: &str,
-    connections: u32,
-    synchronous: SqliteSynchronous,
-) -> Result<DatabaseConnection, StoreError> {
+async fn connect(at: &DatabaseUrl, connections: u32) -> Result<DatabaseConnection, StoreError> {
+    match at {
+        DatabaseUrl::Sqlite(file) => {
+            let url = format!("sqlite://{}?mode=rwc", file.display());
+            connect_sqlite(&url, connections).await
+        }
+        DatabaseUrl::Postgres(options) => connect_postgres(options, connections).await,
+    }
+}
+
+async fn connect_sqlite(url: &str, connections: u32) -> Result<DatabaseConnection, StoreError> {
     let mut options = ConnectOptions::new(url);
     options
         .max_connections(connections)
@@ -148,7 +164,7 @@ async fn connect(
         .map_sqlx_sqlite_opts(move |sqlite| {
             sqlite
                 .journal_mode(SqliteJournalMode::Wal)
-                .synchronous(synchronous)
+                .synchronous(SqliteSynchronous::Full)
                 .busy_timeout(BUSY_TIMEOUT)
                 .foreign_keys(true)
                 .pragma("temp_store", "memory")
@@ -158,15 +174,25 @@ async fn connect(
     Database::connect(options).await.map_err(failed("open"))
 }
 
+/// Not by [`ConnectOptions`], whose text shows the password to a log of everything.
+async fn connect_postgres(
+    options: &PgConnectOptions,
+    connections: u32,
+) -> Result<DatabaseConnection, StoreError> {
+    drop(url::connect(options).await?); // says why it cannot, where a pool would only time out
+    let pool = PgPoolOptions::new()
+        .max_connections(connections)
+        .acquire_timeout(url::ANSWER_MAX)
+        .connect_lazy_with(options.clone());
+    Ok(SqlxPostgresConnector::from_sqlx_postgres_pool(pool))
+}
+
 async fn refuse_newer(db: &DatabaseConnection) -> Result<(), StoreError> {
     let step = "read its version";
     let backend = db.get_database_backend();
-    let sql = "SELECT name FROM sqlite_master WHERE name = 'seaql_migrations'";
-    let table = db
-        .query_one_raw(Statement::from_string(backend, sql))
-        .await
-        .map_err(failed(step))?;
-    if table.is_none() {
+    let manager = SchemaManager::new(db);
+    let table = manager.has_table("seaql_migrations").await;
+    if !table.map_err(failed(step))? {
         return Ok(());
     }
     let sql = "SELECT version FROM seaql_migrations";

@@ -1,11 +1,12 @@
-//! The store on real SQLite files.
+//! The store on real databases.
 
 use schemas::{JobId, TaskId, task::Variant};
 use uuid::Uuid;
 
 use super::{
-    Store, StoreError,
+    DatabaseUrl, Store, StoreError,
     read::{After, Order},
+    testing::{database, postgres},
 };
 use crate::core::{
     Farm,
@@ -19,7 +20,7 @@ use crate::core::{
 
 async fn store() -> (tempfile::TempDir, Store, Farm) {
     let folder = tempfile::tempdir().unwrap();
-    let store = Store::open(folder.path()).await.unwrap();
+    let store = Store::open(database(folder.path())).await.unwrap();
     let term = store.take_term().await.unwrap();
     let mut farm = Farm::empty(Limits::default(), term);
     for row in accounts() {
@@ -40,7 +41,7 @@ async fn apply(store: &Store, farm: &mut Farm, command: Command, now: i64) {
 async fn a_rebuilt_core_equals_the_live_one_field_by_field() {
     for seed in 0..3 {
         let folder = tempfile::tempdir().unwrap();
-        let store = Store::open(folder.path()).await.unwrap();
+        let store = Store::open(database(folder.path())).await.unwrap();
         let run = history(seed);
         let term = store.take_term().await.unwrap();
         for (seq, writes) in &run.commits {
@@ -96,7 +97,7 @@ async fn a_database_of_a_newer_version_is_not_touched() {
         .execute("INSERT INTO seaql_migrations (version, applied_at) VALUES ('m9999_later', 0)")
         .await;
     store.close().await;
-    let error = Store::open(folder.path()).await.unwrap_err();
+    let error = Store::open(database(folder.path())).await.unwrap_err();
     assert!(error.to_string().contains("newer version"), "{error}");
 }
 
@@ -225,5 +226,23 @@ async fn artefacts_are_referenced_as_long_as_their_job() {
         tasks
             .iter()
             .all(|task| task.id != TaskId(Uuid::from_u128(100)))
+    );
+}
+
+#[tokio::test]
+async fn a_wrong_password_is_refused_and_never_repeated() {
+    let folder = tempfile::tempdir().unwrap();
+    let Some(DatabaseUrl::Postgres(options)) = postgres(folder.path()) else {
+        return;
+    };
+    let wrong = DatabaseUrl::Postgres(Box::new(options.password("s3cret")));
+    let error = Store::open(wrong).await.unwrap_err();
+    assert!(
+        matches!(error, StoreError::Failed { step: "open", .. }),
+        "{error}"
+    );
+    assert!(
+        !format!("{error} {error:?}").contains("s3cret"),
+        "{error:?}"
     );
 }

@@ -115,7 +115,9 @@ impl Farm {
 
     async fn with(settings: ApiSettings) -> Self {
         let folder = TempDir::new().unwrap();
-        let store = Store::open(folder.path()).await.unwrap();
+        let store = Store::open(crate::store::testing::database(folder.path()))
+            .await
+            .unwrap();
         let artifacts = Artifacts::in_folder(folder.path()).unwrap();
         let (stops, metrics) = (Stops::default(), Metrics::new().unwrap());
         let (dispatcher, writer) = Dispatcher::start(
