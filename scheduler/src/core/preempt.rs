@@ -49,7 +49,10 @@ impl Farm {
             .into_iter()
             .take(PREEMPT_LOOKED_AT)
         {
-            if self.is_served(task) || self.free_device(task, &mut taken) {
+            if self.is_served(task)
+                || self.capped(task).is_some()
+                || self.free_device(task, &mut taken)
+            {
                 continue;
             }
             if let Some(victim) = self.victim(task) {
@@ -232,7 +235,7 @@ impl Farm {
             .tasks
             .get(&task)
             .is_some_and(|t| matches!(t.row.state, TaskState::Ready { .. }));
-        if until_ms > self.now && waits {
+        if until_ms > self.now && waits && self.capped(task).is_none() {
             return Some(task);
         }
         self.handovers.remove(&(agent, device));

@@ -7,6 +7,7 @@ mod leases;
 mod order;
 mod preemption;
 mod queue;
+mod quota;
 mod submits;
 
 use std::{collections::BTreeMap, fmt::Write as _};
@@ -144,6 +145,7 @@ impl World {
             "job-state" => self.job_state(word(1)),
             "agent" => self.agent_state(word(1)),
             "why" => self.why(word(1)),
+            "give" | "limit" | "money" => self.run_quota(&words),
             other => panic!("no command {other}"),
         }
     }
