@@ -33,6 +33,9 @@ enum KeysCommand {
     Create {
         /// What the key is for.
         name: String,
+        /// The key may see and change the quota of every account.
+        #[arg(long)]
+        admin: bool,
     },
     /// Show all keys by their names and the first digits of their hashes.
     List,
@@ -58,7 +61,7 @@ pub async fn run(args: KeysArgs) -> Result<()> {
     };
     let running = Scheduler::start(settings).await?;
     let done = match &args.command {
-        KeysCommand::Create { name } => create(&running, name).await,
+        KeysCommand::Create { name, admin } => create(&running, name, *admin).await,
         KeysCommand::List => list(&running).await,
         KeysCommand::Revoke { hash } => revoke(&running, hash).await,
     };
@@ -66,7 +69,7 @@ pub async fn run(args: KeysArgs) -> Result<()> {
     done
 }
 
-async fn create(running: &Running, name: &str) -> Result<()> {
+async fn create(running: &Running, name: &str, admin: bool) -> Result<()> {
     let accounts = running.store().accounts().await?;
     let project = accounts.iter().find(|row| row.level == Level::Project);
     let project = project.context("the database has no project")?.id;
@@ -83,6 +86,7 @@ async fn create(running: &Running, name: &str) -> Result<()> {
         name: name.to_string(),
         created_at_ms: running.dispatcher().now_ms(),
         revoked_at_ms: None,
+        admin,
     };
     running.dispatcher().add_key(row).await?;
     println!("{key}");

@@ -4,7 +4,7 @@
 //! every job ends. A failure prints its seed; add it to `KEPT` when it is fixed.
 
 use schemas::{
-    BootId, Digest, JobId,
+    BootId, Digest, GpuMicros, JobId,
     agent::{
         CheckpointRef, CheckpointReport, Device, FailureClass, Heartbeat, Hello, LeaseProgress,
         LeaseRef, LeaseRequest, Outcome as Ending, Phase, Report, WriteAnswer,
@@ -19,6 +19,7 @@ use super::{
     command::{Command, LeaseReply, Reply},
     limits::Limits,
     model::{FOREIGN, Model, PROJECT, SECOND, accounts, job, weights},
+    quota::{LimitsChange, QuotaChange, QuotaOrder},
     rows::{Band, Dedupe},
     write::Write,
 };
@@ -187,7 +188,7 @@ impl Simulation {
 
     fn step(&mut self) {
         let torn = self.dice.one_in(20);
-        let kind = self.dice.below(14);
+        let kind = self.dice.below(15);
         self.faults += u64::from((3..=7).contains(&kind));
         match kind {
             0 | 1 => self.submit(torn),
@@ -207,6 +208,7 @@ impl Simulation {
                 let boot = None;
                 self.apply(Command::Drain { agent, boot }, torn);
             }
+            8 => self.order_quota(torn),
             _ => {
                 let node = self.dice.below(self.nodes.len());
                 self.live(node, torn);
@@ -234,6 +236,32 @@ impl Simulation {
             });
         }
         self.apply(Command::Submit(Box::new(new)), torn);
+    }
+
+    /// An operator grants a little, or changes limits, of any account.
+    fn order_quota(&mut self, torn: bool) {
+        let accounts = accounts();
+        let account = accounts[self.dice.below(accounts.len())].id;
+        let change = match self.dice.below(3) {
+            0 => QuotaChange::Limits(LimitsChange {
+                metered: Some(self.dice.one_in(2)),
+                overdraft: Some(GpuMicros(self.dice.below(9_000_000) as i64)),
+                jobs_max: Some(Some(1 + self.dice.below(4) as u32)),
+                devices_max: Some(Some(1 + self.dice.below(3) as u32)),
+                weight: Some(1 + self.dice.below(3) as u32),
+            }),
+            _ => QuotaChange::Grant {
+                name: format!("g{}", self.dice.below(40)),
+                amount: GpuMicros(50_000_000),
+            },
+        };
+        let actor = "operator".into();
+        let order = QuotaOrder {
+            actor,
+            account,
+            change,
+        };
+        self.apply(Command::OrderQuota(Box::new(order)), torn);
     }
 
     fn end_job(&mut self, torn: bool) {

@@ -191,11 +191,8 @@ impl Farm {
             row.state = TaskState::Succeeded { output };
         });
         self.drop_checkpoints(id);
-        let row = &self.task_at(id).row;
-        let (kind, used) = (row.kind(), row.used);
-        let percent = i128::from(self.job_at(job).row.band.factor_percent());
-        let price = i64::try_from(i128::from(used.0) * percent / 100).unwrap_or(i64::MAX);
-        self.post_part(job, id, lease.attempt, GpuMicros(price));
+        let kind = self.task_at(id).row.kind();
+        self.post_part(job, id, lease.attempt);
         match kind {
             TaskKind::Render => {
                 self.input_done(id);

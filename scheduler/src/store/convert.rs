@@ -284,6 +284,8 @@ pub fn ledger_model(row: &LedgerRow) -> ledger_entry::Model {
         to_bucket: name(&row.to),
         amount_us: row.amount.0,
         at_ms: row.at_ms,
+        why: row.why.as_ref().map(json),
+        hash: Some(row.hash.to_string()),
     }
 }
 
@@ -293,6 +295,7 @@ pub fn balance_model(account: AccountId, balance: &Balance) -> balance::Model {
         available_us: balance.available.0,
         held_us: balance.held.0,
         spent_us: balance.spent.0,
+        mint_us: balance.mint.0,
     }
 }
 
@@ -301,6 +304,7 @@ pub fn balance_row(model: &balance::Model) -> (AccountId, Balance) {
         available: GpuMicros(model.available_us),
         held: GpuMicros(model.held_us),
         spent: GpuMicros(model.spent_us),
+        mint: GpuMicros(model.mint_us),
     };
     (AccountId(model.account), balance)
 }
@@ -380,6 +384,7 @@ pub fn key_model(row: &KeyRow) -> api_key::Model {
         name: row.name.clone(),
         created_at_ms: row.created_at_ms,
         revoked_at_ms: row.revoked_at_ms,
+        admin: row.admin,
     }
 }
 
@@ -390,6 +395,7 @@ pub fn key_row(model: api_key::Model) -> KeyRow {
         name: model.name,
         created_at_ms: model.created_at_ms,
         revoked_at_ms: model.revoked_at_ms,
+        admin: model.admin,
     }
 }
 

@@ -10,6 +10,7 @@ mod convert;
 pub mod entity;
 mod load;
 pub mod migration;
+pub mod quota;
 pub mod read;
 pub mod upkeep;
 
