@@ -158,6 +158,11 @@ impl Api {
             .await
     }
 
+    pub async fn add_account(&self, account: &Value) -> Result<QuotaAccount> {
+        let request = self.call(Method::POST, QUOTA).timeout(CALL_TIMEOUT);
+        self.json(request.json(account)).await
+    }
+
     pub async fn set_quota(&self, account: &str, change: &Value) -> Result<QuotaAccount> {
         let path = format!("{QUOTA}/{account}");
         let request = self.call(Method::POST, &path).timeout(CALL_TIMEOUT);

@@ -34,6 +34,14 @@ enum QuotaCommand {
         #[arg(long)]
         name: Option<String>,
     },
+    /// Make a new account. Its keys: dailies keys create NAME --project ACCOUNT.
+    Add {
+        /// Name of the new account: a-z, 0-9 and -.
+        account: String,
+        /// The org that it is a project of; left out, it is an org itself.
+        #[arg(long, value_name = "ORG")]
+        under: Option<String>,
+    },
     /// Change limits of an account; what is not named stays.
     Set(SetArgs),
 }
@@ -99,6 +107,13 @@ pub async fn run(args: QuotaArgs) -> Result<()> {
                 false => println!("{} was granted before; nothing changed", done.name),
             }
             table(&[done.account]);
+        }
+        Some(QuotaCommand::Add { account, under }) => {
+            let mut body = json!({"name": account});
+            if let Some(org) = under {
+                body["parent"] = org.into();
+            }
+            table(&[api.add_account(&body).await?]);
         }
         Some(QuotaCommand::Set(set)) => {
             let changed = api.set_quota(&set.account, &changes(&set)?).await?;

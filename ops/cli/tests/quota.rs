@@ -128,8 +128,32 @@ fn a_key_without_the_right_is_told_how_to_get_one() {
         String::from_utf8(made.unwrap().stdout).unwrap()
     };
     let (plain, admin) = (make(&["plain"]), make(&["boss", "--admin"]));
+    assert_eq!(make(&["lost", "--project", "nobody"]), "");
     let serving = Serving::start(dir);
     let error = serving.refused(dir, &["--key", plain.trim()]);
     assert!(error.contains("keys create NAME --admin"), "{error}");
     serving.told(dir, &["--key", admin.trim()]);
+}
+
+#[test]
+fn a_second_project_has_keys_and_quota_of_its_own() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    let serving = Serving::start(dir);
+    let table = serving.told(dir, &["add", "shorts", "--under", "default-org"]);
+    assert_eq!(words(&table, "shorts")[1], "project");
+    assert!(
+        serving
+            .refused(dir, &["add", "shorts"])
+            .contains("exists already")
+    );
+    serving.told(dir, &["grant", "shorts", "1"]);
+    drop(serving);
+    let made = dailies(dir)
+        .args(["keys", "create", "k", "--project", "shorts"])
+        .output();
+    let key = String::from_utf8(made.unwrap().stdout).unwrap();
+    assert!(key.starts_with("dk_"), "{key}");
+    let serving = Serving::start(dir);
+    assert_eq!(words(&serving.told(dir, &[]), "shorts")[4], "1.00");
 }

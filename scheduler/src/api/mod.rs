@@ -122,7 +122,7 @@ pub fn videos_api(state: ApiState) -> Router {
         .route("/v1/videos/{id}/events", get(events::stream))
         .route("/v1/models", get(models::list))
         .route("/v1/models/{id}", get(models::retrieve))
-        .route("/v1/organization/quota", get(quota::list))
+        .route("/v1/organization/quota", get(quota::list).post(quota::open))
         .route(
             "/v1/organization/quota/{account}",
             get(quota::retrieve).post(quota::change),

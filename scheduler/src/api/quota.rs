@@ -42,6 +42,25 @@ pub async fn list(
     }))
 }
 
+/// `POST /v1/organization/quota`: an org by `name`, or a project of the org `parent`.
+pub async fn open(
+    State(state): State<ApiState>,
+    Extension(caller): Extension<Caller>,
+    request: Request,
+) -> Result<Json<QuotaAccount>, ApiError> {
+    only_operators(&caller)?;
+    let mut fields = read_fields(request).await?;
+    let name = text(&mut fields, "name")?.ok_or_else(|| Refusal::missing("name"))?;
+    let parent = match text(&mut fields, "parent")? {
+        Some(parent) => Some(find(&state, &parent).await?),
+        None => None,
+    };
+    refuse_rest(&fields)?;
+    let id = AccountId(Uuid::now_v7());
+    order(&state, caller, id, QuotaChange::Open { name, parent }).await?;
+    Ok(Json(look(&state, id).await?))
+}
+
 /// `GET /v1/organization/quota/{account}`
 pub async fn retrieve(
     State(state): State<ApiState>,
@@ -89,11 +108,8 @@ pub async fn grant(
     only_operators(&caller)?;
     let mut fields = read_fields(request).await?;
     let amount = seconds(&mut fields, "seconds")?.ok_or_else(|| Refusal::missing("seconds"))?;
-    let name = match fields.remove("name") {
-        None => Uuid::now_v7().simple().to_string(),
-        Some(Node::Text(name)) => name,
-        Some(other) => return Err(wrong("name", "a string", &other).into()),
-    };
+    let name = text(&mut fields, "name")?;
+    let name = name.unwrap_or_else(|| Uuid::now_v7().simple().to_string());
     refuse_rest(&fields)?;
     let id = find(&state, &account).await?;
     let change = QuotaChange::Grant {
@@ -222,6 +238,14 @@ fn arithmetic(why: &Arithmetic) -> QuotaArithmetic {
         rate: why.rate_ppm as f64 / 1e6,
         factor: why.factor_percent as f64 / 100.0,
         at_most_seconds: GpuMicros(why.at_most_us).as_secs_f64(),
+    }
+}
+
+fn text(fields: &mut Fields, name: &str) -> Result<Option<String>, Refusal> {
+    match fields.remove(name) {
+        None => Ok(None),
+        Some(Node::Text(text)) => Ok(Some(text)),
+        Some(other) => Err(wrong(name, "a string", &other)),
     }
 }
 

@@ -172,3 +172,32 @@ async fn orders_that_cannot_be_read_or_done_are_refused() {
         assert_eq!(answer.error(), (400, code.into()), "{body}");
     }
 }
+
+#[tokio::test]
+async fn an_operator_opens_accounts_and_nobody_else() {
+    let farm = Farm::start().await;
+    let refused = farm.post(QUOTA, json!({"name": "mine"})).await;
+    assert_eq!(refused.error(), (403, "insufficient_permissions".into()));
+    let org = farm.order(QUOTA, json!({"name": "house"})).await.json();
+    assert_eq!(
+        (&org["level"], &org["parent"]),
+        (&json!("org"), &Value::Null)
+    );
+    let wish = json!({"name": "shorts", "parent": "house"});
+    let project = farm.order(QUOTA, wish.clone()).await.json();
+    assert_eq!(
+        (&project["level"], &project["parent"]),
+        (&json!("project"), &json!("house"))
+    );
+    assert_eq!(farm.order(QUOTA, wish).await.error().0, 400);
+    assert_eq!(farm.order(QUOTA, json!({})).await.error().0, 400);
+    let orphan = json!({"name": "lost", "parent": "nobody"});
+    assert_eq!(farm.order(QUOTA, orphan).await.error().0, 404);
+    assert_eq!(
+        farm.ask(QUOTA).await.json()["data"]
+            .as_array()
+            .unwrap()
+            .len(),
+        4
+    );
+}
