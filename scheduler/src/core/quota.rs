@@ -9,12 +9,14 @@ use serde::{Deserialize, Serialize};
 use super::{
     Farm,
     command::{Refusal, Reply},
-    rows::{AccountRow, Balance, Bucket, LedgerRow},
+    rows::{AccountRow, Balance, Bucket, LedgerRow, Level},
     write::Write,
 };
 
 /// Longest name of a grant; it is part of a key in the ledger.
 pub const GRANT_NAME_MAX: usize = 80;
+/// Longest name of an account.
+pub const ACCOUNT_NAME_MAX: usize = 32;
 /// Largest single grant and overdraft: ten thousand device-years, far below where sums overflow.
 pub const QUOTA_MAX: GpuMicros = GpuMicros(10_000 * 365 * 86_400 * 1_000_000);
 /// Largest weight of an account beside its siblings.
@@ -104,6 +106,11 @@ pub enum QuotaChange {
         amount: GpuMicros,
     },
     Limits(LimitsChange),
+    /// A new account: an org, or a project of the org `parent`.
+    Open {
+        name: String,
+        parent: Option<AccountId>,
+    },
 }
 
 /// `None` leaves a limit as it is, `Some(None)` removes it.
@@ -136,7 +143,8 @@ pub struct QuotaView {
 
 impl Farm {
     pub(super) fn order_quota(&mut self, order: QuotaOrder) -> Reply {
-        if !self.accounts.contains_key(&order.account) {
+        let opens = matches!(order.change, QuotaChange::Open { .. });
+        if !opens && !self.accounts.contains_key(&order.account) {
             let why = format!("no account {}", order.account);
             return Reply::Ordered(Err(Refusal::Invalid(why)));
         }
@@ -148,6 +156,7 @@ impl Farm {
         Reply::Ordered(match change {
             QuotaChange::Grant { name, amount } => self.grant_quota(actor, account, &name, amount),
             QuotaChange::Limits(change) => self.change_limits(actor, account, change),
+            QuotaChange::Open { name, parent } => self.open_account(actor, account, name, parent),
         })
     }
 
@@ -207,6 +216,39 @@ impl Farm {
         }
         self.note_order(actor, "quota_set", account, was);
         self.wake = true;
+        Ok(Ordered::Now)
+    }
+
+    fn open_account(
+        &mut self,
+        actor: String,
+        id: AccountId,
+        name: String,
+        parent: Option<AccountId>,
+    ) -> Result<Ordered, Refusal> {
+        let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
+        if name.is_empty() || name.len() > ACCOUNT_NAME_MAX || !name.chars().all(plain) {
+            return Err(invalid("the name of an account is a-z, 0-9 and -"));
+        }
+        if self.accounts.contains_key(&id) || self.accounts.values().any(|row| row.name == name) {
+            return Err(Refusal::Conflict(format!("account {name} exists already")));
+        }
+        let above = parent.map(|id| self.accounts.get(&id).map(|row| row.level));
+        let level = match above {
+            None => Level::Org,
+            Some(Some(Level::Org)) => Level::Project,
+            Some(_) => return Err(invalid("a project belongs to an org")),
+        };
+        let created_at_ms = self.now;
+        self.add_account(AccountRow {
+            id,
+            parent,
+            level,
+            name,
+            created_at_ms,
+            weight: 1,
+        });
+        self.note_order(actor, "quota_add", id, String::new());
         Ok(Ordered::Now)
     }
 

@@ -398,6 +398,37 @@ fn orders_that_make_no_sense_are_refused() {
 }
 
 #[test]
+fn an_account_is_opened_once_and_only_where_it_belongs() {
+    let mut world = World::new();
+    let mut open = |id: u128, name: &str, parent: Option<AccountId>| {
+        let change = QuotaChange::Open {
+            name: name.into(),
+            parent,
+        };
+        let said = world.order(AccountId(Uuid::from_u128(id)), change);
+        world.model.check(&world.farm, &world.limits, world.now);
+        said.map_err(|why| why.to_string())
+    };
+    let studio = AccountId(Uuid::from_u128(90));
+    assert_eq!(open(90, "studio", None), Ok(Ordered::Now));
+    assert_eq!(open(91, "shorts", Some(studio)), Ok(Ordered::Now));
+    let no = AccountId(Uuid::nil());
+    for (id, name, parent, why) in [
+        (92, "studio", None, "exists already"),
+        (91, "other", None, "exists already"),
+        (92, "under-project", Some(PROJECT), "belongs to an org"),
+        (92, "under-nobody", Some(no), "belongs to an org"),
+        (92, "Big", None, "a-z"),
+        (92, "", None, "a-z"),
+        (92, &"a".repeat(33), None, "a-z"),
+    ] {
+        let refused = open(id, name, parent).unwrap_err();
+        assert!(refused.contains(why), "{name}: {refused}");
+    }
+    assert_eq!(world.model.audit.len(), 2);
+}
+
+#[test]
 fn what_an_operator_did_is_kept_with_before_and_after() {
     let mut world = World::new();
     world.run("limit project weight=3 jobs=2");
