@@ -157,3 +157,13 @@ fn a_second_project_has_keys_and_quota_of_its_own() {
     let serving = Serving::start(dir);
     assert_eq!(words(&serving.told(dir, &[]), "shorts")[4], "1.00");
 }
+
+#[test]
+fn the_doctor_looks_at_the_ledger_of_a_running_farm() {
+    let dir = tempfile::tempdir().unwrap();
+    let (dir, serving) = (dir.path(), Serving::start(dir.path()));
+    serving.told(dir, &["grant", "default", "1"]);
+    let looked = dailies(dir).arg("doctor").output().unwrap();
+    let told = String::from_utf8(looked.stdout).unwrap();
+    assert!(told.contains("ledger       whole"), "{told}");
+}

@@ -81,6 +81,8 @@ struct Simulation {
     /// Torn commits, crashes, kills, drains, clock jumps, late messages.
     faults: u64,
     preemptions: u64,
+    /// Submits without the quota for them.
+    over_quota: u64,
 }
 
 /// All commits of a run and the farm at its end, for other stores to compare with.
@@ -149,6 +151,7 @@ impl Simulation {
             commits,
             faults: 0,
             preemptions: 0,
+            over_quota: 0,
         }
     }
 
@@ -235,7 +238,9 @@ impl Simulation {
                 retry_count: self.dice.below(2) as u32,
             });
         }
-        self.apply(Command::Submit(Box::new(new)), torn);
+        let reply = self.apply(Command::Submit(Box::new(new)), torn);
+        let refusal = format!("{reply:?}");
+        self.over_quota += u64::from(refusal.contains("OverQuota"));
     }
 
     /// An operator grants a little, or changes limits, of any account.
@@ -508,12 +513,14 @@ fn the_invariants_hold_whatever_happens_and_every_job_ends() {
         text.parse().expect("DAILIES_SIMULATION_SEEDS is a number")
     });
     let (mut published, mut jobs, mut faults, mut preemptions) = (0, 0, 0, 0);
+    let mut over_quota = 0;
     for seed in KEPT.iter().copied().chain(0..seeds) {
         let run = std::panic::catch_unwind(|| simulate(seed));
         let run = run.unwrap_or_else(|_| panic!("simulation with seed {seed} failed"));
         jobs += run.model.jobs.len();
         faults += run.faults;
         preemptions += run.preemptions;
+        over_quota += run.over_quota;
         let events = run.model.outbox.iter();
         published += events.filter(|e| e.kind == "video.completed").count();
     }
@@ -522,8 +529,10 @@ fn the_invariants_hold_whatever_happens_and_every_job_ends() {
         faults >= 100 * seeds
             && jobs as u64 > 15 * seeds
             && published as u64 > 8 * seeds
-            && preemptions > 0,
-        "{faults} faults, {jobs} jobs, {published} films, {preemptions} preemptions"
+            && preemptions > 0
+            && over_quota > seeds,
+        "{faults} faults, {jobs} jobs, {published} films, {preemptions} preemptions, \
+         {over_quota} over quota"
     );
 }
 

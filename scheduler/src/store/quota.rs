@@ -1,21 +1,29 @@
 //! Limits of accounts, the entries of the ledger with their arithmetic, and the check of all of it.
 
-use std::collections::BTreeMap;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::Path,
+};
 
 use schemas::{AccountId, Digest, GpuMicros};
 use sea_orm::{
     ColumnTrait, DatabaseTransaction, DbErr, EntityTrait, IntoActiveModel, QueryFilter, QueryOrder,
     QuerySelect, TransactionTrait,
     sea_query::{Expr, OnConflict},
+    sqlx::sqlite::SqliteSynchronous,
 };
+use sea_orm_migration::MigratorTrait;
 
 use super::{
-    Store, StoreError,
+    FILE, Store, StoreError,
     commit::insert,
+    connect,
     convert::{balance_row, digest, from_json, from_name},
     entity::{account, audit, balance, ledger_entry, quota, reservation},
     failed,
     load::all,
+    migration::Migrator,
+    refuse_newer,
 };
 use crate::core::{
     fold::Snapshot,
@@ -144,6 +152,42 @@ pub enum Fault {
     },
 }
 
+/// What a look at the ledger in a data folder found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Looked {
+    /// No database, or one from before the ledger was chained.
+    Nothing,
+    Whole,
+    Faults(Vec<Fault>),
+}
+
+/// Checks the ledger in a data folder, also beside a running scheduler; changes no row of it.
+pub async fn look(folder: &Path) -> Result<Looked, StoreError> {
+    let file = folder.join(FILE);
+    if !file.is_file() {
+        return Ok(Looked::Nothing);
+    }
+    let url = format!("sqlite://{}?mode=rw", file.display());
+    let db = connect(&url, 1, SqliteSynchronous::Full).await?;
+    refuse_newer(&db).await?;
+    let pending = Migrator::get_pending_migrations(&db)
+        .await
+        .map_err(failed("read its version"))?;
+    if !pending.is_empty() {
+        return Ok(Looked::Nothing);
+    }
+    let store = Store {
+        writer: db.clone(),
+        readers: db,
+    };
+    let faults = store.check_ledger().await?;
+    store.close().await;
+    Ok(match faults.is_empty() {
+        true => Looked::Whole,
+        false => Looked::Faults(faults),
+    })
+}
+
 impl Store {
     /// The last entries of an account, newest first.
     pub async fn entries(&self, id: AccountId, limit: u64) -> Result<Vec<LedgerRow>, StoreError> {
@@ -170,11 +214,7 @@ impl Store {
         let kept: BTreeMap<AccountId, Balance> = kept.iter().map(balance_row).collect();
         let pending = pending(&tx).await?;
         let none = Balance::default();
-        for account in summed
-            .keys()
-            .chain(kept.keys())
-            .collect::<std::collections::BTreeSet<_>>()
-        {
+        for account in summed.keys().chain(kept.keys()).collect::<BTreeSet<_>>() {
             let balance = *kept.get(account).unwrap_or(&none);
             check_balance(
                 *account,

@@ -5,7 +5,7 @@ use uuid::Uuid;
 
 use super::{
     Store, StoreError,
-    quota::Fault,
+    quota::{Fault, Looked, look},
     read::{After, Order},
 };
 use crate::core::{
@@ -315,4 +315,19 @@ async fn entries_from_before_the_chain_are_taken_as_they_are() {
         .await;
     let faults = store.check_ledger().await.unwrap();
     assert!(matches!(faults[..], [Fault::Chain { .. }]), "{faults:?}");
+}
+
+#[tokio::test]
+async fn a_look_at_a_folder_finds_nothing_a_whole_ledger_or_its_faults() {
+    let empty = tempfile::tempdir().unwrap();
+    assert_eq!(look(empty.path()).await.unwrap(), Looked::Nothing);
+    assert_eq!(std::fs::read_dir(empty.path()).unwrap().count(), 0);
+    let (folder, store, _farm) = metered().await;
+    assert_eq!(look(folder.path()).await.unwrap(), Looked::Whole);
+    store.execute("UPDATE balance SET spent_us = 7").await;
+    let found = look(folder.path()).await.unwrap();
+    assert!(matches!(found, Looked::Faults(_)), "{found:?}");
+    let older = "DELETE FROM seaql_migrations WHERE version = 'm0004_quota'";
+    store.execute(older).await;
+    assert_eq!(look(folder.path()).await.unwrap(), Looked::Nothing);
 }
