@@ -45,6 +45,8 @@ const KEY: &str = "sk-test";
 const ADMIN_KEY: &str = "sk-admin";
 const FOREIGN_KEY: &str = "sk-foreign";
 const REVOKED_KEY: &str = "sk-revoked";
+/// Steps that the agents of these tests report for each task.
+const STEPS_RUN: u32 = 12;
 
 /// A farm without agents, and the API in front of it.
 struct Farm {
@@ -258,7 +260,7 @@ impl Farm {
         let outcome = Outcome::Succeeded {
             artefacts,
             device_us: 1_000,
-            steps_run: 12,
+            steps_run: STEPS_RUN,
         };
         let report = Report {
             lease: offer.lease,

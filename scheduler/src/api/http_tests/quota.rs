@@ -118,6 +118,11 @@ async fn a_charge_can_be_read_with_its_arithmetic() {
     let entries = seen["entries"].as_array().unwrap();
     let posts: Vec<&Value> = entries.iter().filter(|e| e["to"] == "spent").collect();
     assert!(posts.len() >= 2, "{seen}");
+    let most = posts
+        .iter()
+        .map(|post| post["arithmetic"]["steps"].as_u64())
+        .max();
+    assert_eq!(most, Some(Some(STEPS_RUN.into())), "{seen}");
     for post in posts {
         let why = &post["arithmetic"];
         let factors = ["steps", "seconds_per_step", "devices", "rate", "factor"];
