@@ -73,6 +73,7 @@ pub async fn first_key(
             name: "first".into(),
             created_at_ms: dispatcher.now_ms(),
             revoked_at_ms: None,
+            admin: true,
         })
         .await?;
     Ok(Some(key))

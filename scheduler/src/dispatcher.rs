@@ -12,7 +12,7 @@ mod tests;
 use std::time::Duration;
 
 use schemas::{
-    AccountId, AgentId, BootId, JobId,
+    AccountId, AgentId, BootId, GpuMicros, JobId,
     agent::{
         CheckpointReport, Heartbeat, HeartbeatAnswer, Hello, LeaseRef, LeaseRequest, Report,
         WeightsInfo, Welcome, WriteAnswer,
@@ -31,6 +31,7 @@ use crate::{
         command::{Command, Ended, LeaseReply, Refusal, Reply, Submitted},
         limits::Limits,
         live::{Counts, LiveJob},
+        quota::{Ordered, QuotaOrder, QuotaView},
         rows::{AccountRow, Fingerprint, KeyRow, NewJob},
     },
     metrics::Metrics,
@@ -194,6 +195,30 @@ impl Dispatcher {
 
     pub async fn add_account(&self, row: AccountRow) -> Result<(), DispatchError> {
         self.send(Command::AddAccount(row)).await.map(drop)
+    }
+
+    pub async fn order_quota(
+        &self,
+        order: QuotaOrder,
+    ) -> Result<Result<Ordered, Refusal>, DispatchError> {
+        match self.send(Command::OrderQuota(Box::new(order))).await? {
+            Reply::Ordered(done) => Ok(done),
+            other => unexpected(&other),
+        }
+    }
+
+    /// Limits, balances and loads of all accounts.
+    pub async fn quota_views(&self) -> Result<Vec<QuotaView>, DispatchError> {
+        self.look(Farm::quota_views).await
+    }
+
+    /// What a job of the project that holds as much would be refused with for lack of quota.
+    pub async fn over_quota(
+        &self,
+        project: AccountId,
+        hold: GpuMicros,
+    ) -> Result<Option<Refusal>, DispatchError> {
+        self.look(move |farm| farm.over_quota(project, hold)).await
     }
 
     pub async fn add_key(&self, row: KeyRow) -> Result<(), DispatchError> {

@@ -9,13 +9,18 @@ use std::{
 use anyhow::{Context, Result, anyhow, bail};
 use clap::Args;
 use reqwest::{Method, RequestBuilder, Response, StatusCode, multipart};
-use schemas::video::{DeletedVideo, ErrorBody, Video, VideoList};
+use schemas::{
+    quota::{QuotaAccount, QuotaDetail, QuotaGrant, QuotaList},
+    video::{DeletedVideo, ErrorBody, Video, VideoList},
+};
 use serde::de::DeserializeOwned;
+use serde_json::Value;
 
 use crate::film::FilmArgs;
 
 const CALL_TIMEOUT: Duration = Duration::from_secs(60);
 const DOWNLOAD_TIMEOUT: Duration = Duration::from_secs(3_600);
+const QUOTA: &str = "organization/quota";
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// File in the scheduler's data folder with the key that it made at its first start.
 pub const KEY_FILE: &str = "api-key";
@@ -24,13 +29,18 @@ pub const KEY_FILE: &str = "api-key";
 #[derive(Args, Clone, Debug)]
 pub struct ServerArgs {
     /// Address of the scheduler.
-    #[arg(long, env = "DAILIES_URL", default_value = "http://127.0.0.1:8080")]
+    #[arg(
+        long,
+        global = true,
+        env = "DAILIES_URL",
+        default_value = "http://127.0.0.1:8080"
+    )]
     pub url: String,
     /// API key [default: the file api-key in the data folder]
-    #[arg(long, env = "DAILIES_API_KEY", hide_env_values = true)]
+    #[arg(long, global = true, env = "DAILIES_API_KEY", hide_env_values = true)]
     pub key: Option<String>,
     /// Data folder of a scheduler on this machine.
-    #[arg(long, env = "DAILIES_DATA", default_value = "data")]
+    #[arg(long, global = true, env = "DAILIES_DATA", default_value = "data")]
     pub data: PathBuf,
 }
 
@@ -142,6 +152,34 @@ impl Api {
                 .timeout(CALL_TIMEOUT),
         )
         .await
+    }
+
+    pub async fn quota(&self) -> Result<QuotaList> {
+        let request = self.call(Method::GET, QUOTA).timeout(CALL_TIMEOUT);
+        self.json(request).await
+    }
+
+    pub async fn quota_of(&self, account: &str) -> Result<QuotaDetail> {
+        let path = format!("{QUOTA}/{account}");
+        self.json(self.call(Method::GET, &path).timeout(CALL_TIMEOUT))
+            .await
+    }
+
+    pub async fn add_account(&self, account: &Value) -> Result<QuotaAccount> {
+        let request = self.call(Method::POST, QUOTA).timeout(CALL_TIMEOUT);
+        self.json(request.json(account)).await
+    }
+
+    pub async fn set_quota(&self, account: &str, change: &Value) -> Result<QuotaAccount> {
+        let path = format!("{QUOTA}/{account}");
+        let request = self.call(Method::POST, &path).timeout(CALL_TIMEOUT);
+        self.json(request.json(change)).await
+    }
+
+    pub async fn grant_quota(&self, account: &str, grant: &Value) -> Result<QuotaGrant> {
+        let path = format!("{QUOTA}/{account}/grants");
+        let request = self.call(Method::POST, &path).timeout(CALL_TIMEOUT);
+        self.json(request.json(grant)).await
     }
 
     /// Downloads the film of `id` into a new file at `path`.

@@ -8,6 +8,7 @@ use agent::{
 };
 use anyhow::{Result, bail};
 use clap::Args;
+use scheduler::store::quota::{self, Looked};
 
 #[derive(Args, Debug)]
 pub struct DoctorArgs {
@@ -21,6 +22,11 @@ pub struct DoctorArgs {
 
 pub async fn run(args: DoctorArgs) -> Result<()> {
     let settings = Settings::read(args.config.as_deref())?;
+    let scheduler = scheduler::Settings {
+        data: args.data.clone(),
+        ..scheduler::Settings::read(None)?
+    };
+    let database = scheduler.database();
     let look = move || examine(&settings, &args.data);
     let findings = tokio::task::spawn_blocking(look).await?;
     for finding in &findings {
@@ -31,6 +37,17 @@ pub async fn run(args: DoctorArgs) -> Result<()> {
         };
         println!("{mark}  {:12} {}", finding.what, finding.detail);
     }
+    let ledger = quota::look(database.clone()).await?;
+    if let Some(line) = ledger_line(&ledger) {
+        println!("{line}");
+    }
+    if let Looked::Faults(faults) = &ledger {
+        bail!(
+            "the ledger of quota is not whole: {} faults; restore a backup of {}",
+            faults.len(),
+            database
+        );
+    }
     match is_well(&findings) {
         true => {
             println!("\nready to render: dailies render \"a red ball bounces\" -o film.mp4");
@@ -38,4 +55,13 @@ pub async fn run(args: DoctorArgs) -> Result<()> {
         }
         false => bail!("something is missing; nothing can be rendered until it is there"),
     }
+}
+
+fn ledger_line(ledger: &Looked) -> Option<String> {
+    let (mark, detail) = match ledger {
+        Looked::Nothing => return None,
+        Looked::Whole => ("found  ", "whole: chain, balances and holds".into()),
+        Looked::Faults(faults) => ("BROKEN ", faults.first()?.to_string()),
+    };
+    Some(format!("{mark}  {:12} {detail}", "ledger"))
 }

@@ -10,7 +10,7 @@ use clap::{Args, Subcommand};
 use scheduler::{
     Running, Scheduler, Settings,
     bootstrap::key_hash,
-    core::rows::{KeyRow, Level},
+    core::rows::{AccountRow, KeyRow, Level},
 };
 
 /// Random bytes of a key.
@@ -33,6 +33,12 @@ enum KeysCommand {
     Create {
         /// What the key is for.
         name: String,
+        /// The key may see and change the quota of every account.
+        #[arg(long)]
+        admin: bool,
+        /// The project that the key belongs to [default: the first]
+        #[arg(long)]
+        project: Option<String>,
     },
     /// Show all keys by their names and the first digits of their hashes.
     List,
@@ -58,7 +64,11 @@ pub async fn run(args: KeysArgs) -> Result<()> {
     };
     let running = Scheduler::start(settings).await?;
     let done = match &args.command {
-        KeysCommand::Create { name } => create(&running, name).await,
+        KeysCommand::Create {
+            name,
+            admin,
+            project,
+        } => create(&running, name, *admin, project.as_deref()).await,
         KeysCommand::List => list(&running).await,
         KeysCommand::Revoke { hash } => revoke(&running, hash).await,
     };
@@ -66,10 +76,16 @@ pub async fn run(args: KeysArgs) -> Result<()> {
     done
 }
 
-async fn create(running: &Running, name: &str) -> Result<()> {
+async fn create(running: &Running, name: &str, admin: bool, project: Option<&str>) -> Result<()> {
     let accounts = running.store().accounts().await?;
-    let project = accounts.iter().find(|row| row.level == Level::Project);
-    let project = project.context("the database has no project")?.id;
+    let asked = |row: &&AccountRow| {
+        row.level == Level::Project && project.is_none_or(|name| row.name == name)
+    };
+    let missing = match project {
+        Some(name) => format!("there is no project {name}: see 'dailies quota'"),
+        None => "the database has no project".into(),
+    };
+    let project = accounts.iter().find(asked).context(missing)?.id;
     let mut secret = [0; SECRET_BYTES];
     File::open("/dev/urandom")
         .and_then(|mut random| random.read_exact(&mut secret))
@@ -83,6 +99,7 @@ async fn create(running: &Running, name: &str) -> Result<()> {
         name: name.to_string(),
         created_at_ms: running.dispatcher().now_ms(),
         revoked_at_ms: None,
+        admin,
     };
     running.dispatcher().add_key(row).await?;
     println!("{key}");

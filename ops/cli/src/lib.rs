@@ -9,6 +9,7 @@ mod film;
 mod keys;
 mod list;
 mod progress;
+mod quota;
 mod render;
 mod save;
 mod serve;
@@ -66,6 +67,8 @@ enum Command {
     Eval(eval::EvalArgs),
     /// Run one module of a checkpoint on given tensors.
     Tensors(tensors::TensorsArgs),
+    /// Show and change what accounts may have of the farm.
+    Quota(quota::QuotaArgs),
     /// Make, show and end API keys.
     Keys(keys::KeysArgs),
     /// Look what is here, what is missing, and how to get it.
@@ -115,6 +118,7 @@ async fn dispatch(command: Command) -> Result<()> {
         Command::Cancel(args) => cancel::run(args).await,
         Command::Serve(args) => serve::run(args).await,
         Command::Agent(args) => agent_cmd::run(args).await,
+        Command::Quota(args) => quota::run(args).await,
         Command::Keys(args) => keys::run(args).await,
         Command::Doctor(args) => doctor::run(args).await,
         Command::Eval(_) | Command::Simulate(_) | Command::Tensors(_) => {

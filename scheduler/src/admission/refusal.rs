@@ -47,6 +47,7 @@ codes! {
     VideoFailed = "video_failed", 400;
     IdempotencyKeyReused = "idempotency_key_reused", 400;
     InvalidApiKey = "invalid_api_key", 401;
+    InsufficientPermissions = "insufficient_permissions", 403;
     NotFound = "not_found", 404;
     ModelNotFound = "model_not_found", 404;
     UnknownUrl = "unknown_url", 404;

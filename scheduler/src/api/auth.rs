@@ -17,6 +17,10 @@ pub struct Caller {
     pub project: AccountId,
     /// Name of the project, for `openai-organization`.
     pub slug: String,
+    /// What the key was made for; the audit log names it.
+    pub key_name: String,
+    /// May see and change quota of every account.
+    pub admin: bool,
 }
 
 /// Looks the key up. Only its hash is ever stored or compared.
@@ -38,6 +42,8 @@ pub async fn caller(state: &ApiState, headers: &HeaderMap) -> Result<Caller, Api
         key,
         project: row.project,
         slug,
+        key_name: row.name,
+        admin: row.admin,
     })
 }
 

@@ -21,6 +21,7 @@ mod node;
 mod object;
 mod once;
 mod page;
+mod quota;
 mod range;
 mod read;
 mod standby;
@@ -123,6 +124,15 @@ pub fn videos_api(state: ApiState) -> Router {
         .route("/v1/videos/{id}/events", get(events::stream))
         .route("/v1/models", get(models::list))
         .route("/v1/models/{id}", get(models::retrieve))
+        .route("/v1/organization/quota", get(quota::list).post(quota::open))
+        .route(
+            "/v1/organization/quota/{account}",
+            get(quota::retrieve).post(quota::change),
+        )
+        .route(
+            "/v1/organization/quota/{account}/grants",
+            post(quota::grant),
+        )
         // Not a fallback, so that this router can be merged with others.
         .route("/v1", unknown())
         .route("/v1/", unknown())

@@ -214,6 +214,8 @@ mod tests {
             key: key.into(),
             project: AccountId(Uuid::from_u128(project)),
             slug: "p".into(),
+            key_name: "k".into(),
+            admin: false,
         }
     }
 

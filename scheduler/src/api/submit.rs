@@ -5,7 +5,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use http::{HeaderMap, HeaderName, HeaderValue};
-use schemas::{JobId, TaskId};
+use schemas::{GpuMicros, JobId, TaskId};
 use uuid::Uuid;
 
 use super::{
@@ -144,16 +144,39 @@ async fn submit_once(state: &ApiState, job: NewJob) -> Result<Submitted, ApiErro
 
 fn refused(submitted: Submitted) -> ApiError {
     match submitted {
-        Submitted::Refused(CoreRefusal::KeyReused) => Refusal::new(
+        Submitted::Refused(refusal) => core_refused(&refusal),
+        other => not_taken(&other),
+    }
+}
+
+/// A refusal of the farm, as the caller reads it.
+pub fn core_refused(refusal: &CoreRefusal) -> ApiError {
+    match refusal {
+        CoreRefusal::KeyReused => Refusal::new(
             Code::IdempotencyKeyReused,
             "This idempotency key was used with another request body; use a new key.",
         )
         .into(),
-        other => {
-            tracing::error!(?other, "the farm refused a job that admission had accepted");
-            Refusal::new(Code::ServerError, "The farm did not take the job.").into()
-        }
+        CoreRefusal::OverQuota { account, short_by } => over_quota(account, *short_by).into(),
+        other => not_taken(other),
     }
+}
+
+fn not_taken(why: &impl std::fmt::Debug) -> ApiError {
+    tracing::error!(?why, "the farm refused a job that admission had accepted");
+    Refusal::new(Code::ServerError, "The farm did not take the job.").into()
+}
+
+/// No wait helps: only the farm's operator can grant more.
+fn over_quota(account: &str, short_by: GpuMicros) -> Refusal {
+    Refusal::new(
+        Code::InsufficientQuota,
+        format!(
+            "The quota of '{account}' is used up: this video needs {:.1} GPU-seconds more than it \
+             has. Ask the operator of the farm for more.",
+            short_by.as_secs_f64()
+        ),
+    )
 }
 
 fn kept_answer(kept: &serde_json::Value) -> Response {

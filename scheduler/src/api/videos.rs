@@ -25,7 +25,7 @@ use super::{
     once::retry_count,
     page::page_request,
     read::read_request,
-    submit::{decide, make},
+    submit::{core_refused, decide, make},
 };
 use crate::{
     admission::{Catalogue, Refusal, VideoRequest},
@@ -69,7 +69,7 @@ async fn create_asked(
         }
         _ => {
             rate?;
-            answer_estimate(state, asked).await
+            answer_estimate(state, caller, asked).await
         }
     }
 }
@@ -85,7 +85,7 @@ pub async fn estimate(
         Err(error) => return error.into_response(),
     };
     let answer = match asked.rate.check() {
-        Ok(()) => answer_estimate(&state, &asked).await,
+        Ok(()) => answer_estimate(&state, &caller, &asked).await,
         Err(error) => Err(error),
     };
     with_rate(
@@ -119,9 +119,19 @@ async fn ask(state: &ApiState, caller: &Caller, request: Request) -> Result<Aske
     })
 }
 
-async fn answer_estimate(state: &ApiState, asked: &Asked) -> Result<Response, ApiError> {
+async fn answer_estimate(
+    state: &ApiState,
+    caller: &Caller,
+    asked: &Asked,
+) -> Result<Response, ApiError> {
     let wish = asked.wish.as_ref().map_err(Clone::clone)?;
-    let verdict = decide(state, wish, &asked.catalogue).await;
+    let mut verdict = decide(state, wish, &asked.catalogue).await;
+    if let Ok(order) = &verdict {
+        let hold = order.hold;
+        if let Some(refusal) = state.dispatcher.over_quota(caller.project, hold).await? {
+            verdict = Err(core_refused(&refusal));
+        }
+    }
     let now_s = state.dispatcher.now_ms().div_euclid(1_000);
     let model = wish.model.as_ref();
     let model = model.unwrap_or(&asked.catalogue.default_model);

@@ -1,9 +1,11 @@
 //! Background work of the scheduler that must survive a restart, run by apalis on our own table.
 //!
 //! [`backend`] lets apalis take runs from the `chore` table; a run is leased and fenced by its number.
-//! [`sweep`] removes artefacts that nothing refers to, [`retention`] removes rows past their time.
+//! [`sweep`] removes artefacts that nothing refers to, [`retention`] removes rows past their time,
+//! [`ledger`] checks the ledger of quota.
 
 mod backend;
+mod ledger;
 mod retention;
 mod sweep;
 
@@ -25,7 +27,7 @@ use self::backend::{ChoreBackend, LEASE_MS, Ticket};
 use crate::{
     artifacts::{ArtifactError, Artifacts},
     clock::Clock,
-    store::{Store, StoreError},
+    store::{Store, StoreError, quota::Fault},
 };
 
 /// Pause before the worker is started again after apalis gave it up.
@@ -41,6 +43,7 @@ pub struct ChoreSettings {
     pub retention_every_ms: i64,
     /// How long the place of a deleted job is remembered.
     pub tombstone_ms: i64,
+    pub check_ledger_every_ms: i64,
 }
 
 impl Default for ChoreSettings {
@@ -51,6 +54,7 @@ impl Default for ChoreSettings {
             sweep_older_than_ms: 24 * hour,
             retention_every_ms: 10 * minute,
             tombstone_ms: 30 * 24 * hour,
+            check_ledger_every_ms: 24 * hour,
         }
     }
 }
@@ -61,15 +65,17 @@ impl Default for ChoreSettings {
 pub enum Chore {
     SweepArtefacts,
     Retention,
+    CheckLedger,
 }
 
 impl Chore {
-    const ALL: [Self; 2] = [Self::SweepArtefacts, Self::Retention];
+    const ALL: [Self; 3] = [Self::SweepArtefacts, Self::Retention, Self::CheckLedger];
 
     fn name(self) -> &'static str {
         match self {
             Self::SweepArtefacts => "sweep_artefacts",
             Self::Retention => "retention",
+            Self::CheckLedger => "check_ledger",
         }
     }
 
@@ -77,6 +83,7 @@ impl Chore {
         match self {
             Self::SweepArtefacts => settings.sweep_every_ms,
             Self::Retention => settings.retention_every_ms,
+            Self::CheckLedger => settings.check_ledger_every_ms,
         }
     }
 }
@@ -87,6 +94,8 @@ pub enum ChoreError {
     Store(#[from] StoreError),
     #[error(transparent)]
     Artifacts(#[from] ArtifactError),
+    #[error("the ledger of quota is not whole: {first}; {faults} faults in all")]
+    Ledger { first: Fault, faults: usize },
     #[error("another run of the chore has begun")]
     Overtaken,
 }
@@ -164,6 +173,7 @@ async fn run(chore: Chore, chores: Data<Chores>, ticket: Data<Ticket>) -> Result
         match chore {
             Chore::SweepArtefacts => sweep::sweep(&chores).await,
             Chore::Retention => retention::remove(&chores).await,
+            Chore::CheckLedger => ledger::check(&chores).await,
         }
     };
     let done = tokio::select! {

@@ -6,7 +6,7 @@ use schemas::{Digest, JobId};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use uuid::Uuid;
 
-use super::{Chore, ChoreSettings, Chores, retention, start, sweep};
+use super::{Chore, ChoreError, ChoreSettings, Chores, ledger, retention, start, sweep};
 use crate::{
     artifacts::Artifacts,
     clock::Clock,
@@ -183,6 +183,7 @@ async fn a_failing_chore_is_tried_again_later_and_holds_up_no_other() {
     assert_eq!(
         told,
         [
+            ("check_ledger", 0, false),
             ("of_a_later_version", 1, true),
             ("retention", 1, true),
             ("sweep_artefacts", 0, false)
@@ -226,4 +227,16 @@ async fn a_run_that_was_overtaken_changes_nothing() {
     let third = store.take_chore(100, 30).await.unwrap().unwrap();
     assert!(store.finish_chore("c", third.run, 101, 200).await.unwrap());
     assert_eq!(store.chores().await.unwrap()[0].failures, 0);
+}
+
+#[tokio::test]
+async fn a_whole_ledger_passes_and_a_changed_one_fails_the_chore() {
+    let world = world(ChoreSettings::default()).await;
+    let digest = world.artefact("frame", Duration::ZERO).await;
+    world.job_with(digest).await;
+    assert_eq!(ledger::check(&world.chores).await.unwrap(), 0);
+    let store = &world.chores.store;
+    store.execute("UPDATE ledger_entry SET amount_us = 1").await;
+    let error = ledger::check(&world.chores).await.unwrap_err();
+    assert!(matches!(error, ChoreError::Ledger { .. }), "{error}");
 }

@@ -1,7 +1,7 @@
 //! What the core can be asked, and what it answers. A refusal is a value, never an error.
 
 use schemas::{
-    AccountId, AgentId, BootId, JobId, TaskId,
+    AccountId, AgentId, BootId, GpuMicros, JobId, TaskId,
     agent::{
         CheckpointReport, Heartbeat, HeartbeatAnswer, Hello, LeaseOffer, LeaseRequest, Report,
         Welcome, WriteAnswer,
@@ -10,6 +10,7 @@ use schemas::{
 
 use super::{
     explain::Waiting,
+    quota::{Ordered, QuotaOrder},
     rows::{AccountRow, Fingerprint, KeyRow, NewJob},
 };
 
@@ -39,6 +40,8 @@ pub enum Command {
         answer: serde_json::Value,
     },
     AddAccount(AccountRow),
+    /// Grant quota to an account, or change its limits.
+    OrderQuota(Box<QuotaOrder>),
     AddKey(KeyRow),
     RevokeKey {
         hash: String,
@@ -69,6 +72,7 @@ impl Command {
             Self::NoteError { .. } => "note_error",
             Self::KeepAnswer { .. } => "keep_answer",
             Self::AddAccount(_) => "add_account",
+            Self::OrderQuota(_) => "order_quota",
             Self::AddKey(_) => "add_key",
             Self::RevokeKey { .. } => "revoke_key",
             Self::Hello(_) => "hello",
@@ -93,6 +97,7 @@ pub enum Reply {
     Leased(LeaseReply),
     Beat(HeartbeatAnswer),
     Written(WriteAnswer),
+    Ordered(Result<Ordered, Refusal>),
 }
 
 /// How a submit ended.
@@ -149,6 +154,12 @@ pub enum Refusal {
     KeyReused,
     #[error("the job is not valid: {0}")]
     Invalid(String),
+    /// A metered account lacks what the job would hold.
+    #[error("account {account} is short by {} s", short_by.as_secs_f64())]
+    OverQuota {
+        account: String,
+        short_by: GpuMicros,
+    },
 }
 
 fn fenced(sent: u32, current: u32) -> String {

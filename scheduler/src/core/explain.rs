@@ -30,6 +30,12 @@ pub enum Waiting {
     DevicesDraining {
         devices: u32,
     },
+    /// An account has as many jobs or devices at once as it may.
+    ConcurrencyCap {
+        account: String,
+        used: u32,
+        of: u32,
+    },
     /// A running task gives its device up for it.
     Handover,
     /// More urgent work waits.
@@ -64,6 +70,7 @@ impl Waiting {
             Self::NoCapableDevice { .. } => "no_capable_device",
             Self::NodesAvoided { .. } => "nodes_avoided",
             Self::DevicesDraining { .. } => "devices_draining",
+            Self::ConcurrencyCap { .. } => "concurrency_cap",
             Self::Handover => "handover",
             Self::BandBehind { .. } => "band_behind",
             Self::FairShare { .. } => "fair_share",

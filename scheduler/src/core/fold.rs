@@ -8,6 +8,7 @@ use super::{
     decay::Decayed,
     limits::{Limits, RECENT_MS},
     queue::Queue,
+    quota::QuotaRow,
     recent::Recent,
     rows::{
         AccountRow, AgentRow, AgentState, Balance, CheckpointRow, DedupeRow, IdempotencyRow,
@@ -16,7 +17,7 @@ use super::{
     task::LiveLease,
     timers::{Timer, Timers},
 };
-use schemas::AccountId;
+use schemas::{AccountId, Digest, GpuMicros};
 
 /// All rows that memory is folded from: jobs that live or ended within `RECENT_MS`, with what hangs on them.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -33,6 +34,11 @@ pub struct Snapshot {
     pub dedupe: Vec<DedupeRow>,
     pub idempotency: Vec<IdempotencyRow>,
     pub usage: Vec<(AccountId, Decayed)>,
+    pub quotas: Vec<QuotaRow>,
+    /// Keys and amounts of all grants.
+    pub grants: Vec<((AccountId, String), GpuMicros)>,
+    /// Hash of the last entry of the ledger.
+    pub chain: Option<Digest>,
 }
 
 /// A snapshot whose rows do not belong together.
@@ -58,9 +64,13 @@ impl Farm {
             agents: BTreeMap::new(),
             dedupe: BTreeMap::new(),
             idempotency: BTreeMap::new(),
+            quotas: BTreeMap::new(),
+            grants: BTreeMap::new(),
+            chain: None,
             busy: BTreeMap::new(),
             queue: Queue::default(),
             timers: Timers::default(),
+            loads: BTreeMap::new(),
             recent: Recent::default(),
             handovers: BTreeMap::new(),
             buckets: BTreeMap::new(),
@@ -79,6 +89,9 @@ impl Farm {
         farm.accounts = by(snapshot.accounts, |row| row.id);
         farm.fold_shares(snapshot.usage);
         farm.balances = snapshot.balances.into_iter().collect();
+        farm.quotas = by(snapshot.quotas, |row| row.account);
+        farm.grants = snapshot.grants.into_iter().collect();
+        farm.chain = snapshot.chain;
         farm.fold_jobs(snapshot.jobs, snapshot.reservations);
         farm.fold_tasks(snapshot.tasks)?;
         farm.fold_checkpoints(snapshot.checkpoints)?;
@@ -109,7 +122,9 @@ impl Farm {
                 progress_written_ms: self.now,
                 row,
             };
-            self.jobs.insert(job.row.id, job);
+            let id = job.row.id;
+            self.jobs.insert(id, job);
+            self.count_job(id, None);
         }
         self.reservations = by(reservations, |row| row.job);
         self.reservations
@@ -221,6 +236,9 @@ impl Farm {
             dedupe: self.dedupe.values().cloned().collect(),
             idempotency: self.idempotency.values().cloned().collect(),
             usage: self.used(),
+            quotas: self.quotas.values().copied().collect(),
+            grants: self.grants.clone().into_iter().collect(),
+            chain: self.chain,
         }
     }
 }

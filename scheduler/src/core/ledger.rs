@@ -5,12 +5,14 @@
 //!         '--void--> Voided (nothing posted) or Posted
 //! ```
 //! A hold moves `available -> held`; a post `held -> spent`; a void `held -> available`; a refund
-//! `spent -> available`. Work counts up to the hold, which is the ceiling that was quoted.
+//! `spent -> available`; a grant `mint -> available`. Work counts up to the hold, which is the ceiling
+//! that was quoted. Every entry is chained to the one before it, so that none can be changed unseen.
 
-use schemas::{AccountId, GpuMicros, JobId, TaskId};
+use schemas::{AccountId, Digest, GpuMicros, JobId, TaskId};
 
 use super::{
     Farm,
+    quota::{Arithmetic, chained},
     rows::{Balance, Bucket, LedgerRow, ReservationRow, ReservationState},
     write::Write,
 };
@@ -32,20 +34,40 @@ impl Farm {
         self.writes.push(Write::InsertReservation(row.clone()));
         self.reservations.insert(job, row);
         let key = format!("hold:{job}");
-        self.enter(project, key, (Bucket::Available, Bucket::Held), held);
+        self.enter(project, key, (Bucket::Available, Bucket::Held), held, None);
     }
 
     /// Charges the work of one finished task, at most what is still held.
-    pub(super) fn post_part(&mut self, job: JobId, task: TaskId, attempt: u32, used: GpuMicros) {
+    pub(super) fn post_part(&mut self, job: JobId, task: TaskId, attempt: u32) {
         let row = self.reservation(job);
-        let amount = GpuMicros(used.0.clamp(0, row.held.0));
-        let project = row.project;
+        let (project, held) = (row.project, row.held);
+        let why = self.arithmetic(job, task, held);
+        let amount = why.amount();
         self.change_reservation(job, |row| {
             row.held.0 -= amount.0;
             row.posted.0 += amount.0;
         });
         let key = format!("post:{task}:{attempt}");
-        self.enter(project, key, (Bucket::Held, Bucket::Spent), amount);
+        self.enter(
+            project,
+            key,
+            (Bucket::Held, Bucket::Spent),
+            amount,
+            Some(why),
+        );
+    }
+
+    /// Every device counts as one of the reference class so far.
+    fn arithmetic(&self, job: JobId, task: TaskId, held: GpuMicros) -> Arithmetic {
+        let row = &self.task_at(task).row;
+        Arithmetic {
+            steps: row.steps,
+            device_us: row.used.0,
+            devices: 1,
+            rate_ppm: 1_000_000,
+            factor_percent: self.job_at(job).row.band.factor_percent(),
+            at_most_us: held.0,
+        }
     }
 
     /// The job is published: what was not used goes back.
@@ -70,7 +92,13 @@ impl Farm {
         }
         self.change_reservation(job, |row| row.refunded = row.posted);
         let key = format!("refund:{job}:failed");
-        self.enter(project, key, (Bucket::Spent, Bucket::Available), amount);
+        self.enter(
+            project,
+            key,
+            (Bucket::Spent, Bucket::Available),
+            amount,
+            None,
+        );
     }
 
     fn release_rest(&mut self, job: JobId, state: ReservationState) {
@@ -81,7 +109,7 @@ impl Farm {
             row.state = state;
         });
         let key = format!("void:{job}");
-        self.enter(project, key, (Bucket::Held, Bucket::Available), rest);
+        self.enter(project, key, (Bucket::Held, Bucket::Available), rest, None);
     }
 
     fn reservation(&self, job: JobId) -> &ReservationRow {
@@ -106,33 +134,49 @@ impl Farm {
         &mut self,
         project: AccountId,
         key: String,
+        way: (Bucket, Bucket),
+        amount: GpuMicros,
+        why: Option<Arithmetic>,
+    ) {
+        for account in self.path(project) {
+            self.enter_one(account, &key, way, amount, why);
+        }
+    }
+
+    /// One entry, chained to the one before it, and the balance after it.
+    pub(super) fn enter_one(
+        &mut self,
+        account: AccountId,
+        key: &str,
         (from, to): (Bucket, Bucket),
         amount: GpuMicros,
+        why: Option<Arithmetic>,
     ) {
         if amount == GpuMicros::ZERO {
             return;
         }
-        for account in self.path(project) {
-            let row = LedgerRow {
-                seq: self.next_seq(),
-                key: key.clone(),
-                account,
-                from,
-                to,
-                amount,
-                at_ms: self.now,
-            };
-            let was = self.balances.get(&account).copied();
-            let mut now = was.unwrap_or_default();
-            now.bucket(from).0 -= amount.0;
-            now.bucket(to).0 += amount.0;
-            self.balances.insert(account, now);
-            self.writes.push(Write::InsertLedger(row));
-            self.writes.push(Write::PutBalance { account, was, now });
-        }
+        let mut row = LedgerRow {
+            seq: self.next_seq(),
+            key: key.to_owned(),
+            account,
+            from,
+            to,
+            amount,
+            at_ms: self.now,
+            why,
+            hash: Digest::of(&[]),
+        };
+        row.hash = chained(self.chain, &row);
+        self.chain = Some(row.hash);
+        let was = self.balances.get(&account).copied();
+        let mut now = was.unwrap_or_default();
+        now.bucket(from).0 -= amount.0;
+        now.bucket(to).0 += amount.0;
+        self.balances.insert(account, now);
+        self.writes.push(Write::InsertLedger(row));
+        self.writes.push(Write::PutBalance { account, was, now });
     }
 
-    /// The project and all accounts above it.
     pub(super) fn path(&self, project: AccountId) -> Vec<AccountId> {
         let mut path = Vec::new();
         let mut next = Some(project);
@@ -147,11 +191,12 @@ impl Farm {
 }
 
 impl Balance {
-    pub(super) fn bucket(&mut self, bucket: Bucket) -> &mut GpuMicros {
+    pub fn bucket(&mut self, bucket: Bucket) -> &mut GpuMicros {
         match bucket {
             Bucket::Available => &mut self.available,
             Bucket::Held => &mut self.held,
             Bucket::Spent => &mut self.spent,
+            Bucket::Mint => &mut self.mint,
         }
     }
 }

@@ -7,6 +7,7 @@
 //! in [`queue`], who gets it in [`placement`], why something waits in [`waiting`].
 
 pub mod agent;
+mod caps;
 pub mod command;
 pub mod decay;
 pub mod explain;
@@ -19,6 +20,7 @@ pub mod live;
 mod placement;
 mod preempt;
 mod queue;
+pub mod quota;
 mod recent;
 pub mod rows;
 mod start;
@@ -39,14 +41,18 @@ mod tests;
 
 use std::collections::BTreeMap;
 
-use schemas::{AccountId, AgentId, JobId, TaskId, agent::FailureClass, task::TaskSpec};
+use schemas::{
+    AccountId, AgentId, Digest, GpuMicros, JobId, TaskId, agent::FailureClass, task::TaskSpec,
+};
 
 use self::{
     agent::Agent,
+    caps::Load,
     command::{Command, Reply},
     limits::{AGED_MS, Limits},
     preempt::{Bucket, Handover},
     queue::{Class, Entry, Place, Queue},
+    quota::QuotaRow,
     recent::Recent,
     rows::{
         AccountRow, Balance, CheckpointRow, DedupeRow, Fingerprint, Holder, IdempotencyRow, JobRow,
@@ -73,11 +79,17 @@ pub struct Farm {
     agents: BTreeMap<AgentId, Agent>,
     dedupe: BTreeMap<Fingerprint, DedupeRow>,
     idempotency: BTreeMap<String, IdempotencyRow>,
+    quotas: BTreeMap<AccountId, QuotaRow>,
+    /// Every grant that was ever made, by its key: a second arrival is known.
+    grants: BTreeMap<(AccountId, String), GpuMicros>,
+    /// Hash of the last entry of the ledger.
+    chain: Option<Digest>,
 
     // Derived from the rows above.
     busy: BTreeMap<(AgentId, u32), TaskId>,
     queue: Queue,
     timers: Timers,
+    loads: BTreeMap<AccountId, Load>,
 
     // What only this leader knows.
     recent: Recent,
@@ -150,6 +162,7 @@ impl Farm {
                 answer,
             } => self.keep_answer(scope, fingerprint, answer),
             Command::AddAccount(row) => self.add_account(row),
+            Command::OrderQuota(order) => self.order_quota(*order),
             Command::AddKey(row) => self.done(Write::InsertKey(row)),
             Command::RevokeKey { hash } => {
                 let at_ms = self.now;
@@ -258,6 +271,7 @@ impl Farm {
             self.unindex_task(*task);
         }
         self.job_at_mut(id).row = row.clone();
+        self.count_job(id, Some(was));
         self.writes.push(Write::UpdateJob { was, row });
         for task in moved {
             self.index_task(task);
@@ -304,6 +318,7 @@ impl Farm {
             }
             TaskState::Leased(Holder { agent, device, .. }) => {
                 self.busy.insert((*agent, *device), id);
+                self.count_device(id, 1);
             }
             _ => {}
         }
@@ -317,6 +332,7 @@ impl Farm {
             }
             TaskState::Leased(Holder { agent, device, .. }) => {
                 self.busy.remove(&(agent, device));
+                self.count_device(id, -1);
             }
             _ => {}
         }

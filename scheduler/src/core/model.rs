@@ -13,6 +13,7 @@ use super::{
     decay::Decayed,
     fold::Snapshot,
     limits::{Limits, PREEMPTIONS_MAX},
+    quota::{AuditRow, GRANT, QuotaRow, chained},
     rows::{
         AccountRow, AgentRow, AttemptRow, Balance, Band, CheckpointRow, DedupeRow, Fingerprint,
         IdempotencyRow, JobRow, LedgerRow, Level, NewJob, NewTask, OutboxRow, ReservationRow,
@@ -36,6 +37,8 @@ pub struct Model {
     pub dedupe: BTreeMap<Fingerprint, DedupeRow>,
     pub idempotency: BTreeMap<String, IdempotencyRow>,
     pub outbox: Vec<OutboxRow>,
+    pub quotas: BTreeMap<AccountId, QuotaRow>,
+    pub audit: Vec<AuditRow>,
     pub removed: Vec<JobId>,
     pub seq: i64,
     pub term: u64,
@@ -85,9 +88,11 @@ impl Model {
                 let twice = |old: &&LedgerRow| (old.account, &old.key) == (row.account, &row.key);
                 assert_eq!(self.ledger.iter().find(twice), None);
                 assert!(row.amount > GpuMicros::ZERO);
+                assert_eq!(row.hash, chained(self.chain(), &row), "the chain broke");
                 self.ledger.push(row);
             }
             Write::PutBalance { account, was, now } => {
+                self.check_hold(account, was.unwrap_or_default(), now);
                 assert_eq!(self.balances.insert(account, now), was);
             }
             Write::PutUsage { account, usage } => drop(self.usage.insert(account, usage)),
@@ -97,6 +102,11 @@ impl Model {
                 assert_eq!(old.state, was);
             }
             Write::InsertAccount(row) => fresh(self.accounts.insert(row.id, row)),
+            Write::PutQuota(row) => drop(self.quotas.insert(row.account, row)),
+            Write::PutWeight { account, weight } => {
+                self.accounts.get_mut(&account).unwrap().weight = weight;
+            }
+            Write::InsertAudit(row) => self.audit.push(row),
             Write::PutDedupe(row) => drop(self.dedupe.insert(row.fingerprint.clone(), row)),
             Write::PutIdempotency(row) => {
                 drop(self.idempotency.insert(row.scope.clone(), row));
@@ -138,6 +148,9 @@ impl Model {
                 .map(|(id, usage)| (*id, *usage))
                 .filter(|(_, usage)| *usage != Decayed::default())
                 .collect(),
+            quotas: self.quotas.values().copied().collect(),
+            grants: self.grants(),
+            chain: self.chain(),
         }
     }
 
@@ -151,6 +164,7 @@ impl Model {
         assert_eq!(rebuilt.durable(), live.durable(), "rebuilt and live differ");
         assert_eq!(rebuilt.queue, live.queue, "the queues differ");
         assert_eq!(rebuilt.busy, live.busy, "the busy devices differ");
+        assert_eq!(rebuilt.loads, live.loads, "the counted loads differ");
         self.check_attempts();
         self.check_money();
         for job in self.jobs.values() {
@@ -191,7 +205,7 @@ impl Model {
                 folded.bucket(entry.to).0 += entry.amount.0;
             }
             assert_eq!(folded, *balance, "entries and balance differ");
-            let sum = balance.available.0 + balance.held.0 + balance.spent.0;
+            let sum = balance.available.0 + balance.held.0 + balance.spent.0 + balance.mint.0;
             assert_eq!(sum, 0, "the ledger does not sum to zero");
             let below = |row: &&ReservationRow| self.is_below(row.project, *account);
             let pending = self.reservations.values().filter(below);
@@ -209,6 +223,34 @@ impl Model {
 }
 
 impl Model {
+    fn chain(&self) -> Option<Digest> {
+        self.ledger.last().map(|row| row.hash)
+    }
+
+    fn grants(&self) -> Vec<((AccountId, String), GpuMicros)> {
+        let mut grants: Vec<_> = self
+            .ledger
+            .iter()
+            .filter(|row| row.key.starts_with(GRANT))
+            .map(|row| ((row.account, row.key.clone()), row.amount))
+            .collect();
+        grants.sort();
+        grants
+    }
+
+    /// A hold never takes a metered account below its limit.
+    fn check_hold(&self, account: AccountId, was: Balance, now: Balance) {
+        if let Some(quota) = self.quotas.get(&account)
+            && quota.metered
+            && now.held > was.held
+        {
+            assert!(
+                now.available.0 >= -quota.overdraft.0,
+                "held what was not there"
+            );
+        }
+    }
+
     fn is_below(&self, project: AccountId, account: AccountId) -> bool {
         project == account
             || self.accounts[&project]

@@ -32,6 +32,8 @@ pub(super) enum Misfit {
     Avoided,
     /// CPU work while GPU work waits and a CPU can do it.
     CpuWork,
+    /// Its account has as much as it may at once.
+    Capped,
 }
 
 impl Farm {
@@ -94,6 +96,7 @@ impl Farm {
             match self.fit(place.task, agent, device) {
                 Ok(()) => Verdict::Take,
                 Err(Misfit::Avoided) => Verdict::Next,
+                Err(Misfit::Capped) => Verdict::SkipAccount,
                 Err(_) => Verdict::SkipClass,
             }
         })
@@ -112,6 +115,9 @@ impl Farm {
         }
         if row.kind() == TaskKind::Assemble && !is_cpu(node, device) && self.gpu_work_waits(agent) {
             return Err(Misfit::CpuWork);
+        }
+        if self.capped(task).is_some() {
+            return Err(Misfit::Capped);
         }
         Ok(())
     }

@@ -44,7 +44,10 @@ impl Farm {
         }
         let mut taken = Vec::new();
         for task in self.queue.first(Band::Urgent, PREEMPT_LOOKED_AT) {
-            if self.is_served(task) || self.free_device(task, &mut taken) {
+            if self.is_served(task)
+                || self.capped(task).is_some()
+                || self.free_device(task, &mut taken)
+            {
                 continue;
             }
             if let Some(victim) = self.victim(task) {
@@ -228,7 +231,11 @@ impl Farm {
             TaskState::Ready { eligible_at_ms, .. } => eligible_at_ms <= self.now,
             _ => false,
         });
-        if until_ms > self.now && could_start && self.fit(task, agent, device).is_ok() {
+        if until_ms > self.now
+            && could_start
+            && self.capped(task).is_none()
+            && self.fit(task, agent, device).is_ok()
+        {
             return Some(task);
         }
         self.handovers.remove(&(agent, device));

@@ -83,6 +83,8 @@ pub enum Verdict {
     Next,
     /// None of its class fits.
     SkipClass,
+    /// Neither this task nor a later one of its account may start now.
+    SkipAccount,
 }
 
 /// Eligible tasks in the order of service.
@@ -374,6 +376,7 @@ fn own(
         let (place, at) = heads.min()?;
         match ask(&place) {
             Verdict::Take => return Some(place.task),
+            Verdict::SkipAccount => return None,
             Verdict::Next => drop(lines[at].1.next()),
             Verdict::SkipClass => {
                 let (class, _) = lines.swap_remove(at);

@@ -12,6 +12,8 @@ use schemas::{
 };
 use serde::{Deserialize, Serialize};
 
+use super::quota::Arithmetic;
+
 /// SHA-256 over a request, in lower-case hex.
 pub type Fingerprint = String;
 
@@ -289,12 +291,14 @@ pub enum ReservationState {
     Voided,
 }
 
-/// Where the quota of an account is. The three parts and the cell's mint always add up to zero.
+/// Where the quota of an account is. The four parts always add up to zero.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Balance {
     pub available: GpuMicros,
     pub held: GpuMicros,
     pub spent: GpuMicros,
+    /// What the cell's mint has given to the account, as the mint's debt: never above zero.
+    pub mint: GpuMicros,
 }
 
 /// One double entry: `amount` leaves `from` and reaches `to`.
@@ -308,6 +312,10 @@ pub struct LedgerRow {
     pub to: Bucket,
     pub amount: GpuMicros,
     pub at_ms: i64,
+    /// How the amount came about; only posts have it.
+    pub why: Option<Arithmetic>,
+    /// See [`chained`](super::quota::chained).
+    pub hash: Digest,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -316,6 +324,8 @@ pub enum Bucket {
     Available,
     Held,
     Spent,
+    /// Where quota comes from; the cell has one, each account its part of it.
+    Mint,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -378,6 +388,8 @@ pub struct KeyRow {
     pub name: String,
     pub created_at_ms: i64,
     pub revoked_at_ms: Option<i64>,
+    /// May see and change quota of every account.
+    pub admin: bool,
 }
 
 /// Jobs that equal requests made lately, and errors that were answered to them.

@@ -4,7 +4,7 @@
 //! every job ends. A failure prints its seed; add it to `KEPT` when it is fixed.
 
 use schemas::{
-    BootId, Digest, JobId,
+    BootId, Digest, GpuMicros, JobId,
     agent::{
         CheckpointRef, CheckpointReport, Device, FailureClass, Heartbeat, Hello, LeaseProgress,
         LeaseRef, LeaseRequest, Outcome as Ending, Phase, Report, WriteAnswer,
@@ -19,6 +19,7 @@ use super::{
     command::{Command, LeaseReply, Reply},
     limits::Limits,
     model::{FOREIGN, Model, PROJECT, SECOND, accounts, job, weights},
+    quota::{LimitsChange, QuotaChange, QuotaOrder},
     rows::{Band, Dedupe},
     write::Write,
 };
@@ -80,6 +81,8 @@ struct Simulation {
     /// Torn commits, crashes, kills, drains, clock jumps, late messages.
     faults: u64,
     preemptions: u64,
+    /// Submits without the quota for them.
+    over_quota: u64,
 }
 
 /// All commits of a run and the farm at its end, for other stores to compare with.
@@ -148,6 +151,7 @@ impl Simulation {
             commits,
             faults: 0,
             preemptions: 0,
+            over_quota: 0,
         }
     }
 
@@ -187,7 +191,7 @@ impl Simulation {
 
     fn step(&mut self) {
         let torn = self.dice.one_in(20);
-        let kind = self.dice.below(14);
+        let kind = self.dice.below(15);
         self.faults += u64::from((3..=7).contains(&kind));
         match kind {
             0 | 1 => self.submit(torn),
@@ -207,6 +211,7 @@ impl Simulation {
                 let boot = None;
                 self.apply(Command::Drain { agent, boot }, torn);
             }
+            8 => self.order_quota(torn),
             _ => {
                 let node = self.dice.below(self.nodes.len());
                 self.live(node, torn);
@@ -233,7 +238,35 @@ impl Simulation {
                 retry_count: self.dice.below(2) as u32,
             });
         }
-        self.apply(Command::Submit(Box::new(new)), torn);
+        let reply = self.apply(Command::Submit(Box::new(new)), torn);
+        let refusal = format!("{reply:?}");
+        self.over_quota += u64::from(refusal.contains("OverQuota"));
+    }
+
+    /// An operator grants a little, or changes limits, of any account.
+    fn order_quota(&mut self, torn: bool) {
+        let accounts = accounts();
+        let account = accounts[self.dice.below(accounts.len())].id;
+        let change = match self.dice.below(3) {
+            0 => QuotaChange::Limits(LimitsChange {
+                metered: Some(self.dice.one_in(2)),
+                overdraft: Some(GpuMicros(self.dice.below(9_000_000) as i64)),
+                jobs_max: Some(Some(1 + self.dice.below(4) as u32)),
+                devices_max: Some(Some(1 + self.dice.below(3) as u32)),
+                weight: Some(1 + self.dice.below(3) as u32),
+            }),
+            _ => QuotaChange::Grant {
+                name: format!("g{}", self.dice.below(40)),
+                amount: GpuMicros(50_000_000),
+            },
+        };
+        let actor = "operator".into();
+        let order = QuotaOrder {
+            actor,
+            account,
+            change,
+        };
+        self.apply(Command::OrderQuota(Box::new(order)), torn);
     }
 
     fn end_job(&mut self, torn: bool) {
@@ -480,12 +513,14 @@ fn the_invariants_hold_whatever_happens_and_every_job_ends() {
         text.parse().expect("DAILIES_SIMULATION_SEEDS is a number")
     });
     let (mut published, mut jobs, mut faults, mut preemptions) = (0, 0, 0, 0);
+    let mut over_quota = 0;
     for seed in KEPT.iter().copied().chain(0..seeds) {
         let run = std::panic::catch_unwind(|| simulate(seed));
         let run = run.unwrap_or_else(|_| panic!("simulation with seed {seed} failed"));
         jobs += run.model.jobs.len();
         faults += run.faults;
         preemptions += run.preemptions;
+        over_quota += run.over_quota;
         let events = run.model.outbox.iter();
         published += events.filter(|e| e.kind == "video.completed").count();
     }
@@ -494,8 +529,10 @@ fn the_invariants_hold_whatever_happens_and_every_job_ends() {
         faults >= 100 * seeds
             && jobs as u64 > 15 * seeds
             && published as u64 > 8 * seeds
-            && preemptions > 0,
-        "{faults} faults, {jobs} jobs, {published} films, {preemptions} preemptions"
+            && preemptions > 0
+            && over_quota > seeds,
+        "{faults} faults, {jobs} jobs, {published} films, {preemptions} preemptions, \
+         {over_quota} over quota"
     );
 }
 

@@ -27,6 +27,11 @@ impl Farm {
         if let Some(answer) = self.kept_answer(&job) {
             return answer;
         }
+        if !job.dedupe.as_ref().is_some_and(|d| self.knows(d))
+            && let Some(refusal) = self.over_quota(job.project, job.hold)
+        {
+            return Submitted::Refused(refusal);
+        }
         if let Some(made) = job.dedupe.as_ref().and_then(|d| self.claim(d)) {
             return Submitted::Deduplicated(made);
         }
@@ -72,6 +77,13 @@ impl Farm {
         Some(match &kept.outcome {
             KeptOutcome::Job(id) => Submitted::Replayed(*id),
             KeptOutcome::Answer(answer) => Submitted::ReplayedAnswer(answer.clone()),
+        })
+    }
+
+    /// [`claim`](Self::claim) would find a job.
+    fn knows(&self, dedupe: &Dedupe) -> bool {
+        self.dedupe.get(&dedupe.fingerprint).is_some_and(|row| {
+            dedupe.retry_count > 0 && row.errors == 0 && row.jobs.iter().any(|j| !j.claimed)
         })
     }
 

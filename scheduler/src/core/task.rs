@@ -70,8 +70,8 @@ impl Farm {
             Outcome::Succeeded {
                 artefacts,
                 device_us,
-                ..
-            } => self.succeed(&lease, artefacts, device_us),
+                steps_run,
+            } => self.succeed(&lease, artefacts, device_us, steps_run),
             Outcome::Released {
                 checkpoint,
                 reason,
@@ -172,6 +172,7 @@ impl Farm {
         lease: &LeaseRef,
         output: Vec<Artefact>,
         device_us: u64,
+        steps_run: u32,
     ) -> Result<WriteAnswer, Refusal> {
         if let Some(known) = self.succeeded_before(lease, &output) {
             return known;
@@ -183,19 +184,24 @@ impl Farm {
         }
         let job = self.task_at(id).row.job;
         let used = micros(device_us);
+        let first_step = self
+            .task_at(id)
+            .live
+            .as_ref()
+            .map_or(0, |live| live.first_step);
+        let steps = first_step.saturating_add(steps_run);
         self.end_attempt(id, "succeeded", None, Some(used.0));
         self.keep_artefacts(job, id, &output);
         self.change_task(id, |row| {
             row.used.0 = row.used.0.saturating_add(used.0);
+            // A short film ends before its steps were ever written.
+            row.steps = row.steps.max(steps);
             row.step = row.steps;
             row.state = TaskState::Succeeded { output };
         });
         self.drop_checkpoints(id);
-        let row = &self.task_at(id).row;
-        let (kind, used) = (row.kind(), row.used);
-        let percent = i128::from(self.job_at(job).row.band.factor_percent());
-        let price = i64::try_from(i128::from(used.0) * percent / 100).unwrap_or(i64::MAX);
-        self.post_part(job, id, lease.attempt, GpuMicros(price));
+        let kind = self.task_at(id).row.kind();
+        self.post_part(job, id, lease.attempt);
         match kind {
             TaskKind::Render => {
                 self.input_done(id);

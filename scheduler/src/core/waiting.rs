@@ -67,6 +67,9 @@ impl Farm {
 
     /// Who is served before it, from the most general reason on.
     fn waiting_in_line(&self, row: &TaskRow) -> Option<Waiting> {
+        if let Some(capped) = self.capped(row.id) {
+            return Some(capped);
+        }
         if self.is_served(row.id) {
             return Some(Waiting::Handover);
         }

@@ -4,6 +4,7 @@ use schemas::{AccountId, Digest, JobId, TaskId, task::Artefact};
 
 use super::{
     decay::Decayed,
+    quota::{AuditRow, QuotaRow},
     rows::{
         AccountRow, AgentRow, AgentState, AttemptRow, Balance, CheckpointRow, DedupeRow,
         IdempotencyRow, JobRow, JobState, KeyRow, LedgerRow, OutboxRow, ReservationRow,
@@ -78,6 +79,12 @@ pub enum Write {
         row: AgentRow,
     },
     InsertAccount(AccountRow),
+    PutQuota(QuotaRow),
+    PutWeight {
+        account: AccountId,
+        weight: u32,
+    },
+    InsertAudit(AuditRow),
     InsertKey(KeyRow),
     RevokeKey {
         hash: String,

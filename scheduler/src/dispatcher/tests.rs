@@ -222,3 +222,19 @@ async fn a_database_that_goes_away_and_comes_back_loses_nothing_acknowledged() {
         assert!(view.is_some(), "job {number} was acknowledged");
     }
 }
+
+#[tokio::test]
+async fn an_agent_with_a_nul_in_its_words_does_not_stop_the_farm() {
+    let farm = running().await;
+    let hello = Hello {
+        name: "a".into(),
+        boot: BootId(Uuid::from_u128(1)),
+        version: "1\0".into(),
+        devices: Vec::new(),
+        weights: Vec::new(),
+        ffmpeg: Some("6\0".into()),
+    };
+    farm.dispatcher.hello(hello).await.unwrap().unwrap();
+    farm.dispatcher.submit(job(1, 1)).await.unwrap();
+    assert_eq!(farm.metrics.rebuilds.get(), 0);
+}

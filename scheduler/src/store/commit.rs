@@ -12,13 +12,13 @@ use super::{
     convert::{
         account_model, agent_model, attempt_model, balance_model, checkpoint_model, dedupe_model,
         idempotency_model, job_model, key_model, ledger_model, name, outbox_model,
-        reservation_model, task_model, usage_model,
+        reservation_model, task_model, text, usage_model,
     },
     entity::{
         agent, api_key, artefact_ref, attempt, balance, checkpoint, dedupe, idempotency, job,
         leader, reservation, task, tombstone, usage,
     },
-    failed,
+    failed, quota,
 };
 use crate::core::{
     decay::Decayed,
@@ -81,6 +81,11 @@ async fn run(tx: &DatabaseTransaction, write: &Write) -> Result<Option<u64>, DbE
         Write::InsertKey(row) => insert(tx, key_model(row)).await?,
         Write::InsertOutbox(row) => insert(tx, outbox_model(row)).await?,
         Write::PutUsage { account, usage } => put_usage(tx, *account, *usage).await?,
+        Write::PutQuota(row) => quota::put(tx, row).await?,
+        Write::PutWeight { account, weight } => {
+            return quota::put_weight(tx, *account, *weight).await.map(Some);
+        }
+        Write::InsertAudit(row) => quota::note(tx, row).await?,
         Write::PutDedupe(row) => put_dedupe(tx, row).await?,
         Write::PutIdempotency(row) => put_idempotency(tx, row).await?,
         Write::KeepArtefacts { .. } | Write::KeepInputs { .. } => keep(tx, write).await?,
@@ -89,7 +94,7 @@ async fn run(tx: &DatabaseTransaction, write: &Write) -> Result<Option<u64>, DbE
     Ok(None)
 }
 
-async fn insert<M, A>(tx: &DatabaseTransaction, model: M) -> Result<(), DbErr>
+pub(super) async fn insert<M, A>(tx: &DatabaseTransaction, model: M) -> Result<(), DbErr>
 where
     M: IntoActiveModel<A>,
     A: ActiveModelTrait,
@@ -161,7 +166,7 @@ async fn end_attempt(tx: &DatabaseTransaction, row: &AttemptRow) -> Result<u64, 
     let set = attempt::ActiveModel {
         ended_at_ms: Set(row.ended_at_ms),
         outcome: Set(row.outcome.clone()),
-        message: Set(row.message.clone()),
+        message: Set(row.message.as_deref().map(text)),
         device_us: Set(row.device_us),
         ..Default::default()
     };
@@ -238,6 +243,7 @@ async fn put_balance(
         available_us: Set(model.available_us),
         held_us: Set(model.held_us),
         spent_us: Set(model.spent_us),
+        mint_us: Set(model.mint_us),
         ..Default::default()
     };
     let done = balance::Entity::update_many()
@@ -246,6 +252,7 @@ async fn put_balance(
         .filter(balance::Column::AvailableUs.eq(was.available.0))
         .filter(balance::Column::HeldUs.eq(was.held.0))
         .filter(balance::Column::SpentUs.eq(was.spent.0))
+        .filter(balance::Column::MintUs.eq(was.mint.0))
         .exec(tx)
         .await?;
     Ok(Some(done.rows_affected))

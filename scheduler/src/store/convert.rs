@@ -70,7 +70,7 @@ pub fn job_model(row: &JobRow, request: &serde_json::Value) -> job::Model {
         created_at_ms: row.created_at_ms,
         ended_at_ms: row.ended_at_ms,
         error_code: error.map(|e| e.code.clone()),
-        error_message: error.map(|e| e.message.clone()),
+        error_message: error.map(|e| text(&e.message)),
         rank: row.rank,
         start_window: row.window.clone(),
     }
@@ -153,7 +153,7 @@ fn put_task_state(model: &mut task::Model, state: &TaskState) {
         TaskState::Succeeded { output } => model.output = Some(json(output)),
         TaskState::Failed { class, message } => {
             model.failed_class = Some(name(class));
-            model.failed_message = Some(message.clone());
+            model.failed_message = Some(text(message));
         }
         TaskState::Cancelled => {}
     }
@@ -224,7 +224,7 @@ pub fn attempt_model(row: &AttemptRow) -> attempt::Model {
         granted_at_ms: row.holder.granted_at_ms,
         ended_at_ms: row.ended_at_ms,
         outcome: row.outcome.clone(),
-        message: row.message.clone(),
+        message: row.message.as_deref().map(text),
         device_us: row.device_us,
     }
 }
@@ -284,6 +284,8 @@ pub fn ledger_model(row: &LedgerRow) -> ledger_entry::Model {
         to_bucket: name(&row.to),
         amount_us: row.amount.0,
         at_ms: row.at_ms,
+        why: row.why.as_ref().map(json),
+        hash: Some(row.hash.to_string()),
     }
 }
 
@@ -293,6 +295,7 @@ pub fn balance_model(account: AccountId, balance: &Balance) -> balance::Model {
         available_us: balance.available.0,
         held_us: balance.held.0,
         spent_us: balance.spent.0,
+        mint_us: balance.mint.0,
     }
 }
 
@@ -301,22 +304,28 @@ pub fn balance_row(model: &balance::Model) -> (AccountId, Balance) {
         available: GpuMicros(model.available_us),
         held: GpuMicros(model.held_us),
         spent: GpuMicros(model.spent_us),
+        mint: GpuMicros(model.mint_us),
     };
     (AccountId(model.account), balance)
+}
+
+/// Words of a stranger. PostgreSQL keeps no NUL, and one refused row would undo its whole group.
+pub(super) fn text(words: &str) -> String {
+    words.replace('\0', "\u{fffd}")
 }
 
 pub fn agent_model(row: &AgentRow) -> agent::Model {
     agent::Model {
         id: row.id.0,
-        name: row.name.clone(),
+        name: text(&row.name),
         boot: row.boot.0,
         last_boot: row.last_boot.map(|boot| boot.0),
         state: name(&row.state),
         drained: row.drained,
-        version: row.version.clone(),
+        version: text(&row.version),
         devices: json(&row.devices),
         weights: json(&row.weights),
-        ffmpeg: row.ffmpeg.clone(),
+        ffmpeg: row.ffmpeg.as_deref().map(text),
     }
 }
 
@@ -380,6 +389,7 @@ pub fn key_model(row: &KeyRow) -> api_key::Model {
         name: row.name.clone(),
         created_at_ms: row.created_at_ms,
         revoked_at_ms: row.revoked_at_ms,
+        admin: row.admin,
     }
 }
 
@@ -390,6 +400,7 @@ pub fn key_row(model: api_key::Model) -> KeyRow {
         name: model.name,
         created_at_ms: model.created_at_ms,
         revoked_at_ms: model.revoked_at_ms,
+        admin: model.admin,
     }
 }
 

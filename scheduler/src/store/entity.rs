@@ -60,6 +60,7 @@ table! {
         pub name: String,
         pub created_at_ms: i64,
         pub revoked_at_ms: Option<i64>,
+        pub admin: bool,
     }
 }
 
@@ -185,6 +186,8 @@ table! {
         pub to_bucket: String,
         pub amount_us: i64,
         pub at_ms: i64,
+        pub why: Option<String>,
+        pub hash: Option<String>,
     }
 }
 
@@ -195,6 +198,31 @@ table! {
         pub available_us: i64,
         pub held_us: i64,
         pub spent_us: i64,
+        pub mint_us: i64,
+    }
+}
+
+table! {
+    quota "quota" {
+        #[sea_orm(primary_key, auto_increment = false)]
+        pub account: Uuid,
+        pub metered: bool,
+        pub overdraft_us: i64,
+        pub jobs_max: Option<i64>,
+        pub devices_max: Option<i64>,
+    }
+}
+
+table! {
+    audit "audit" {
+        #[sea_orm(primary_key, auto_increment = false)]
+        pub seq: i64,
+        pub at_ms: i64,
+        pub actor: String,
+        pub command: String,
+        pub account: Uuid,
+        pub was: String,
+        pub became: String,
     }
 }
 

@@ -15,7 +15,7 @@ use super::{
         account, agent, balance, checkpoint, dedupe, idempotency, job, leader, reservation, task,
         usage,
     },
-    failed,
+    failed, quota,
 };
 use crate::core::{decay::Decayed, fold::Snapshot, limits::RECENT_MS};
 
@@ -119,10 +119,10 @@ async fn read_farm(
         .into_iter()
         .map(idempotency_row)
         .collect::<Result<_, _>>()?;
-    Ok(())
+    quota::read(tx, into).await
 }
 
-async fn all<E: EntityTrait, C: ConnectionTrait>(
+pub(super) async fn all<E: EntityTrait, C: ConnectionTrait>(
     db: &C,
     query: sea_orm::Select<E>,
     step: &'static str,

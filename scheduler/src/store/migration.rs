@@ -7,7 +7,12 @@ pub struct Migrator;
 
 impl MigratorTrait for Migrator {
     fn migrations() -> Vec<Box<dyn MigrationTrait>> {
-        vec![Box::new(First), Box::new(Order), Box::new(Windows)]
+        vec![
+            Box::new(First),
+            Box::new(Order),
+            Box::new(Windows),
+            Box::new(Quota),
+        ]
     }
 }
 
@@ -68,6 +73,22 @@ impl MigrationTrait for Windows {
 
 const WINDOWS: &[&str] = &["ALTER TABLE job ADD COLUMN start_window text"];
 
+/// Limits of accounts, the chained ledger, what operators did.
+struct Quota;
+
+impl MigrationName for Quota {
+    fn name(&self) -> &str {
+        "m0004_quota"
+    }
+}
+
+#[async_trait::async_trait]
+impl MigrationTrait for Quota {
+    async fn up(&self, manager: &SchemaManager) -> Result<(), DbErr> {
+        run(manager, QUOTA).await
+    }
+}
+
 async fn run(manager: &SchemaManager<'_>, statements: &[&str]) -> Result<(), DbErr> {
     for statement in statements {
         manager
@@ -84,6 +105,22 @@ const ORDER: &[&str] = &[
     "ALTER TABLE task ADD COLUMN preemptions bigint NOT NULL DEFAULT 0",
     "CREATE TABLE usage (account uuid PRIMARY KEY, exponent bigint NOT NULL,
         mantissa_bits bigint NOT NULL)",
+];
+
+/// Entries from before have no hash: the chain begins behind them.
+/// The key of the first start is the operator's.
+const QUOTA: &[&str] = &[
+    "ALTER TABLE balance ADD COLUMN mint_us bigint NOT NULL DEFAULT 0",
+    "ALTER TABLE ledger_entry ADD COLUMN why text",
+    "ALTER TABLE ledger_entry ADD COLUMN hash text",
+    "CREATE INDEX ledger_entry_account ON ledger_entry (account, seq)",
+    "ALTER TABLE api_key ADD COLUMN admin boolean NOT NULL DEFAULT FALSE",
+    "UPDATE api_key SET admin = TRUE WHERE name = 'first'
+        AND created_at_ms = (SELECT MIN(created_at_ms) FROM api_key)",
+    "CREATE TABLE quota (account uuid PRIMARY KEY, metered boolean NOT NULL,
+        overdraft_us bigint NOT NULL, jobs_max bigint, devices_max bigint)",
+    "CREATE TABLE audit (seq bigint PRIMARY KEY, at_ms bigint NOT NULL, actor text NOT NULL,
+        command text NOT NULL, account uuid NOT NULL, was text NOT NULL, became text NOT NULL)",
 ];
 
 const FIRST: &[&str] = &[

@@ -11,6 +11,7 @@ pub mod entity;
 mod load;
 pub mod lock;
 pub mod migration;
+pub mod quota;
 pub mod read;
 pub mod upkeep;
 mod url;
@@ -23,9 +24,9 @@ mod tests;
 use std::time::Duration;
 
 use sea_orm::{
-    ConnectOptions, ConnectionTrait, Database, DatabaseConnection, DatabaseTransaction, DbErr,
-    EntityTrait, SqliteTransactionMode, SqlxPostgresConnector, Statement, TransactionOptions,
-    TransactionTrait,
+    ConnectOptions, ConnectionTrait, Database, DatabaseConnection, DatabaseTransaction, DbBackend,
+    DbErr, EntityTrait, IsolationLevel, SqliteTransactionMode, SqlxPostgresConnector, Statement,
+    TransactionOptions, TransactionTrait,
     sea_query::{Expr, ExprTrait},
     sqlx::{
         postgres::{PgConnectOptions, PgPoolOptions},
@@ -124,6 +125,20 @@ impl Store {
             .begin_with_options(options)
             .await
             .map_err(failed("begin a write"))
+    }
+
+    /// A transaction that sees the database as it is now, whatever is committed meanwhile.
+    async fn read_tx(&self) -> Result<DatabaseTransaction, StoreError> {
+        let server = self.readers.get_database_backend() == DbBackend::Postgres;
+        let options = TransactionOptions {
+            // SQLite reads so in any case, and would complain about being asked.
+            isolation_level: server.then_some(IsolationLevel::RepeatableRead),
+            ..TransactionOptions::default()
+        };
+        self.readers
+            .begin_with_options(options)
+            .await
+            .map_err(failed("begin a read"))
     }
 
     /// Runs any statement, so that a test can make the database fail.

@@ -1,10 +1,11 @@
 //! The store on real databases.
 
-use schemas::{JobId, TaskId, task::Variant};
+use schemas::{GpuMicros, JobId, TaskId, task::Variant};
 use uuid::Uuid;
 
 use super::{
     DatabaseUrl, Store, StoreError,
+    quota::{Fault, Looked, look},
     read::{After, Order},
     testing::{database, postgres},
 };
@@ -13,6 +14,7 @@ use crate::core::{
     command::Command,
     limits::Limits,
     model::{PROJECT, accounts, job},
+    quota::{QuotaChange, QuotaOrder},
     rows::{JobRow, JobState, TaskState},
     simulation::history,
     write::{TaskGuard, Write},
@@ -244,5 +246,113 @@ async fn a_wrong_password_is_refused_and_never_repeated() {
     assert!(
         !format!("{error} {error:?}").contains("s3cret"),
         "{error:?}"
+    );
+}
+
+/// A farm of which an account is metered and a job is in flight, all of it in the database.
+async fn metered() -> (tempfile::TempDir, Store, Farm) {
+    let (folder, store, mut farm) = store().await;
+    let change = QuotaChange::Grant {
+        name: "a".into(),
+        amount: GpuMicros(15_000_000),
+    };
+    let order = QuotaOrder {
+        actor: "ops".into(),
+        account: PROJECT,
+        change,
+    };
+    apply(&store, &mut farm, Command::OrderQuota(Box::new(order)), 3).await;
+    apply(&store, &mut farm, Command::Submit(Box::new(job(1, 1))), 4).await;
+    (folder, store, farm)
+}
+
+#[tokio::test]
+async fn the_ledger_checks_out_and_a_rebuilt_farm_goes_on_with_its_chain() {
+    let (_folder, store, farm) = metered().await;
+    assert_eq!(store.check_ledger().await.unwrap(), []);
+    let snapshot = store.load(5).await.unwrap();
+    let mut rebuilt = Farm::fold(Limits::default(), snapshot, 5).unwrap();
+    assert_eq!(rebuilt.durable(), farm.durable());
+    let id = job(1, 1).id;
+    let cancel = Command::Cancel {
+        project: PROJECT,
+        job: id,
+    };
+    apply(&store, &mut rebuilt, cancel, 6).await;
+    assert_eq!(store.check_ledger().await.unwrap(), []);
+    let entries = store.entries(PROJECT, 2).await.unwrap();
+    let keys: Vec<&str> = entries.iter().map(|row| row.key.as_str()).collect();
+    assert_eq!(keys, [format!("void:{id}"), format!("hold:{id}")]);
+}
+
+#[tokio::test]
+async fn a_ledger_that_was_tampered_with_is_found_out() {
+    type Named = fn(&Fault) -> bool;
+    let cases: [(&str, Named); 5] = [
+        ("UPDATE ledger_entry SET at_ms = at_ms + 1", |fault| {
+            matches!(fault, Fault::Chain { .. })
+        }),
+        (
+            "DELETE FROM ledger_entry WHERE entry_key = 'grant:a'",
+            |fault| matches!(fault, Fault::Chain { .. }),
+        ),
+        (
+            "UPDATE ledger_entry SET amount_us = 1 WHERE entry_key = 'grant:a'",
+            |fault| matches!(fault, Fault::Balance { .. }),
+        ),
+        ("UPDATE balance SET available_us = 7", |fault| {
+            matches!(fault, Fault::Sum { .. })
+        }),
+        ("UPDATE reservation SET held_us = 1", |fault| {
+            matches!(fault, Fault::Held { .. })
+        }),
+    ];
+    for (sql, named) in cases {
+        let (_folder, store, _farm) = metered().await;
+        store.execute(sql).await;
+        let faults = store.check_ledger().await.unwrap();
+        assert!(faults.iter().any(named), "{sql}: {faults:?}");
+    }
+}
+
+#[tokio::test]
+async fn entries_from_before_the_chain_are_taken_as_they_are() {
+    let (_folder, store, _farm) = metered().await;
+    store.execute("UPDATE ledger_entry SET hash = NULL").await;
+    let snapshot = store.load(5).await.unwrap();
+    let mut farm = Farm::fold(Limits::default(), snapshot, 5).unwrap();
+    let cancel = Command::Cancel {
+        project: PROJECT,
+        job: job(1, 1).id,
+    };
+    apply(&store, &mut farm, cancel, 6).await;
+    assert_eq!(store.check_ledger().await.unwrap(), []);
+    store
+        .execute(
+            "UPDATE ledger_entry SET hash = NULL WHERE seq = (SELECT MAX(seq) FROM ledger_entry)",
+        )
+        .await;
+    let faults = store.check_ledger().await.unwrap();
+    assert!(matches!(faults[..], [Fault::Chain { .. }]), "{faults:?}");
+}
+
+#[tokio::test]
+async fn a_look_at_a_database_finds_nothing_a_whole_ledger_or_its_faults() {
+    let empty = tempfile::tempdir().unwrap();
+    let nothing = database(empty.path());
+    for _ in 0..2 {
+        assert_eq!(look(nothing.clone()).await.unwrap(), Looked::Nothing);
+    }
+    assert_eq!(std::fs::read_dir(empty.path()).unwrap().count(), 0);
+    let (folder, store, _farm) = metered().await;
+    assert_eq!(look(database(folder.path())).await.unwrap(), Looked::Whole);
+    store.execute("UPDATE balance SET spent_us = 7").await;
+    let found = look(database(folder.path())).await.unwrap();
+    assert!(matches!(found, Looked::Faults(_)), "{found:?}");
+    let older = "DELETE FROM seaql_migrations WHERE version = 'm0004_quota'";
+    store.execute(older).await;
+    assert_eq!(
+        look(database(folder.path())).await.unwrap(),
+        Looked::Nothing
     );
 }

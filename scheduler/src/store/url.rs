@@ -61,6 +61,19 @@ impl DatabaseUrl {
     pub fn is_postgres(&self) -> bool {
         matches!(self, Self::Postgres(_))
     }
+
+    /// Whether the database has been made.
+    pub(super) async fn is_there(&self) -> Result<bool, StoreError> {
+        let options = match self {
+            Self::Sqlite(file) => return Ok(file.is_file()),
+            Self::Postgres(options) => options,
+        };
+        match answer(PgConnection::connect_with(options)).await {
+            Ok(_) => Ok(true),
+            Err(error) if code(&error).as_deref() == Some(NO_DATABASE) => Ok(false),
+            Err(error) => Err(failed("open")(conn_err(error))),
+        }
+    }
 }
 
 impl From<&Path> for DatabaseUrl {

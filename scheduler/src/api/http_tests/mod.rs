@@ -2,6 +2,7 @@
 
 mod content;
 mod create;
+mod quota;
 mod reading;
 mod repeats;
 
@@ -41,8 +42,11 @@ use crate::{
 };
 
 const KEY: &str = "sk-test";
+const ADMIN_KEY: &str = "sk-admin";
 const FOREIGN_KEY: &str = "sk-foreign";
 const REVOKED_KEY: &str = "sk-revoked";
+/// Steps that the agents of these tests report for each task.
+const STEPS_RUN: u32 = 12;
 
 /// A farm without agents, and the API in front of it.
 struct Farm {
@@ -258,7 +262,7 @@ impl Farm {
         let outcome = Outcome::Succeeded {
             artefacts,
             device_us: 1_000,
-            steps_run: 12,
+            steps_run: STEPS_RUN,
         };
         let report = Report {
             lease: offer.lease,
@@ -314,7 +318,7 @@ fn request(method: Method, path: &str, headers: &[(&str, &str)]) -> http::reques
 
 async fn add_keys(dispatcher: &Dispatcher) {
     for (number, name, keys) in [
-        (1_u128, "studio", [KEY, REVOKED_KEY].as_slice()),
+        (1_u128, "studio", [KEY, ADMIN_KEY, REVOKED_KEY].as_slice()),
         (2, "others", &[FOREIGN_KEY]),
     ] {
         let project = AccountId(Uuid::from_u128(number));
@@ -334,6 +338,7 @@ async fn add_keys(dispatcher: &Dispatcher) {
                 name: (*key).into(),
                 created_at_ms: 0,
                 revoked_at_ms: None,
+                admin: *key == ADMIN_KEY,
             };
             dispatcher.add_key(row).await.unwrap();
         }

@@ -7,6 +7,7 @@ mod leases;
 mod order;
 mod preemption;
 mod queue;
+mod quota;
 mod submits;
 mod windows;
 
@@ -154,6 +155,7 @@ impl World {
             "job-state" => self.job_state(word(1)),
             "agent" => self.agent_state(word(1)),
             "why" => self.why(word(1)),
+            "give" | "limit" | "money" => self.run_quota(&words),
             other => panic!("no command {other}"),
         }
     }

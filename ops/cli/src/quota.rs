@@ -1,0 +1,253 @@
+//! `dailies quota`: accounts of a running farm, their limits and charges. Needs the operator's key.
+
+use anyhow::{Result, bail};
+use clap::{Args, Subcommand};
+use schemas::quota::{QuotaAccount, QuotaArithmetic, QuotaEntry};
+use serde_json::{Map, Value, json};
+
+use crate::api::{Api, ServerArgs};
+
+const HOUR_S: f64 = 3_600.0;
+
+#[derive(Args, Debug)]
+pub struct QuotaArgs {
+    #[command(subcommand)]
+    command: Option<QuotaCommand>,
+    #[command(flatten)]
+    server: ServerArgs,
+}
+
+#[derive(Subcommand, Debug)]
+enum QuotaCommand {
+    /// Show one account and its last charges, each with its arithmetic.
+    Show {
+        /// Name of the account.
+        account: String,
+    },
+    /// Give an account device time; from the first grant on it has a limit.
+    Grant {
+        /// Name of the account.
+        account: String,
+        /// Hours of the reference device, as in 2.5.
+        hours: f64,
+        /// Names the grant: the same name gives nothing a second time.
+        #[arg(long)]
+        name: Option<String>,
+    },
+    /// Make a new account. Its keys: dailies keys create NAME --project ACCOUNT.
+    Add {
+        /// Name of the new account: a-z, 0-9 and -.
+        account: String,
+        /// The org that it is a project of; left out, it is an org itself.
+        #[arg(long, value_name = "ORG")]
+        under: Option<String>,
+    },
+    /// Change limits of an account; what is not named stays.
+    Set(SetArgs),
+}
+
+#[derive(Args, Debug)]
+struct SetArgs {
+    /// Name of the account.
+    account: String,
+    /// Its part of the farm beside its siblings, 1 to 1000.
+    #[arg(long)]
+    weight: Option<u32>,
+    /// Jobs that may render at once, or 'none'.
+    #[arg(long, value_name = "N|none", value_parser = cap)]
+    jobs: Option<Cap>,
+    /// Devices that may work for it at once, or 'none'; 0 stops it.
+    #[arg(long, value_name = "N|none", value_parser = cap)]
+    devices: Option<Cap>,
+    /// Hours that it may go below zero.
+    #[arg(long, value_name = "HOURS")]
+    overdraft: Option<f64>,
+    /// Whether jobs need quota at all.
+    #[arg(long)]
+    metered: Option<bool>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Cap(Option<u32>);
+
+fn cap(text: &str) -> Result<Cap, String> {
+    match text {
+        "none" => Ok(Cap(None)),
+        number => number
+            .parse()
+            .map(|n| Cap(Some(n)))
+            .map_err(|_| "a number or 'none'".into()),
+    }
+}
+
+pub async fn run(args: QuotaArgs) -> Result<()> {
+    let api = Api::new(&args.server)?;
+    match args.command {
+        None => table(&api.quota().await?.data),
+        Some(QuotaCommand::Show { account }) => {
+            let detail = api.quota_of(&account).await?;
+            table(std::slice::from_ref(&detail.account));
+            println!();
+            for entry in &detail.entries {
+                println!("{}", line(entry));
+            }
+        }
+        Some(QuotaCommand::Grant {
+            account,
+            hours,
+            name,
+        }) => {
+            let mut body = json!({"seconds": seconds(hours)?});
+            if let Some(name) = name {
+                body["name"] = name.into();
+            }
+            let done = api.grant_quota(&account, &body).await?;
+            match done.granted {
+                true => println!("granted {}", done.name),
+                false => println!("{} was granted before; nothing changed", done.name),
+            }
+            table(&[done.account]);
+        }
+        Some(QuotaCommand::Add { account, under }) => {
+            let mut body = json!({"name": account});
+            if let Some(org) = under {
+                body["parent"] = org.into();
+            }
+            table(&[api.add_account(&body).await?]);
+        }
+        Some(QuotaCommand::Set(set)) => {
+            let changed = api.set_quota(&set.account, &changes(&set)?).await?;
+            table(&[changed]);
+        }
+    }
+    Ok(())
+}
+
+fn changes(set: &SetArgs) -> Result<Value> {
+    let mut body = Map::new();
+    if let Some(weight) = set.weight {
+        body.insert("weight".into(), weight.into());
+    }
+    if let Some(Cap(jobs)) = set.jobs {
+        body.insert("max_jobs".into(), jobs.into());
+    }
+    if let Some(Cap(devices)) = set.devices {
+        body.insert("max_devices".into(), devices.into());
+    }
+    if let Some(hours) = set.overdraft {
+        body.insert("overdraft_seconds".into(), seconds(hours)?.into());
+    }
+    if let Some(metered) = set.metered {
+        body.insert("metered".into(), metered.into());
+    }
+    match body.is_empty() {
+        true => {
+            bail!("nothing to change: name --weight, --jobs, --devices, --overdraft or --metered")
+        }
+        false => Ok(body.into()),
+    }
+}
+
+/// Whole seconds; the ledger knows no fractions that people would write.
+fn seconds(hours: f64) -> Result<i64> {
+    let seconds = (hours * HOUR_S).round();
+    match seconds.is_finite() && (0.0..1e15).contains(&seconds) {
+        true => Ok(seconds as i64),
+        false => bail!("{hours} is no number of hours"),
+    }
+}
+
+fn table(accounts: &[QuotaAccount]) {
+    println!(
+        "{:24} {:8} {:>6} {:>10} {:>10} {:>10} {:>10} {:>9} {:>9}",
+        "ACCOUNT", "LEVEL", "WEIGHT", "LIMIT H", "LEFT H", "HELD H", "SPENT H", "JOBS", "DEVICES"
+    );
+    for account in accounts {
+        println!("{}", row(account));
+    }
+}
+
+fn row(account: &QuotaAccount) -> String {
+    let hours = |seconds: f64| format!("{:.2}", seconds / HOUR_S);
+    let limited = |seconds: f64| match account.metered {
+        true => hours(seconds),
+        false => "none".into(),
+    };
+    let of = |used: u32, max: Option<u32>| match max {
+        Some(max) => format!("{used}/{max}"),
+        None => used.to_string(),
+    };
+    format!(
+        "{:24} {:8} {:>6} {:>10} {:>10} {:>10} {:>10} {:>9} {:>9}",
+        account.name,
+        account.level,
+        account.weight,
+        limited(account.granted_seconds + account.overdraft_seconds),
+        limited(account.available_seconds + account.overdraft_seconds),
+        hours(account.held_seconds),
+        hours(account.spent_seconds),
+        of(account.running_jobs, account.max_jobs),
+        of(account.running_devices, account.max_devices),
+    )
+}
+
+fn line(entry: &QuotaEntry) -> String {
+    let way = format!("{} -> {}", entry.from, entry.to);
+    let why = entry.arithmetic.as_ref().map(sum).unwrap_or_default();
+    format!("{:>10} s  {way:20} {}{why}", trim(entry.seconds), entry.key)
+}
+
+fn sum(why: &QuotaArithmetic) -> String {
+    format!(
+        "  = {} steps x {} s x {} device x {} rate x {} band, at most {} s",
+        why.steps,
+        trim(why.seconds_per_step),
+        why.devices,
+        why.rate,
+        why.factor,
+        trim(why.at_most_seconds)
+    )
+}
+
+fn trim(seconds: f64) -> String {
+    format!("{seconds:.3}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_charge_shows_its_arithmetic() {
+        let entry = QuotaEntry {
+            seq: 4,
+            created_at: 0,
+            key: "post:t:1".into(),
+            from: "held".into(),
+            to: "spent".into(),
+            seconds: 8.0,
+            arithmetic: Some(QuotaArithmetic {
+                steps: 8,
+                seconds_per_step: 0.5,
+                devices: 1,
+                rate: 1.0,
+                factor: 2.0,
+                at_most_seconds: 10.0,
+            }),
+        };
+        assert_eq!(
+            line(&entry),
+            "     8.000 s  held -> spent        post:t:1  = 8 steps x 0.500 s x 1 device x 1 rate \
+             x 2 band, at most 10.000 s"
+        );
+    }
+
+    #[test]
+    fn caps_and_hours_are_read_or_refused() {
+        assert_eq!(cap("none").unwrap().0, None);
+        assert_eq!(cap("3").unwrap().0, Some(3));
+        assert!(cap("-1").is_err());
+        assert_eq!(seconds(2.5).unwrap(), 9_000);
+        assert!(seconds(-1.0).is_err() && seconds(f64::NAN).is_err());
+    }
+}

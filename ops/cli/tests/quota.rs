@@ -1,0 +1,169 @@
+//! `dailies quota` against a real scheduler: what it shows, grants and refuses.
+
+use std::{
+    io::{BufRead, BufReader},
+    path::Path,
+    process::{Child, Command, Output, Stdio},
+};
+
+/// A real scheduler on a free port; ended when dropped.
+struct Serving {
+    process: Child,
+    url: String,
+}
+
+impl Serving {
+    fn start(dir: &Path) -> Self {
+        let mut process = dailies(dir)
+            .args(["serve", "--listen", "127.0.0.1:0", "--data", "data"])
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let lines = BufReader::new(process.stdout.take().unwrap()).lines();
+        let base = lines
+            .map(Result::unwrap)
+            .find(|line| line.starts_with("base_url"));
+        let url = base.unwrap().split_whitespace().nth(1).unwrap().to_string();
+        Self { process, url }
+    }
+
+    fn quota(&self, dir: &Path, args: &[&str]) -> Output {
+        dailies(dir)
+            .arg("quota")
+            .args(args)
+            .args(["--url", &self.url])
+            .output()
+            .unwrap()
+    }
+
+    fn told(&self, dir: &Path, args: &[&str]) -> String {
+        let output = self.quota(dir, args);
+        let error = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(output.status.success(), "{error}");
+        String::from_utf8(output.stdout).unwrap()
+    }
+
+    fn refused(&self, dir: &Path, args: &[&str]) -> String {
+        let output = self.quota(dir, args);
+        assert!(!output.status.success());
+        String::from_utf8(output.stderr).unwrap()
+    }
+}
+
+impl Drop for Serving {
+    fn drop(&mut self) {
+        self.process.kill().unwrap();
+        self.process.wait().unwrap();
+    }
+}
+
+fn dailies(dir: &Path) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_dailies"));
+    command.current_dir(dir).env_remove("DAILIES_API_KEY");
+    command
+}
+
+/// The words of the line about an account.
+fn words<'a>(table: &'a str, account: &str) -> Vec<&'a str> {
+    let mut lines = table.lines().map(|line| line.split_whitespace().collect());
+    lines
+        .find(|words: &Vec<&str>| words.first() == Some(&account))
+        .unwrap_or_else(|| panic!("no {account} in: {table}"))
+}
+
+#[test]
+fn an_operator_sees_grants_and_limits() {
+    let dir = tempfile::tempdir().unwrap();
+    let (dir, serving) = (dir.path(), Serving::start(dir.path()));
+    let table = serving.told(dir, &[]);
+    assert_eq!(words(&table, "default")[3..5], ["none", "none"], "{table}");
+    let args = ["grant", "default", "2.5", "--name", "first"];
+    assert!(serving.told(dir, &args).starts_with("granted first"));
+    assert!(serving.told(dir, &args).contains("granted before"));
+    let table = serving.told(dir, &["set", "default", "--jobs", "2", "--weight", "3"]);
+    assert_eq!(
+        words(&table, "default")[1..],
+        ["project", "3", "2.50", "2.50", "0.00", "0.00", "0/2", "0"]
+    );
+    let shown = serving.told(dir, &["show", "default"]);
+    assert!(
+        shown.contains("mint -> available") && shown.contains("grant:first"),
+        "{shown}"
+    );
+    let freed = serving.told(
+        dir,
+        &["set", "default", "--jobs", "none", "--metered", "false"],
+    );
+    assert_eq!(words(&freed, "default")[3], "none");
+    assert_eq!(words(&freed, "default")[7], "0");
+}
+
+#[test]
+fn what_cannot_be_done_is_refused_with_a_reason() {
+    let dir = tempfile::tempdir().unwrap();
+    let (dir, serving) = (dir.path(), Serving::start(dir.path()));
+    let refused = |args: &[&str], why: &str| {
+        let error = serving.refused(dir, args);
+        assert!(error.contains(why), "{error}");
+    };
+    refused(&["show", "nobody"], "No account 'nobody'");
+    refused(&["grant", "default", "0"], "Not done");
+    refused(&["set", "default"], "nothing to change");
+    refused(
+        &["set", "default", "--weight", "0"],
+        "a weight is 1 to 1000",
+    );
+    refused(&["set", "default", "--jobs", "many"], "a number or 'none'");
+    refused(&["--key", "dk_wrong"], "Incorrect API key");
+}
+
+#[test]
+fn a_key_without_the_right_is_told_how_to_get_one() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    drop(Serving::start(dir));
+    let make = |args: &[&str]| {
+        let made = dailies(dir).args(["keys", "create"]).args(args).output();
+        String::from_utf8(made.unwrap().stdout).unwrap()
+    };
+    let (plain, admin) = (make(&["plain"]), make(&["boss", "--admin"]));
+    assert_eq!(make(&["lost", "--project", "nobody"]), "");
+    let serving = Serving::start(dir);
+    let error = serving.refused(dir, &["--key", plain.trim()]);
+    assert!(error.contains("keys create NAME --admin"), "{error}");
+    serving.told(dir, &["--key", admin.trim()]);
+}
+
+#[test]
+fn a_second_project_has_keys_and_quota_of_its_own() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    let serving = Serving::start(dir);
+    let table = serving.told(dir, &["add", "shorts", "--under", "default-org"]);
+    assert_eq!(words(&table, "shorts")[1], "project");
+    assert!(
+        serving
+            .refused(dir, &["add", "shorts"])
+            .contains("exists already")
+    );
+    serving.told(dir, &["grant", "shorts", "1"]);
+    drop(serving);
+    let made = dailies(dir)
+        .args(["keys", "create", "k", "--project", "shorts"])
+        .output();
+    let key = String::from_utf8(made.unwrap().stdout).unwrap();
+    assert!(key.starts_with("dk_"), "{key}");
+    let serving = Serving::start(dir);
+    assert_eq!(words(&serving.told(dir, &[]), "shorts")[4], "1.00");
+}
+
+#[test]
+fn the_doctor_looks_at_the_ledger_of_a_running_farm() {
+    let dir = tempfile::tempdir().unwrap();
+    let (dir, serving) = (dir.path(), Serving::start(dir.path()));
+    serving.told(dir, &["grant", "default", "1"]);
+    let looked = dailies(dir).arg("doctor").output().unwrap();
+    let told = String::from_utf8(looked.stdout).unwrap();
+    assert!(told.contains("ledger       whole"), "{told}");
+}

@@ -1,0 +1,66 @@
+//! How much of the farm an account has at this moment, and whether its caps allow more.
+//!
+//! Jobs and devices are counted on every level of the path, with caps or without, so that a cap
+//! set later is right at once. Derived from jobs and leases; a rebuild counts anew.
+
+use schemas::{AccountId, JobId, TaskId};
+
+use super::{Farm, explain::Waiting, rows::JobState};
+
+/// What runs for an account and those below it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Load {
+    pub jobs: u32,
+    pub devices: u32,
+}
+
+impl Farm {
+    /// A device begins (`by` = 1) or ends (-1) to work for the task's account.
+    pub(super) fn count_device(&mut self, id: TaskId, by: i32) {
+        let project = self.job_at(self.task_at(id).row.job).row.project;
+        self.count(project, |load| &mut load.devices, by);
+    }
+
+    /// A job has changed from state `was`.
+    pub(super) fn count_job(&mut self, id: JobId, was: Option<JobState>) {
+        let row = &self.job_at(id).row;
+        let renders = |state| state == JobState::Rendering;
+        let (project, now) = (row.project, renders(row.state));
+        match (was.is_some_and(renders), now) {
+            (false, true) => self.count(project, |load| &mut load.jobs, 1),
+            (true, false) => self.count(project, |load| &mut load.jobs, -1),
+            _ => {}
+        }
+    }
+
+    fn count(&mut self, project: AccountId, part: impl Fn(&mut Load) -> &mut u32, by: i32) {
+        for account in self.path(project) {
+            let load = self.loads.entry(account).or_default();
+            let number = part(load);
+            *number = number
+                .checked_add_signed(by)
+                .expect("only what was counted is taken off");
+            if *load == Load::default() {
+                self.loads.remove(&account);
+            }
+        }
+    }
+
+    /// The first account from the project up whose cap a grant of this task would break.
+    pub(super) fn capped(&self, id: TaskId) -> Option<Waiting> {
+        if self.quotas.is_empty() {
+            return None;
+        }
+        let job = &self.job_at(self.task_at(id).row.job).row;
+        let begins = job.state == JobState::Waiting;
+        self.path(job.project).into_iter().find_map(|account| {
+            let quota = self.quotas.get(&account)?;
+            let load = self.loads.get(&account).copied().unwrap_or_default();
+            let full = |used: u32, max: Option<u32>| Some((used, max.filter(|max| used >= *max)?));
+            let jobs = || full(load.jobs, quota.jobs_max).filter(|_| begins);
+            let (used, of) = full(load.devices, quota.devices_max).or_else(jobs)?;
+            let account = self.accounts[&account].name.clone();
+            Some(Waiting::ConcurrencyCap { account, used, of })
+        })
+    }
+}
