@@ -79,10 +79,7 @@ pub async fn run(
 ) -> Result<Outcome, Broken> {
     let entry = studio.catalogue.get(&spec.weights).map_err(|_| {
         let message = format!("the node has no weights called '{}'", spec.weights);
-        Broken::Failed {
-            class: FailureClass::Internal,
-            message,
-        }
+        Broken::failed(FailureClass::Internal, &message)
     })?;
     let recipe = recipe(spec, first_frame(desk, spec).await?);
     recipe.check(entry.weights.info())?;
@@ -126,10 +123,8 @@ async fn first_frame(
     let (read, _) = desk
         .blocking(move || first_frame::read(&path, width, height))
         .await?;
-    read.map(Some).map_err(|error| Broken::Failed {
-        class: FailureClass::Rejected,
-        message: error.to_string(),
-    })
+    read.map(Some)
+        .map_err(|error| Broken::failed(FailureClass::Rejected, &error.to_string()))
 }
 
 /// Where to begin. A checkpoint that cannot be read costs its steps, not the film.

@@ -549,6 +549,7 @@ async fn a_rejected_task_fails_its_job_and_nothing_is_charged() {
     let outcome = Outcome::Failed {
         cause: FailureClass::Rejected,
         message: "the first frame is not an image".into(),
+        peak_bytes: None,
     };
     let _: WriteAnswer = agent.call("report", &Report { lease, outcome }).await;
     let failed = view(&farm, id).await;

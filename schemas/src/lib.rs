@@ -7,6 +7,7 @@ pub mod agent;
 pub mod digest;
 pub mod ids;
 pub mod money;
+pub mod node;
 pub mod quota;
 pub mod task;
 pub mod video;

@@ -164,6 +164,7 @@ const DOORS: &[(&str, &[&str])] = &[
             "scheduler/src/api/",
             "scheduler/src/serve.rs",
             "scheduler/tests/",
+            "agent/src/page.rs",
         ],
     ),
     ("apalis", &["scheduler/src/chores/"]),

@@ -10,6 +10,7 @@ use anyhow::{Context, Result, anyhow, bail};
 use clap::Args;
 use reqwest::{Method, RequestBuilder, Response, StatusCode, multipart};
 use schemas::{
+    node::{NodeList, NodeOrdered, NoticeList},
     quota::{QuotaAccount, QuotaDetail, QuotaGrant, QuotaList},
     video::{DeletedVideo, ErrorBody, Video, VideoList},
 };
@@ -21,6 +22,7 @@ use crate::film::FilmArgs;
 const CALL_TIMEOUT: Duration = Duration::from_secs(60);
 const DOWNLOAD_TIMEOUT: Duration = Duration::from_secs(3_600);
 const QUOTA: &str = "organization/quota";
+const NODES: &str = "organization/nodes";
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// File in the scheduler's data folder with the key that it made at its first start.
 pub const KEY_FILE: &str = "api-key";
@@ -180,6 +182,22 @@ impl Api {
         let path = format!("{QUOTA}/{account}/grants");
         let request = self.call(Method::POST, &path).timeout(CALL_TIMEOUT);
         self.json(request.json(grant)).await
+    }
+
+    pub async fn nodes(&self) -> Result<NodeList> {
+        let request = self.call(Method::GET, NODES).timeout(CALL_TIMEOUT);
+        self.json(request).await
+    }
+
+    pub async fn notices(&self) -> Result<NoticeList> {
+        let request = self.call(Method::GET, "organization/notices");
+        self.json(request.timeout(CALL_TIMEOUT)).await
+    }
+
+    pub async fn order_node(&self, node: &str, order: &str, body: &Value) -> Result<NodeOrdered> {
+        let path = format!("{NODES}/{node}/{order}");
+        let request = self.call(Method::POST, &path).timeout(CALL_TIMEOUT);
+        self.json(request.json(body)).await
     }
 
     /// Downloads the film of `id` into a new file at `path`.

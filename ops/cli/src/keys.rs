@@ -10,7 +10,7 @@ use clap::{Args, Subcommand};
 use scheduler::{
     Running, Scheduler, Settings,
     bootstrap::key_hash,
-    core::rows::{AccountRow, KeyRow, Level},
+    core::rows::{AccountRow, KeyRow, Level, Priority},
 };
 
 /// Random bytes of a key.
@@ -30,15 +30,19 @@ pub struct KeysArgs {
 #[derive(Subcommand, Debug)]
 enum KeysCommand {
     /// Make a key and show it, once: only its hash is stored.
+    #[command(visible_alias = "add")]
     Create {
         /// What the key is for.
         name: String,
-        /// The key may see and change the quota of every account.
+        /// The key may see and change nodes, and the quota of every account.
         #[arg(long)]
         admin: bool,
         /// The project that the key belongs to [default: the first]
         #[arg(long)]
         project: Option<String>,
+        /// The highest priority that it may send; urgent work takes devices from others.
+        #[arg(long, value_name = "PRIORITY", value_parser = priority, default_value = "high")]
+        priority_max: Priority,
     },
     /// Show all keys by their names and the first digits of their hashes.
     List,
@@ -68,7 +72,16 @@ pub async fn run(args: KeysArgs) -> Result<()> {
             name,
             admin,
             project,
-        } => create(&running, name, *admin, project.as_deref()).await,
+            priority_max,
+        } => {
+            let key = NewKey {
+                name,
+                admin: *admin,
+                project: project.as_deref(),
+                priority_max: *priority_max,
+            };
+            create(&running, key).await
+        }
         KeysCommand::List => list(&running).await,
         KeysCommand::Revoke { hash } => revoke(&running, hash).await,
     };
@@ -76,12 +89,24 @@ pub async fn run(args: KeysArgs) -> Result<()> {
     done
 }
 
-async fn create(running: &Running, name: &str, admin: bool, project: Option<&str>) -> Result<()> {
+struct NewKey<'a> {
+    name: &'a str,
+    admin: bool,
+    project: Option<&'a str>,
+    priority_max: Priority,
+}
+
+fn priority(text: &str) -> Result<Priority, String> {
+    let found = Priority::ALL.into_iter().find(|p| p.name() == text);
+    found.ok_or_else(|| "low, normal, high or urgent".into())
+}
+
+async fn create(running: &Running, new: NewKey<'_>) -> Result<()> {
     let accounts = running.store().accounts().await?;
     let asked = |row: &&AccountRow| {
-        row.level == Level::Project && project.is_none_or(|name| row.name == name)
+        row.level == Level::Project && new.project.is_none_or(|name| row.name == name)
     };
-    let missing = match project {
+    let missing = match new.project {
         Some(name) => format!("there is no project {name}: see 'dailies quota'"),
         None => "the database has no project".into(),
     };
@@ -96,10 +121,11 @@ async fn create(running: &Running, name: &str, admin: bool, project: Option<&str
     let row = KeyRow {
         hash: key_hash(&key),
         project,
-        name: name.to_string(),
+        name: new.name.to_string(),
         created_at_ms: running.dispatcher().now_ms(),
         revoked_at_ms: None,
-        admin,
+        admin: new.admin,
+        priority_max: new.priority_max,
     };
     running.dispatcher().add_key(row).await?;
     println!("{key}");
@@ -113,7 +139,8 @@ async fn list(running: &Running) -> Result<()> {
         } else {
             "valid"
         };
-        println!("{}  {state:8}  {}", &key.hash[..NAME_DIGITS], key.name);
+        let (hash, priority) = (&key.hash[..NAME_DIGITS], key.priority_max.name());
+        println!("{hash}  {state:8}  {priority:8}  {}", key.name);
     }
     Ok(())
 }

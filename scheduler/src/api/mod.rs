@@ -18,6 +18,7 @@ mod inflight;
 mod limits;
 mod models;
 mod node;
+mod nodes;
 mod object;
 mod once;
 mod page;
@@ -133,6 +134,13 @@ pub fn videos_api(state: ApiState) -> Router {
             "/v1/organization/quota/{account}/grants",
             post(quota::grant),
         )
+        .route("/v1/organization/nodes", get(nodes::list))
+        .route("/v1/organization/nodes/{node}", get(nodes::retrieve))
+        .route(
+            "/v1/organization/nodes/{node}/{order}",
+            post(nodes::order),
+        )
+        .route("/v1/organization/notices", get(nodes::notices))
         // Not a fallback, so that this router can be merged with others.
         .route("/v1", unknown())
         .route("/v1/", unknown())

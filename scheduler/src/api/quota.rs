@@ -125,13 +125,13 @@ pub async fn grant(
     }))
 }
 
-fn only_operators(caller: &Caller) -> Result<(), ApiError> {
+pub(super) fn only_operators(caller: &Caller) -> Result<(), ApiError> {
     match caller.admin {
         true => Ok(()),
         false => Err(Refusal::new(
             Code::InsufficientPermissions,
-            "This key may not see or change quota. The operator's key may, and so may one that \
-             'dailies keys create NAME --admin' makes.",
+            "This key may not see or change what is the operator's. The operator's key may, and so \
+             may one that 'dailies keys create NAME --admin' makes.",
         )
         .into()),
     }
@@ -241,7 +241,7 @@ fn arithmetic(why: &Arithmetic) -> QuotaArithmetic {
     }
 }
 
-fn text(fields: &mut Fields, name: &str) -> Result<Option<String>, Refusal> {
+pub(super) fn text(fields: &mut Fields, name: &str) -> Result<Option<String>, Refusal> {
     match fields.remove(name) {
         None => Ok(None),
         Some(Node::Text(text)) => Ok(Some(text)),
@@ -257,7 +257,7 @@ fn boolean(fields: &mut Fields, name: &str) -> Result<Option<bool>, Refusal> {
     }
 }
 
-fn small(fields: &mut Fields, name: &str) -> Result<Option<u32>, Refusal> {
+pub(super) fn small(fields: &mut Fields, name: &str) -> Result<Option<u32>, Refusal> {
     fields
         .remove(name)
         .map(|node| whole(name, &node))
@@ -305,7 +305,7 @@ fn wrong(name: &str, due: &str, node: &Node) -> Refusal {
     .about(name)
 }
 
-fn refuse_rest(fields: &Fields) -> Result<(), Refusal> {
+pub(super) fn refuse_rest(fields: &Fields) -> Result<(), Refusal> {
     match fields.keys().next() {
         None => Ok(()),
         Some(name) => {

@@ -25,7 +25,7 @@ use super::{
     once::retry_count,
     page::page_request,
     read::read_request,
-    submit::{core_refused, decide, make},
+    submit::{core_refused, decide, make, may_send},
 };
 use crate::{
     admission::{Catalogue, Refusal, VideoRequest},
@@ -125,7 +125,10 @@ async fn answer_estimate(
     asked: &Asked,
 ) -> Result<Response, ApiError> {
     let wish = asked.wish.as_ref().map_err(Clone::clone)?;
-    let mut verdict = decide(state, wish, &asked.catalogue).await;
+    let mut verdict = match may_send(caller, wish) {
+        Ok(()) => decide(state, wish, &asked.catalogue).await,
+        Err(error) => Err(error),
+    };
     if let Ok(order) = &verdict {
         let hold = order.hold;
         if let Some(refusal) = state.dispatcher.over_quota(caller.project, hold).await? {

@@ -1,4 +1,4 @@
-//! Removes rows that are past their time: tombstones, kept answers, records of retries.
+//! Removes rows that are past their time: tombstones, kept answers, records of retries, readings, notices.
 
 use super::{ChoreError, Chores};
 
@@ -6,5 +6,14 @@ use super::{ChoreError, Chores};
 pub(super) async fn remove(chores: &Chores) -> Result<u64, ChoreError> {
     let now = chores.clock.now_ms();
     let tombstones_before = now - chores.settings.tombstone_ms;
-    Ok(chores.store.remove_expired(now, tombstones_before).await?)
+    let expired = chores.store.remove_expired(now, tombstones_before).await?;
+    let (samples_before, notices_before) = (
+        now - chores.settings.samples_ms,
+        now - chores.settings.notices_ms,
+    );
+    let observed = chores
+        .store
+        .remove_observed(samples_before, notices_before)
+        .await?;
+    Ok(expired + observed)
 }

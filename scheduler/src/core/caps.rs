@@ -17,7 +17,12 @@ pub(super) struct Load {
 impl Farm {
     /// A device begins (`by` = 1) or ends (-1) to work for the task's account.
     pub(super) fn count_device(&mut self, id: TaskId, by: i32) {
-        let project = self.job_at(self.task_at(id).row.job).row.project;
+        let job = &self.job_at(self.task_at(id).row.job).row;
+        let (project, band) = (job.project, job.band);
+        let leased = &mut self.leased[band as usize];
+        *leased = leased
+            .checked_add_signed(by)
+            .expect("only what was counted is taken off");
         self.count(project, |load| &mut load.devices, by);
     }
 

@@ -30,6 +30,12 @@ pub enum Waiting {
     DevicesDraining {
         devices: u32,
     },
+    /// Devices that could do it are out of work for their faults.
+    DevicesQuarantined {
+        devices: u32,
+        /// When the first of them is probed; absent when an operator must release it.
+        first_return_ms: Option<i64>,
+    },
     /// An account has as many jobs or devices at once as it may.
     ConcurrencyCap {
         account: String,
@@ -70,6 +76,7 @@ impl Waiting {
             Self::NoCapableDevice { .. } => "no_capable_device",
             Self::NodesAvoided { .. } => "nodes_avoided",
             Self::DevicesDraining { .. } => "devices_draining",
+            Self::DevicesQuarantined { .. } => "devices_quarantined",
             Self::ConcurrencyCap { .. } => "concurrency_cap",
             Self::Handover => "handover",
             Self::BandBehind { .. } => "band_behind",

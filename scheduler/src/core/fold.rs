@@ -1,6 +1,6 @@
 //! Memory from rows: how a scheduler starts, and what a failed commit falls back to.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
     Farm, Job, Task,
@@ -11,8 +11,8 @@ use super::{
     quota::QuotaRow,
     recent::Recent,
     rows::{
-        AccountRow, AgentRow, AgentState, Balance, CheckpointRow, DedupeRow, IdempotencyRow,
-        JobRow, ReservationRow, TaskRow, TaskState,
+        AccountRow, AgentRow, AgentState, Balance, CheckpointRow, DedupeRow, GoldenKey,
+        IdempotencyRow, JobRow, ReservationRow, TaskRow, TaskState,
     },
     task::LiveLease,
     timers::{Timer, Timers},
@@ -39,6 +39,8 @@ pub struct Snapshot {
     pub grants: Vec<((AccountId, String), GpuMicros)>,
     /// Hash of the last entry of the ledger.
     pub chain: Option<Digest>,
+    /// What each class of device gives for the probe, sorted.
+    pub golden: Vec<(GoldenKey, Digest)>,
 }
 
 /// A snapshot whose rows do not belong together.
@@ -67,17 +69,26 @@ impl Farm {
             quotas: BTreeMap::new(),
             grants: BTreeMap::new(),
             chain: None,
+            golden: BTreeMap::new(),
             busy: BTreeMap::new(),
             queue: Queue::default(),
             timers: Timers::default(),
             loads: BTreeMap::new(),
+            leased: [0; 3],
+            quarantined: BTreeSet::new(),
             recent: Recent::default(),
             handovers: BTreeMap::new(),
             buckets: BTreeMap::new(),
+            preempt_from_ms: 0,
+            suspicions: BTreeMap::new(),
+            stopped_told: BTreeMap::new(),
+            references_asked: BTreeMap::new(),
+            minutes: BTreeMap::new(),
             now: 0,
             writes: Vec::new(),
             wake: false,
             attempts_ended: Vec::new(),
+            observed: Vec::new(),
         }
     }
 
@@ -92,11 +103,15 @@ impl Farm {
         farm.quotas = by(snapshot.quotas, |row| row.account);
         farm.grants = snapshot.grants.into_iter().collect();
         farm.chain = snapshot.chain;
+        farm.golden = snapshot.golden.into_iter().collect();
         farm.fold_jobs(snapshot.jobs, snapshot.reservations);
         farm.fold_tasks(snapshot.tasks)?;
         farm.fold_checkpoints(snapshot.checkpoints)?;
         farm.fold_agents(snapshot.agents);
         farm.fold_kept(snapshot.dedupe, snapshot.idempotency);
+        if !farm.busy.is_empty() {
+            farm.preempt_from_ms = now + farm.limits.yield_grace_ms;
+        }
         Ok(farm)
     }
 
@@ -142,7 +157,7 @@ impl Farm {
             job.tasks.push(row.id);
             ids.push(row.id);
             let leased = matches!(row.state, TaskState::Leased(_));
-            let mut live = LiveLease::new(expires_at_ms);
+            let mut live = LiveLease::new(expires_at_ms, self.now);
             (live.first_step, live.step, live.steps) = (row.step, row.step, row.steps);
             self.timers_for(&row, expires_at_ms);
             let task = Task {
@@ -195,6 +210,7 @@ impl Farm {
                 self.arm_silence(id);
             }
             self.agents.insert(id, Agent::new(row, self.now));
+            self.index_health(id);
         }
     }
 
@@ -239,6 +255,7 @@ impl Farm {
             quotas: self.quotas.values().copied().collect(),
             grants: self.grants.clone().into_iter().collect(),
             chain: self.chain,
+            golden: self.golden.clone().into_iter().collect(),
         }
     }
 }

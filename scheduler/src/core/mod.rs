@@ -13,16 +13,20 @@ pub mod decay;
 pub mod explain;
 mod failure;
 pub mod fold;
+pub mod health;
 mod job;
 mod ledger;
 pub mod limits;
 pub mod live;
+pub mod nodes;
 mod placement;
 mod preempt;
+mod probe;
 mod queue;
 pub mod quota;
 mod recent;
 pub mod rows;
+pub mod samples;
 mod start;
 mod submit;
 mod task;
@@ -39,7 +43,7 @@ pub(crate) mod simulation;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use schemas::{
     AccountId, AgentId, Digest, GpuMicros, JobId, TaskId, agent::FailureClass, task::TaskSpec,
@@ -49,15 +53,18 @@ use self::{
     agent::Agent,
     caps::Load,
     command::{Command, Reply},
+    health::Suspicion,
     limits::{AGED_MS, Limits},
     preempt::{Bucket, Handover},
+    probe::Golden,
     queue::{Class, Entry, Place, Queue},
     quota::QuotaRow,
     recent::Recent,
     rows::{
-        AccountRow, Balance, CheckpointRow, DedupeRow, Fingerprint, Holder, IdempotencyRow, JobRow,
-        ReservationRow, TaskRow, TaskState,
+        AccountRow, Balance, Band, CheckpointRow, DedupeRow, Fingerprint, GoldenKey, Holder,
+        IdempotencyRow, JobRow, ReservationRow, TaskRow, TaskState,
     },
+    samples::SampleRow,
     task::LiveLease,
     timers::{Timer, Timers},
     write::{TaskGuard, Write},
@@ -84,23 +91,37 @@ pub struct Farm {
     grants: BTreeMap<(AccountId, String), GpuMicros>,
     /// Hash of the last entry of the ledger.
     chain: Option<Digest>,
+    /// What each class of device gives for the probe.
+    golden: Golden,
 
     // Derived from the rows above.
     busy: BTreeMap<(AgentId, u32), TaskId>,
     queue: Queue,
     timers: Timers,
     loads: BTreeMap<AccountId, Load>,
+    /// Leases by the band of their job.
+    leased: [u32; 3],
+    quarantined: BTreeSet<(AgentId, u32)>,
 
     // What only this leader knows.
     recent: Recent,
     handovers: BTreeMap<(AgentId, u32), Handover>,
     buckets: BTreeMap<String, Bucket>,
+    /// No device is taken before: those that the leader before asked may still be on their way.
+    preempt_from_ms: i64,
+    suspicions: BTreeMap<(AgentId, u32), Suspicion>,
+    /// When the operator was told that a class of device has too many faults to be true.
+    stopped_told: BTreeMap<String, i64>,
+    /// When a device was asked what its class gives.
+    references_asked: BTreeMap<GoldenKey, i64>,
+    minutes: BTreeMap<(AgentId, u32), SampleRow>,
 
     // Of the command that is being applied.
     now: i64,
     writes: Vec<Write>,
     wake: bool,
     attempts_ended: Vec<&'static str>,
+    observed: Vec<Observed>,
 }
 
 #[derive(Clone, Debug)]
@@ -130,6 +151,19 @@ pub struct Outcome {
     pub wake: bool,
     /// Outcomes of attempts that ended, for the metrics.
     pub attempts_ended: Vec<&'static str>,
+    /// What else the metrics count.
+    pub observed: Vec<Observed>,
+}
+
+/// Something that happened while a command was applied.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Observed {
+    Failed(FailureClass),
+    Poisoned,
+    /// A task was granted after so many milliseconds in which it could have run.
+    Waited(Band, i64),
+    /// A task of the band must give its device up.
+    Preempted(Band),
 }
 
 impl Farm {
@@ -173,6 +207,8 @@ impl Farm {
             Command::Heartbeat(beat) => Reply::Beat(self.heartbeat(*beat)),
             Command::Checkpoint(report) => Reply::Written(self.checkpoint(report)),
             Command::Report(report) => Reply::Written(self.report(*report)),
+            Command::Probed(report) => Reply::Written(self.probed(report)),
+            Command::OrderNode(order) => self.order_node(*order),
             Command::Drain { agent, boot } => self.drain(agent, boot),
             Command::Tick => Reply::Done,
         };
@@ -182,6 +218,7 @@ impl Farm {
             writes: std::mem::take(&mut self.writes),
             wake: std::mem::take(&mut self.wake),
             attempts_ended: std::mem::take(&mut self.attempts_ended),
+            observed: std::mem::take(&mut self.observed),
         }
     }
 
@@ -347,7 +384,7 @@ impl Farm {
 }
 
 /// The class as metrics and attempt rows name it.
-fn class_name(class: FailureClass) -> &'static str {
+pub fn class_name(class: FailureClass) -> &'static str {
     match class {
         FailureClass::Rejected => "rejected",
         FailureClass::OutOfMemory => "out_of_memory",

@@ -16,9 +16,10 @@ use super::{
     quota::{AuditRow, GRANT, QuotaRow, chained},
     rows::{
         AccountRow, AgentRow, AttemptRow, Balance, Band, CheckpointRow, DedupeRow, Fingerprint,
-        IdempotencyRow, JobRow, LedgerRow, Level, NewJob, NewTask, OutboxRow, ReservationRow,
+        GoldenKey, IdempotencyRow, JobRow, LedgerRow, Level, NewJob, NewTask, NoticeRow, OutboxRow, ReservationRow,
         ReservationState, TaskRow, TaskState,
     },
+    samples::SampleRow,
     write::Write,
 };
 
@@ -39,6 +40,9 @@ pub struct Model {
     pub outbox: Vec<OutboxRow>,
     pub quotas: BTreeMap<AccountId, QuotaRow>,
     pub audit: Vec<AuditRow>,
+    pub notices: Vec<NoticeRow>,
+    pub golden: BTreeMap<GoldenKey, Digest>,
+    pub samples: BTreeMap<(schemas::AgentId, u32, i64), SampleRow>,
     pub removed: Vec<JobId>,
     pub seq: i64,
     pub term: u64,
@@ -112,6 +116,12 @@ impl Model {
                 drop(self.idempotency.insert(row.scope.clone(), row));
             }
             Write::InsertOutbox(row) => self.outbox.push(row),
+            Write::InsertNotice(row) => self.notices.push(row),
+            Write::InsertGolden { key, digest } => fresh(self.golden.insert(key, digest)),
+            Write::PutSample(row) => {
+                let key = (row.agent, row.device, row.minute_ms);
+                drop(self.samples.insert(key, *row));
+            }
             Write::InsertKey(_)
             | Write::RevokeKey { .. }
             | Write::KeepArtefacts { .. }
@@ -151,6 +161,7 @@ impl Model {
             quotas: self.quotas.values().copied().collect(),
             grants: self.grants(),
             chain: self.chain(),
+            golden: self.golden.clone().into_iter().collect(),
         }
     }
 
@@ -165,6 +176,8 @@ impl Model {
         assert_eq!(rebuilt.queue, live.queue, "the queues differ");
         assert_eq!(rebuilt.busy, live.busy, "the busy devices differ");
         assert_eq!(rebuilt.loads, live.loads, "the counted loads differ");
+        assert_eq!(rebuilt.leased, live.leased, "the counted leases differ");
+        assert_eq!(rebuilt.quarantined, live.quarantined, "quarantines differ");
         self.check_attempts();
         self.check_money();
         for job in self.jobs.values() {

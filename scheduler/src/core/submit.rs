@@ -243,6 +243,9 @@ impl Farm {
             step: 0,
             steps: 0,
             preemptions: 0,
+            preempted_at_ms: None,
+            signatures: BTreeMap::new(),
+            memory_bytes: None,
         };
         self.writes.push(Write::InsertTask(row.clone()));
         if !task.reads.is_empty() {

@@ -7,9 +7,10 @@ use super::{
     quota::{AuditRow, QuotaRow},
     rows::{
         AccountRow, AgentRow, AgentState, AttemptRow, Balance, CheckpointRow, DedupeRow,
-        IdempotencyRow, JobRow, JobState, KeyRow, LedgerRow, OutboxRow, ReservationRow,
-        ReservationState, TaskRow,
+        GoldenKey, IdempotencyRow, JobRow, JobState, KeyRow, LedgerRow, NoticeRow, OutboxRow,
+        ReservationRow, ReservationState, TaskRow,
     },
+    samples::SampleRow,
 };
 
 /// One statement. An update that meets another state than it names fails the whole group.
@@ -93,6 +94,14 @@ pub enum Write {
     PutDedupe(DedupeRow),
     PutIdempotency(IdempotencyRow),
     InsertOutbox(OutboxRow),
+    /// One device over one minute; a second write of the minute replaces the first.
+    PutSample(Box<SampleRow>),
+    /// The latents that a class of device gives for the probe.
+    InsertGolden {
+        key: GoldenKey,
+        digest: Digest,
+    },
+    InsertNotice(NoticeRow),
 }
 
 /// State and attempt that a task must still have.

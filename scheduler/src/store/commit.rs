@@ -18,7 +18,7 @@ use super::{
         agent, api_key, artefact_ref, attempt, balance, checkpoint, dedupe, idempotency, job,
         leader, reservation, task, tombstone, usage,
     },
-    failed, quota,
+    failed, health, quota,
 };
 use crate::core::{
     decay::Decayed,
@@ -80,6 +80,9 @@ async fn run(tx: &DatabaseTransaction, write: &Write) -> Result<Option<u64>, DbE
         Write::InsertAccount(row) => insert(tx, account_model(row)).await?,
         Write::InsertKey(row) => insert(tx, key_model(row)).await?,
         Write::InsertOutbox(row) => insert(tx, outbox_model(row)).await?,
+        Write::PutSample(row) => health::put_sample(tx, row).await?,
+        Write::InsertGolden { key, digest } => health::learn(tx, key, *digest).await?,
+        Write::InsertNotice(row) => health::note(tx, row).await?,
         Write::PutUsage { account, usage } => put_usage(tx, *account, *usage).await?,
         Write::PutQuota(row) => quota::put(tx, row).await?,
         Write::PutWeight { account, weight } => {
@@ -150,6 +153,9 @@ async fn update_task(
         step: Set(model.step),
         steps: Set(model.steps),
         preemptions: Set(model.preemptions),
+        signatures: Set(model.signatures),
+        memory_bytes: Set(model.memory_bytes),
+        preempted_at_ms: Set(model.preempted_at_ms),
         ..Default::default()
     };
     let done = task::Entity::update_many()
@@ -217,6 +223,7 @@ async fn update_agent(
         devices: Set(model.devices),
         weights: Set(model.weights),
         ffmpeg: Set(model.ffmpeg),
+        health: Set(model.health),
         ..Default::default()
     };
     let done = agent::Entity::update_many()

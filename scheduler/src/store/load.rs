@@ -15,7 +15,7 @@ use super::{
         account, agent, balance, checkpoint, dedupe, idempotency, job, leader, reservation, task,
         usage,
     },
-    failed, quota,
+    failed, health, quota,
 };
 use crate::core::{decay::Decayed, fold::Snapshot, limits::RECENT_MS};
 
@@ -119,6 +119,7 @@ async fn read_farm(
         .into_iter()
         .map(idempotency_row)
         .collect::<Result<_, _>>()?;
+    health::read(tx, into).await?;
     quota::read(tx, into).await
 }
 

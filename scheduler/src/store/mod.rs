@@ -2,12 +2,13 @@
 //!
 //! One connection writes, several read. [`commit`] turns the core's writes into one transaction,
 //! [`load`] reads what the core is folded from, [`read`] is what the API shows,
-//! [`upkeep`] is what chores remove.
+//! [`health`] is what was observed of nodes, [`upkeep`] is what chores remove.
 
 pub mod chores;
 mod commit;
 mod convert;
 pub mod entity;
+pub mod health;
 mod load;
 pub mod lock;
 pub mod migration;

@@ -2,6 +2,7 @@
 
 mod content;
 mod create;
+mod nodes;
 mod quota;
 mod reading;
 mod repeats;
@@ -34,7 +35,7 @@ use crate::{
     artifacts::Artifacts,
     core::{
         command::LeaseReply,
-        rows::{AccountRow, KeyRow, Level},
+        rows::{AccountRow, KeyRow, Level, Priority},
     },
     dispatcher::{Dispatcher, Stops},
     metrics::Metrics,
@@ -43,6 +44,8 @@ use crate::{
 
 const KEY: &str = "sk-test";
 const ADMIN_KEY: &str = "sk-admin";
+/// May send priority `normal` at most.
+const MODEST_KEY: &str = "sk-modest";
 const FOREIGN_KEY: &str = "sk-foreign";
 const REVOKED_KEY: &str = "sk-revoked";
 /// Steps that the agents of these tests report for each task.
@@ -238,7 +241,7 @@ impl Farm {
             .unwrap()
         {
             LeaseReply::Offer { offer, .. } => Some(*offer),
-            LeaseReply::Idle(_) => None,
+            LeaseReply::Idle(_) | LeaseReply::Probe => None,
             LeaseReply::UnknownAgent => panic!("the agent has said hello"),
         }
     }
@@ -278,6 +281,7 @@ impl Farm {
         let outcome = Outcome::Failed {
             cause: FailureClass::Rejected,
             message: "too odd".into(),
+            peak_bytes: None,
         };
         let report = Report {
             lease: offer.lease,
@@ -318,7 +322,7 @@ fn request(method: Method, path: &str, headers: &[(&str, &str)]) -> http::reques
 
 async fn add_keys(dispatcher: &Dispatcher) {
     for (number, name, keys) in [
-        (1_u128, "studio", [KEY, ADMIN_KEY, REVOKED_KEY].as_slice()),
+        (1_u128, "studio", [KEY, ADMIN_KEY, REVOKED_KEY, MODEST_KEY].as_slice()),
         (2, "others", &[FOREIGN_KEY]),
     ] {
         let project = AccountId(Uuid::from_u128(number));
@@ -339,6 +343,10 @@ async fn add_keys(dispatcher: &Dispatcher) {
                 created_at_ms: 0,
                 revoked_at_ms: None,
                 admin: *key == ADMIN_KEY,
+                priority_max: match *key == MODEST_KEY {
+                    true => Priority::Normal,
+                    false => Priority::Urgent,
+                },
             };
             dispatcher.add_key(row).await.unwrap();
         }

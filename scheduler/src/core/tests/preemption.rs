@@ -2,7 +2,7 @@
 
 use expect_test::expect;
 
-use super::check;
+use super::{World, check};
 
 #[test]
 fn an_urgent_task_takes_the_device_one_step_later_and_the_victim_goes_on() {
@@ -44,7 +44,7 @@ fn an_urgent_task_takes_the_device_one_step_later_and_the_victim_goes_on() {
             wait 14000                s0 Leased, film Blocked
             job band=urgent           created 2
             why 2/s0                  Handover
-            beat a s0#1:4             Run Yield { reason: "an urgent task needs the device" }
+            beat a s0#1:4             Run Yield { reason: "a more urgent task needs the device" }
             release s0#1 5            Ready
             grant a                   2/s0#1 Leased, from step 0, 0 inputs
             beat a 2/s0#1:1           Run Continue { ttl_ms: 30000 }
@@ -197,7 +197,7 @@ fn a_freed_device_is_not_given_to_a_task_that_must_wait_for_its_retry() {
             beat a s0#1:4             Run Continue { ttl_ms: 30000 }
             wait 14000                s0 Leased, film Blocked
             job band=urgent           created 2
-            beat a s0#1:4             Run Yield { reason: "an urgent task needs the device" }
+            beat a s0#1:4             Run Yield { reason: "a more urgent task needs the device" }
             hello b no-ffmpeg         Online
             grant b                   2/s0#1 Leased, from step 0, 0 inputs
             fail 2/s0#1 io            Ready
@@ -252,7 +252,234 @@ fn an_idle_node_that_the_urgent_task_avoids_does_not_stop_it_from_taking_another
             fail 2/s0#1 internal      Ready
             wait 3000                 s0 Leased, film Blocked, 2/s0 Ready, 2/film Blocked
             grant b                   idle: nothing_waits
-            beat a s0#1:4             Run Yield { reason: "an urgent task needs the device" }
+            beat a s0#1:4             Run Yield { reason: "a more urgent task needs the device" }
         "#]],
     );
+}
+
+#[test]
+fn standard_work_takes_from_overnight_work_and_never_from_its_own_band() {
+    check(
+        "hello a no-ffmpeg
+         job band=overnight
+         grant a
+         beat a s0#1:1
+         wait 14000
+         beat a s0#1:2
+         wait 14000
+         beat a s0#1:3
+         wait 14000
+         beat a s0#1:4
+         wait 14000
+         beat a s0#1:4
+         wait 14000
+         job
+         job
+         why 2/s0
+         why 3/s0
+         beat a s0#1:4
+         release s0#1 5
+         preempted s0
+         grant a
+         beat a 2/s0#1:1
+         why 3/s0",
+        expect![[r#""#]],
+    );
+}
+
+#[test]
+fn what_gave_way_does_not_take_a_device_at_once() {
+    check(
+        "hello a no-ffmpeg
+         job
+         grant a
+         beat a s0#1:1
+         wait 14000
+         beat a s0#1:2
+         wait 14000
+         beat a s0#1:3
+         wait 14000
+         beat a s0#1:4
+         wait 14000
+         beat a s0#1:4
+         wait 14000
+         job band=urgent
+         beat a s0#1:4
+         release s0#1 5
+         grant a
+         succeed 2/s0#1
+         job band=overnight
+         hello b no-ffmpeg no-weights
+         node a cordon
+         hello c no-ffmpeg
+         grant c
+         preempted s0
+         why s0",
+        expect![[r#""#]],
+    );
+}
+
+#[test]
+fn a_new_leader_forgets_for_whom_and_errs_safely() {
+    check(
+        "hello a no-ffmpeg
+         job
+         grant a
+         beat a s0#1:1
+         wait 14000
+         beat a s0#1:2
+         wait 14000
+         beat a s0#1:3
+         wait 14000
+         beat a s0#1:4
+         wait 14000
+         beat a s0#1:4
+         wait 14000
+         job band=urgent
+         preempted s0
+         crash
+         preempted s0
+         why 2/s0
+         beat a s0#1:4
+         release s0#1 5
+         preempted s0
+         grant a",
+        expect![[r#""#]],
+    );
+}
+
+#[test]
+fn a_new_leader_takes_no_device_before_the_last_ones_victims_had_their_time() {
+    check(
+        "hello a no-ffmpeg
+         job
+         grant a
+         beat a s0#1:1
+         wait 14000
+         beat a s0#1:2
+         wait 14000
+         beat a s0#1:3
+         wait 14000
+         beat a s0#1:4
+         wait 14000
+         beat a s0#1:4
+         wait 14000
+         crash
+         job band=urgent
+         beat a s0#1:5
+         wait 20000
+         beat a s0#1:6
+         wait 20000
+         beat a s0#1:6
+         wait 20000
+         preempted s0
+         beat a s0#1:6
+         why 2/s0",
+        expect![[r#""#]],
+    );
+}
+
+#[test]
+fn a_victim_that_does_not_yield_in_time_is_abandoned_and_its_device_is_still_handed_over() {
+    check(
+        "hello a no-ffmpeg
+         job
+         grant a
+         beat a s0#1:1
+         wait 14000
+         beat a s0#1:2
+         wait 14000
+         beat a s0#1:3
+         wait 14000
+         beat a s0#1:4
+         wait 14000
+         beat a s0#1:4
+         wait 14000
+         job band=urgent
+         beat a s0#1:4
+         wait 25000
+         beat a s0#1:5
+         wait 25000
+         beat a s0#1:5
+         wait 11000
+         beat a s0#1:5
+         wait 20000
+         beat a
+         grant a",
+        expect![[r#""#]],
+    );
+}
+
+#[test]
+fn a_device_that_was_freed_for_a_task_that_ended_goes_to_the_next() {
+    check(
+        "hello a no-ffmpeg
+         job
+         grant a
+         beat a s0#1:1
+         wait 14000
+         beat a s0#1:2
+         wait 14000
+         beat a s0#1:3
+         wait 14000
+         beat a s0#1:4
+         wait 14000
+         beat a s0#1:4
+         wait 14000
+         job band=urgent
+         beat a s0#1:4
+         cancel 2
+         release s0#1 5
+         grant a",
+        expect![[r#""#]],
+    );
+}
+
+#[test]
+fn a_short_wait_is_better_than_a_preemption_and_decoding_work_is_left_alone() {
+    check(
+        "hello a no-ffmpeg
+         job
+         grant a
+         beat a s0#1:1
+         wait 14000
+         beat a s0#1:2
+         wait 14000
+         beat a s0#1:3
+         wait 14000
+         beat a s0#1:4
+         wait 14000
+         beat a s0#1:4
+         wait 14000
+         beat a s0#1:8
+         job band=urgent
+         beat a s0#1:8:decode
+         beat a s0#1:8:mux",
+        expect![[r#""#]],
+    );
+}
+
+#[test]
+fn after_three_preemptions_a_task_is_left_alone_for_good() {
+    let mut world = World::new();
+    world.run("hello a no-ffmpeg");
+    world.run("job");
+    for n in 1..=4 {
+        world.run("grant a");
+        for _ in 0..7 {
+            let step = n;
+            world.run(&format!("beat a s0#{n}:{step}"));
+            world.run("wait 14000");
+        }
+        world.run(&format!("beat a s0#{n}:{}", n + 2));
+        world.run("job band=urgent");
+        let told = world.run(&format!("beat a s0#{n}:{}", n + 2));
+        assert_eq!(told.contains("Yield"), n <= 3, "attempt {n}: {told}");
+        assert_eq!(world.run("preempted s0"), n.min(3).to_string());
+        if n <= 3 {
+            world.run(&format!("release s0#{n} {n}"));
+            world.run("grant a");
+            world.run(&format!("succeed {}/s0#1", n + 1));
+        }
+    }
 }
