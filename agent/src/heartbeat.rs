@@ -364,7 +364,11 @@ mod tests {
             let told = told();
             told.len() > 3 && told.ends_with(&[false]) && told[..told.len() - 1].contains(&true)
         });
-        assert!(told()[2], "told anew with the first that is answered: {:?}", told());
+        assert!(
+            told()[2],
+            "told anew with the first that is answered: {:?}",
+            told()
+        );
         beating.end();
     }
 

@@ -58,7 +58,7 @@ use crate::{
     mux::{Ffmpeg, MuxError},
     nvml::Gpus,
     scratch::{Scratch, ScratchError},
-    studio::Studio,
+    studio::{Studio, Tails},
     work::Worker,
     xids::XidLog,
 };
@@ -201,6 +201,7 @@ impl Node {
             ffmpeg,
             settings,
             metrics: Metrics::new(),
+            tails: Tails::default(),
         };
         Ok(Self {
             studio: Arc::new(studio),

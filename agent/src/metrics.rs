@@ -57,7 +57,10 @@ impl Metrics {
                 "device_ecc_uncorrected_errors",
                 "Uncorrected memory errors since the driver was loaded",
             ),
-            throttled: gauges("device_throttled", "1 while something holds its clocks down"),
+            throttled: gauges(
+                "device_throttled",
+                "1 while something holds its clocks down",
+            ),
             registry,
         };
         metrics.register();

@@ -223,7 +223,9 @@ fn watch(
         let set = nvml.create_event_set()?;
         match device.register_events(EventTypes::CRITICAL_XID_ERROR, set) {
             Ok(set) => sets.push((first_index + index, set)),
-            Err(error) => tracing::info!(index, error = %error.error, "a GPU tells of no Xid events"),
+            Err(error) => {
+                tracing::info!(index, error = %error.error, "a GPU tells of no Xid events")
+            }
         }
     }
     let share = u32::try_from(sets.len()).unwrap_or(u32::MAX).max(1);

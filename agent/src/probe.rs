@@ -52,7 +52,8 @@ fn render(weights: &Weights, stop: &dyn Fn() -> bool) -> Result<Option<Digest>, 
     if stop() {
         return Ok(None);
     }
-    let generated = diffusion::generate(weights, &recipe, Start::Fresh, &mut |_| Control::Continue)?;
+    let generated =
+        diffusion::generate(weights, &recipe, Start::Fresh, &mut |_| Control::Continue)?;
     Ok(match generated {
         Generated::Finished(clip) => Some(digest(&clip)),
         Generated::Paused(_) => None,
@@ -114,6 +115,7 @@ mod tests {
             ffmpeg: Ffmpeg::find(None).unwrap(),
             settings: Settings::default(),
             metrics: Metrics::new(),
+            tails: Default::default(),
         })
     }
 
@@ -136,9 +138,9 @@ mod tests {
         let leases = Arc::new(Leases::default());
         let (told, polls) = (Arc::clone(&leases), AtomicU64::new(0));
         let server = serve(move |path, _| match path {
-            "hello" => Some(
-                json!({"agent": ID, "term": 1, "heartbeat_ms": 1_000, "lease_ttl_ms": 30_000}),
-            ),
+            "hello" => {
+                Some(json!({"agent": ID, "term": 1, "heartbeat_ms": 1_000, "lease_ttl_ms": 30_000}))
+            }
             "lease" if polls.fetch_add(1, Relaxed) == 0 => Some(json!({"answer": "probe"})),
             "probe" => {
                 told.drain(); // ends the worker after this answer
@@ -169,7 +171,10 @@ mod tests {
         worker.run().await;
         let reports = server.bodies("probe");
         assert_eq!(reports.len(), 1);
-        assert_eq!((&reports[0]["agent"], &reports[0]["device"]), (&json!(ID), &json!(3)));
+        assert_eq!(
+            (&reports[0]["agent"], &reports[0]["device"]),
+            (&json!(ID), &json!(3))
+        );
         let outcome = &reports[0]["outcome"];
         assert_eq!(outcome["outcome"], "rendered", "{outcome}");
         assert_eq!(outcome["digest"], digest_on(2).await.to_string());

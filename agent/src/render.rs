@@ -171,7 +171,8 @@ async fn take(
 ) -> Result<Taken, Broken> {
     // Only the newest matters: one that comes while another is on its way replaces what waits.
     let (sender, mut newest) = watch::channel(None::<Arc<Checkpoint>>);
-    let look = Look::new(studio, &desk.held, sender);
+    let pixels = u64::from(recipe.width) * u64::from(recipe.height) * u64::from(recipe.frames);
+    let look = Look::new(studio, &desk.held, sender, pixels);
     let steps_run = Arc::clone(&look.steps_run);
     let metrics = studio.metrics.clone();
     let (saver_desk, saver_metrics) = (Arc::clone(desk), studio.metrics.clone());
@@ -210,7 +211,7 @@ fn generate(
     metrics: &Metrics,
 ) -> Result<Generated, DiffusionError> {
     let mut on_step = |progress: &Progress<'_>| look.stepped(progress);
-    match diffusion::generate(weights, recipe, start, &mut on_step) {
+    let ended = match diffusion::generate(weights, recipe, start, &mut on_step) {
         Err(DiffusionError::Checkpoint(error)) => {
             tracing::warn!(%error, "checkpoint refused, the shot begins anew");
             metrics
@@ -220,7 +221,11 @@ fn generate(
             diffusion::generate(weights, recipe, Start::Fresh, &mut on_step)
         }
         ended => ended,
+    };
+    if let Ok(Generated::Finished(_)) = &ended {
+        look.decoded();
     }
+    ended
 }
 
 async fn release(desk: &Desk, at: Checkpoint, device_us: u64) -> Result<Outcome, Broken> {
@@ -254,6 +259,10 @@ struct Look {
     checkpoint_after: Duration,
     drain_finish_ms: u64,
     steps_run: Arc<AtomicU32>,
+    studio: Arc<Studio>,
+    /// Of all frames together.
+    pixels: u64,
+    decoding_since: Option<Instant>,
     last_look: Instant,
     last_step: Option<u32>,
     saved_at: Instant,
@@ -262,9 +271,10 @@ struct Look {
 
 impl Look {
     fn new(
-        studio: &Studio,
+        studio: &Arc<Studio>,
         held: &Arc<Held>,
         newest: watch::Sender<Option<Arc<Checkpoint>>>,
+        pixels: u64,
     ) -> Self {
         Self {
             held: Arc::clone(held),
@@ -274,6 +284,9 @@ impl Look {
             checkpoint_after: Duration::from_millis(studio.settings.checkpoint_ms),
             drain_finish_ms: studio.settings.drain_finish_ms,
             steps_run: Arc::default(),
+            studio: Arc::clone(studio),
+            pixels,
+            decoding_since: None,
             last_look: Instant::now(),
             last_step: None,
             saved_at: Instant::now(),
@@ -284,6 +297,9 @@ impl Look {
     fn stepped(&mut self, progress: &Progress<'_>) -> Control {
         self.count(progress);
         let control = self.obey(progress);
+        if progress.phase == diffusion::Phase::Decode && self.decoding_since.is_none() {
+            self.decoding_since = Some(Instant::now());
+        }
         if control == Control::Continue {
             self.save_if_due(progress);
         }
@@ -316,24 +332,41 @@ impl Look {
 
     /// Waits here while the lease may have ended: no step is begun behind the fence.
     fn obey(&self, progress: &Progress<'_>) -> Control {
-        // What is left after denoising is short, and would be done anew elsewhere.
-        let is_denoising = progress.phase != diffusion::Phase::Decode;
+        // What is left after denoising would be done anew elsewhere: only a long rest is given back, before it begins.
+        let gives_back = progress.phase != diffusion::Phase::Decode || self.is_long_tail();
         loop {
             match self.held.verdict(BootMs::now()) {
                 Verdict::Go => return Control::Continue,
                 Verdict::Abandon => return Control::Pause,
-                Verdict::Yield if is_denoising => return Control::Pause,
-                Verdict::Drain if is_denoising && !self.is_nearly_done() => return Control::Pause,
+                Verdict::Yield if gives_back => return Control::Pause,
+                Verdict::Drain if gives_back && !self.is_nearly_done(progress) => {
+                    return Control::Pause;
+                }
                 Verdict::Yield | Verdict::Drain => return Control::Continue,
                 Verdict::Fenced => std::thread::sleep(LOOK_EVERY),
             }
         }
     }
 
-    fn is_nearly_done(&self) -> bool {
-        self.held
-            .denoise_left_ms()
-            .is_some_and(|left| left <= self.drain_finish_ms)
+    /// Decoding has not begun and is expected to take longer than a drain waits.
+    fn is_long_tail(&self) -> bool {
+        let tail = self.studio.tails.expected(self.pixels);
+        let limit = Duration::from_millis(self.drain_finish_ms);
+        self.decoding_since.is_none() && tail.is_some_and(|tail| tail > limit)
+    }
+
+    fn decoded(&self) {
+        if let Some(since) = self.decoding_since {
+            self.studio.tails.learn(self.pixels, since.elapsed());
+        }
+    }
+
+    fn is_nearly_done(&self, progress: &Progress<'_>) -> bool {
+        progress.phase != diffusion::Phase::Decode
+            && self
+                .held
+                .denoise_left_ms()
+                .is_some_and(|left| left <= self.drain_finish_ms)
     }
 
     fn save_if_due(&mut self, progress: &Progress<'_>) {

@@ -103,7 +103,11 @@ impl Metrics {
             agents: gauges(r, "agents", "Agents known.", "state")?,
             leases: gauge(r, "leases", "Leases that run.")?,
             failures: counters(r, "failures_total", "Attempts that failed.", "class")?,
-            poisoned: counter(r, "poisoned_tasks_total", "Tasks that failed wherever they went.")?,
+            poisoned: counter(
+                r,
+                "poisoned_tasks_total",
+                "Tasks that failed wherever they went.",
+            )?,
             preemptions: counters(
                 r,
                 "preemptions_total",
@@ -134,7 +138,9 @@ impl Metrics {
             Observed::Poisoned => self.poisoned.inc(),
             Observed::Waited(band, ms) => {
                 let seconds = ms as f64 / 1e3;
-                self.queue_wait.with_label_values(&[band.name()]).observe(seconds);
+                self.queue_wait
+                    .with_label_values(&[band.name()])
+                    .observe(seconds);
             }
             Observed::Preempted(band) => {
                 self.preemptions.with_label_values(&[band.name()]).inc();
@@ -282,11 +288,15 @@ impl GpuGauges {
             ("uncorrected", sample.ecc_uncorrected),
         ] {
             if let Some(errors) = large(errors) {
-                self.ecc_errors.with_label_values(&[node, &device, kind]).set(errors);
+                self.ecc_errors
+                    .with_label_values(&[node, &device, kind])
+                    .set(errors);
             }
         }
         for reason in &sample.throttled_by {
-            self.throttled.with_label_values(&[node, &device, reason]).set(1.0);
+            self.throttled
+                .with_label_values(&[node, &device, reason])
+                .set(1.0);
         }
     }
 }

@@ -45,11 +45,15 @@ fn every_metric_of_a_dashboard_an_alert_or_the_runbook_exists() {
 
 #[test]
 fn the_dashboard_is_json_with_a_query_in_each_panel() {
-    let dashboard: serde_json::Value = serde_json::from_str(&read("ops/grafana/dailies.json")).unwrap();
+    let dashboard: serde_json::Value =
+        serde_json::from_str(&read("ops/grafana/dailies.json")).unwrap();
     let panels = dashboard["panels"].as_array().unwrap();
     let mut ids = BTreeSet::new();
     for panel in panels {
-        assert!(ids.insert(panel["id"].as_u64()), "two panels have one id: {panel}");
+        assert!(
+            ids.insert(panel["id"].as_u64()),
+            "two panels have one id: {panel}"
+        );
         let is_row = panel["type"] == "row";
         let queries = panel["targets"].as_array().map_or(0, Vec::len);
         assert!(is_row || queries > 0, "no query: {panel}");
@@ -68,6 +72,9 @@ fn every_alert_has_a_section_in_the_runbook() {
     assert_eq!(named.len(), count, "an alert without a section");
     for section in named {
         let heading = format!("## {section}");
-        assert!(runbook.lines().any(|line| line == heading), "no '{heading}'");
+        assert!(
+            runbook.lines().any(|line| line == heading),
+            "no '{heading}'"
+        );
     }
 }

@@ -100,10 +100,13 @@ impl<'a> Run<'a> {
         if self.tell(on_step, self.phase(first), first, &latents) == Control::Pause {
             return Ok(self.paused(first, latents));
         }
-        let mut after =
-            |step, latents: &Latents| self.tell(on_step, self.phase(step), step, latents);
+        let mut last = Control::Continue;
+        let mut after = |step, latents: &Latents| {
+            last = self.tell(on_step, self.phase(step), step, latents);
+            last
+        };
         let (latents, done) = sampler.denoise(latents, first, &mut after)?;
-        if done < self.steps() {
+        if last == Control::Pause {
             return Ok(self.paused(done, latents));
         }
         self.decode(latents, on_step)

@@ -137,9 +137,8 @@ fn row(node: &Node, device: &NodeDevice, is_first: bool) -> String {
         false => ("", ""),
     };
     let sample = node.samples.iter().find(|s| s.index == device.index);
-    let with_unit = |value: Option<u32>, unit: &str| {
-        value.map_or("-".into(), |value| format!("{value}{unit}"))
-    };
+    let with_unit =
+        |value: Option<u32>, unit: &str| value.map_or("-".into(), |value| format!("{value}{unit}"));
     format!(
         "{name:20} {state:13} {:>6} {:24} {:>5} GiB {:12} {:>5} {:>5} {:>7}  {}",
         device.index,

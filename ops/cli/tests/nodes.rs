@@ -94,7 +94,11 @@ fn an_operator_sees_a_node_and_takes_it_out_and_back() {
         .lines()
         .map(|line| line.split_whitespace().nth(1).unwrap())
         .collect();
-    assert_eq!(kinds, ["cordon", "uncordon", "quarantine", "release"], "{log}");
+    assert_eq!(
+        kinds,
+        ["cordon", "uncordon", "quarantine", "release"],
+        "{log}"
+    );
     assert!(log.contains("by first  new cables"), "{log}");
 }
 
@@ -127,7 +131,10 @@ fn a_key_has_a_highest_priority_and_is_told_so() {
         let line = list.lines().find(|line| line.ends_with(name)).unwrap();
         line.split_whitespace().nth(2).unwrap().to_string()
     };
-    assert_eq!([of("first"), of("modest"), of("usual")], ["urgent", "normal", "high"]);
+    assert_eq!(
+        [of("first"), of("modest"), of("usual")],
+        ["urgent", "normal", "high"]
+    );
 
     let farm = Farm::start(dir, "serve");
     let submit = |key: &str, priority: &str| {

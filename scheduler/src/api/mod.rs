@@ -136,10 +136,7 @@ pub fn videos_api(state: ApiState) -> Router {
         )
         .route("/v1/organization/nodes", get(nodes::list))
         .route("/v1/organization/nodes/{node}", get(nodes::retrieve))
-        .route(
-            "/v1/organization/nodes/{node}/{order}",
-            post(nodes::order),
-        )
+        .route("/v1/organization/nodes/{node}/{order}", post(nodes::order))
         .route("/v1/organization/notices", get(nodes::notices))
         // Not a fallback, so that this router can be merged with others.
         .route("/v1", unknown())

@@ -4,9 +4,7 @@ use axum::{
     Extension, Json,
     extract::{Path, Request, State},
 };
-use schemas::node::{
-    Node, NodeDevice, NodeList, NodeOrdered, NodeQuarantine, Notice, NoticeList,
-};
+use schemas::node::{Node, NodeDevice, NodeList, NodeOrdered, NodeQuarantine, Notice, NoticeList};
 
 use super::{
     ApiState,
@@ -81,7 +79,13 @@ pub async fn order(
     };
     let change = change(&word, &mut fields)?;
     refuse_rest(&fields)?;
-    tracing::info!(actor = caller.key_name, node = name, order = word, ?change, "operator");
+    tracing::info!(
+        actor = caller.key_name,
+        node = name,
+        order = word,
+        ?change,
+        "operator"
+    );
     let order = NodeOrder {
         actor: caller.key_name,
         node: name.clone(),
@@ -125,8 +129,8 @@ fn change(word: &str, fields: &mut node::Fields) -> Result<NodeChange, Refusal> 
 fn refused(word: &str, why: &CoreRefusal) -> ApiError {
     match why {
         CoreRefusal::UnknownNode(name) => no_node(name),
-        CoreRefusal::WrongState { state } => {
-            let text = format!("Not done: a node that is {state} takes no {word}.");
+        CoreRefusal::NodeGone => {
+            let text = format!("Not done: a node that is gone takes no {word}.");
             Refusal::new(Code::InvalidValue, text).into()
         }
         CoreRefusal::Invalid(text) => {
@@ -138,7 +142,11 @@ fn refused(word: &str, why: &CoreRefusal) -> ApiError {
 
 fn no_node(name: &str) -> ApiError {
     let name: String = name.chars().take(80).collect();
-    Refusal::new(Code::NotFound, format!("No node '{name}': see 'dailies nodes'.")).into()
+    Refusal::new(
+        Code::NotFound,
+        format!("No node '{name}': see 'dailies nodes'."),
+    )
+    .into()
 }
 
 async fn look(state: &ApiState, name: &str) -> Result<Node, ApiError> {
@@ -175,7 +183,11 @@ fn shown(view: &NodeView) -> Node {
         seen_at: view.seen_at_ms.div_euclid(1_000),
         version: row.version.clone(),
         cordon: row.health.cordon.as_ref().map(|cordon| cordon.why.clone()),
-        weights: row.weights.iter().map(|weights| weights.name.clone()).collect(),
+        weights: row
+            .weights
+            .iter()
+            .map(|weights| weights.name.clone())
+            .collect(),
         ffmpeg: row.ffmpeg.clone(),
         devices: row.devices.iter().map(device).collect(),
         samples: view.samples.clone(),

@@ -153,6 +153,8 @@ pub enum Refusal {
     WrongState { state: &'static str },
     #[error("there is no node {0}")]
     UnknownNode(String),
+    #[error("the node is gone")]
+    NodeGone,
     #[error("task {0} is not known here")]
     UnknownTask(TaskId),
     #[error("the write comes from another agent or an earlier start of it")]

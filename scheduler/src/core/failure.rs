@@ -130,7 +130,10 @@ fn blame(row: &mut TaskRow, holder: &Holder, class: FailureClass, message: &str)
     );
     if alike && row.signatures.len() < SIGNATURES_MAX {
         let signature = signature(class, message);
-        row.signatures.entry(signature).or_default().insert(holder.agent);
+        row.signatures
+            .entry(signature)
+            .or_default()
+            .insert(holder.agent);
     }
 }
 
@@ -162,7 +165,12 @@ enum Cause {
 
 fn verdict(row: &TaskRow, class: FailureClass) -> Verdict {
     let count = row.failures.get(&class).copied().unwrap_or(0);
-    let alike = row.signatures.values().map(BTreeSet::len).max().unwrap_or(0);
+    let alike = row
+        .signatures
+        .values()
+        .map(BTreeSet::len)
+        .max()
+        .unwrap_or(0);
     if class == FailureClass::Rejected {
         Verdict::End(Cause::Class)
     } else if row.failed_on.len() >= POISON_NODES || alike >= POISON_NODES_ALIKE {
@@ -218,7 +226,10 @@ mod tests {
     fn equal_errors_have_one_signature_whatever_their_numbers() {
         let at = |class, text| signature(class, text);
         let numeric = FailureClass::Numeric;
-        assert_eq!(at(numeric, "NaN at step 7 of 12"), at(numeric, "NaN at step 11 of 12"));
+        assert_eq!(
+            at(numeric, "NaN at step 7 of 12"),
+            at(numeric, "NaN at step 11 of 12")
+        );
         assert_ne!(at(numeric, "NaN at step 7"), at(numeric, "Inf at step 7"));
         assert_ne!(at(numeric, "NaN"), at(FailureClass::Internal, "NaN"));
     }

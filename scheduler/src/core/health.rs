@@ -152,7 +152,10 @@ impl Farm {
             if row.device(sample.index).is_none() {
                 continue;
             }
-            let xid = sample.xids.iter().find(|xid| XIDS_OF_HARDWARE.contains(xid));
+            let xid = sample
+                .xids
+                .iter()
+                .find(|xid| XIDS_OF_HARDWARE.contains(xid));
             if let Some(xid) = xid {
                 let why = format!("Xid {xid}");
                 self.quarantine(agent, sample.index, Cause::Xid, why);
@@ -180,7 +183,13 @@ impl Farm {
     }
 
     /// A task failed on the device; several that have nothing in common but the device tell against it.
-    pub(super) fn suspect(&mut self, agent: AgentId, device: u32, task: TaskId, class: FailureClass) {
+    pub(super) fn suspect(
+        &mut self,
+        agent: AgentId,
+        device: u32,
+        task: TaskId,
+        class: FailureClass,
+    ) {
         let innocent = matches!(
             class,
             FailureClass::Rejected | FailureClass::Io | FailureClass::Lost
@@ -191,13 +200,19 @@ impl Farm {
         let project = self.job_at(self.task_at(task).row.job).row.project;
         let now = self.now;
         let suspicion = self.suspicions.entry((agent, device)).or_default();
-        suspicion.failed.retain(|(at, _)| at + SUSPECT_SPAN_MS > now);
+        suspicion
+            .failed
+            .retain(|(at, _)| at + SUSPECT_SPAN_MS > now);
         if suspicion.failed.len() == SUSPECT_REMEMBERED {
             suspicion.failed.remove(0);
         }
         suspicion.failed.push((now, project));
         suspicion.in_a_row.insert(task);
-        let projects: BTreeSet<_> = suspicion.failed.iter().map(|(_, project)| project).collect();
+        let projects: BTreeSet<_> = suspicion
+            .failed
+            .iter()
+            .map(|(_, project)| project)
+            .collect();
         let (projects, in_a_row) = (projects.len(), suspicion.in_a_row.len());
         if projects >= SUSPECT_PROJECTS || in_a_row >= SUSPECT_IN_A_ROW {
             let why = format!("{in_a_row} tasks in a row failed, of {projects} projects");

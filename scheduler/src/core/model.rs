@@ -16,8 +16,8 @@ use super::{
     quota::{AuditRow, GRANT, QuotaRow, chained},
     rows::{
         AccountRow, AgentRow, AttemptRow, Balance, Band, CheckpointRow, DedupeRow, Fingerprint,
-        GoldenKey, IdempotencyRow, JobRow, LedgerRow, Level, NewJob, NewTask, NoticeRow, OutboxRow, ReservationRow,
-        ReservationState, TaskRow, TaskState,
+        GoldenKey, IdempotencyRow, JobRow, LedgerRow, Level, NewJob, NewTask, NoticeRow, OutboxRow,
+        ReservationRow, ReservationState, TaskRow, TaskState,
     },
     samples::SampleRow,
     write::Write,

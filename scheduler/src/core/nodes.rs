@@ -120,7 +120,10 @@ impl Farm {
                 quarantine,
             }
         };
-        row.devices.iter().map(|device| view(device.index)).collect()
+        row.devices
+            .iter()
+            .map(|device| view(device.index))
+            .collect()
     }
 
     pub(super) fn order_node(&mut self, order: NodeOrder) -> Reply {
@@ -137,7 +140,7 @@ impl Farm {
             NodeChange::Drain | NodeChange::Quarantine { .. }
         );
         if row.state == AgentState::Gone && leaves {
-            return Err(Refusal::WrongState { state: "gone" });
+            return Err(Refusal::NodeGone);
         }
         let devices = named_devices(row, &order.change)?;
         let done = match &order.change {
@@ -165,7 +168,12 @@ impl Farm {
         };
         match done {
             true => {
-                self.note(order.change.name(), Some(order.actor), id, order.change.detail());
+                self.note(
+                    order.change.name(),
+                    Some(order.actor),
+                    id,
+                    order.change.detail(),
+                );
                 Ok(Ordered::Now)
             }
             false => Ok(Ordered::Before),
@@ -233,7 +241,9 @@ fn named_devices(row: &AgentRow, change: &NodeChange) -> Result<Vec<u32>, Refusa
     };
     let known = row.devices.iter().map(|device| device.index);
     match device {
-        None => Ok(known.chain(row.health.quarantined.keys().copied()).collect()),
+        None => Ok(known
+            .chain(row.health.quarantined.keys().copied())
+            .collect()),
         Some(index) if row.health.quarantined.contains_key(index) => Ok(vec![*index]),
         Some(index) if row.device(*index).is_some() => Ok(vec![*index]),
         Some(index) => Err(Refusal::Invalid(format!(

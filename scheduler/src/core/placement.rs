@@ -133,9 +133,9 @@ impl Farm {
     }
 
     fn other_node_can(&self, row: &TaskRow) -> bool {
-        self.agents.values().any(|agent| {
-            !row.failed_on.contains(&agent.row.id) && takes(&agent.row, row)
-        })
+        self.agents
+            .values()
+            .any(|agent| !row.failed_on.contains(&agent.row.id) && takes(&agent.row, row))
     }
 
     /// GPU work waits that this agent could do, and a CPU elsewhere can do the CPU work.

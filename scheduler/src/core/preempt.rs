@@ -143,7 +143,9 @@ impl Farm {
             .filter(|id| self.runs_where_it_could(*id, task))
             .collect();
         let natural_ms = capable.iter().map(|id| self.left_ms(*id)).min()?;
-        let victims = capable.into_iter().filter(|id| may(*id) && self.may_yield(*id));
+        let victims = capable
+            .into_iter()
+            .filter(|id| may(*id) && self.may_yield(*id));
         // Of equal ones the newest attempt.
         let cost = |id: &TaskId| {
             let newest = std::cmp::Reverse(self.granted_at_ms(*id));
@@ -162,7 +164,11 @@ impl Farm {
             TaskSpec::Assemble(_) => None,
         };
         let evicts = weights(task).is_some_and(|other| weights(victim) != Some(other));
-        let load_ms = self.task_at(victim).live.as_ref().and_then(|live| live.load_ms);
+        let load_ms = self
+            .task_at(victim)
+            .live
+            .as_ref()
+            .and_then(|live| live.load_ms);
         let reload_ms = match evicts {
             true => load_ms.unwrap_or(RELOAD_MS),
             false => 0,

@@ -17,7 +17,7 @@ use super::{
     explain::Waiting,
     health::{Cause, Quarantine},
     limits::{PROBE_DELAYS_MS, REFERENCE_PATIENCE_MS},
-    rows::{AgentRow, GoldenKey},
+    rows::{AgentRow, AgentState, GoldenKey},
     write::Write,
 };
 
@@ -92,7 +92,7 @@ impl Farm {
         let Some(row) = self.agents.get(&id).map(|agent| &agent.row) else {
             return refused("the agent is not known");
         };
-        if row.boot != report.boot {
+        if row.boot != report.boot || row.state == AgentState::Gone {
             return refused("the write comes from another agent or an earlier start of it");
         }
         let Some(key) = row.golden_key(device) else {

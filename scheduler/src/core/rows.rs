@@ -428,9 +428,7 @@ pub struct KeyRow {
 }
 
 /// How soon a film is wanted, and at which price. The order is that of urgency.
-#[derive(
-    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize,
-)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Priority {
     /// After all others, at half the price.

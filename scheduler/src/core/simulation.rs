@@ -577,7 +577,10 @@ impl Simulation {
             self.hello(at, false);
             let name = self.nodes[at].name;
             self.apply(node_order(name, NodeChange::Uncordon), false);
-            self.apply(node_order(name, NodeChange::Release { device: None }), false);
+            self.apply(
+                node_order(name, NodeChange::Release { device: None }),
+                false,
+            );
         }
         for _ in 0..20_000 {
             if self.model.jobs.values().all(|job| job.state.is_terminal()) {

@@ -133,7 +133,9 @@ fn missing(row: &TaskRow) -> Waiting {
 /// Nodes that could, and none takes it: in quarantine if any of them is open but for that.
 fn closed(capable: &[&AgentRow]) -> Waiting {
     let open = capable.iter().filter(|node| node.is_open());
-    let out: Vec<_> = open.flat_map(|node| node.health.quarantined.values()).collect();
+    let out: Vec<_> = open
+        .flat_map(|node| node.health.quarantined.values())
+        .collect();
     match out.is_empty() {
         true => Waiting::DevicesDraining {
             devices: count_devices(capable),

@@ -6,9 +6,9 @@ use super::{
     decay::Decayed,
     quota::{AuditRow, QuotaRow},
     rows::{
-        AccountRow, AgentRow, AgentState, AttemptRow, Balance, CheckpointRow, DedupeRow,
-        GoldenKey, IdempotencyRow, JobRow, JobState, KeyRow, LedgerRow, NoticeRow, OutboxRow,
-        ReservationRow, ReservationState, TaskRow,
+        AccountRow, AgentRow, AgentState, AttemptRow, Balance, CheckpointRow, DedupeRow, GoldenKey,
+        IdempotencyRow, JobRow, JobState, KeyRow, LedgerRow, NoticeRow, OutboxRow, ReservationRow,
+        ReservationState, TaskRow,
     },
     samples::SampleRow,
 };

@@ -12,8 +12,7 @@ use super::{Answer, DispatchError, FoldError, Message};
 use crate::{
     clock::Clock,
     core::{
-        Farm,
-        class_name,
+        Farm, class_name,
         command::{Command, Reply},
         limits::Limits,
         rows::{NoticeRow, TaskRow, TaskState},

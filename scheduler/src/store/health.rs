@@ -96,7 +96,10 @@ pub async fn read(tx: &DatabaseTransaction, into: &mut Snapshot) -> Result<(), S
         };
         Ok((key, digest(&model.digest)?))
     };
-    into.golden = rows.into_iter().map(known).collect::<Result<_, StoreError>>()?;
+    into.golden = rows
+        .into_iter()
+        .map(known)
+        .collect::<Result<_, StoreError>>()?;
     into.golden.sort();
     Ok(())
 }

@@ -325,3 +325,30 @@ fn more_pixels_need_more_memory() {
     let pixels = u64::from(long.width * long.height * long.frames);
     assert!(predict(&long) > predict(&small) && predict(&long) > pixels * 3);
 }
+
+#[test]
+fn a_pause_after_the_last_step_comes_before_decoding_and_only_decoding_is_left() {
+    let recipe = short(3);
+    let mut looks = Vec::new();
+    let mut on_step = |progress: &Progress<'_>| {
+        looks.push((progress.phase, progress.step));
+        match progress.phase {
+            Phase::Decode => Control::Pause,
+            _ => Control::Continue,
+        }
+    };
+    let Generated::Paused(checkpoint) = run(&WEIGHTS, &recipe, Start::Fresh, &mut on_step).unwrap()
+    else {
+        panic!("it should have paused")
+    };
+    assert_eq!(looks.last(), Some(&(Phase::Decode, 4)));
+    let decodes = looks.iter().filter(|(phase, _)| *phase == Phase::Decode);
+    assert_eq!((decodes.count(), checkpoint.step), (1, 4), "{looks:?}");
+    let whole = finish(&WEIGHTS, &recipe, Start::Fresh);
+    let resumed = finish(&WEIGHTS, &recipe, Start::Resume(checkpoint));
+    assert_same(
+        &whole,
+        &resumed,
+        "decoded from a checkpoint at the last step",
+    );
+}

@@ -322,7 +322,11 @@ fn request(method: Method, path: &str, headers: &[(&str, &str)]) -> http::reques
 
 async fn add_keys(dispatcher: &Dispatcher) {
     for (number, name, keys) in [
-        (1_u128, "studio", [KEY, ADMIN_KEY, REVOKED_KEY, MODEST_KEY].as_slice()),
+        (
+            1_u128,
+            "studio",
+            [KEY, ADMIN_KEY, REVOKED_KEY, MODEST_KEY].as_slice(),
+        ),
         (2, "others", &[FOREIGN_KEY]),
     ] {
         let project = AccountId(Uuid::from_u128(number));

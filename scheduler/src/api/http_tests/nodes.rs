@@ -52,14 +52,19 @@ async fn a_node_is_cordoned_and_the_order_is_kept_with_who_gave_it() {
     let farm = Farm::start().await;
     farm.agent(&[]).await;
     let path = format!("{NODES}/node/cordon");
-    let answer = farm.order_node(&path, json!({"reason": "new cables"})).await;
+    let answer = farm
+        .order_node(&path, json!({"reason": "new cables"}))
+        .await;
     assert_eq!(answer.json()["changed"], true);
     assert_eq!(answer.json()["node"]["state"], "cordoned");
     assert_eq!(answer.json()["node"]["cordon"], "new cables");
     let again = farm.order_node(&path, json!({})).await;
     assert_eq!(again.json()["changed"], false);
     farm.post("/v1/videos", json!({"prompt": "a ball"})).await;
-    assert!(farm.lease(agent_id("node")).await.is_none(), "a cordoned node gets nothing");
+    assert!(
+        farm.lease(agent_id("node")).await.is_none(),
+        "a cordoned node gets nothing"
+    );
 
     let notices = farm.look(NOTICES).await.json();
     assert_eq!(notices["data"][0]["kind"], "cordon");
@@ -107,9 +112,21 @@ async fn an_order_that_makes_no_sense_is_refused_with_a_reason() {
     for (path, body, expected) in [
         ("nobody/drain", json!({}), (404, "not_found")),
         ("node/explode", json!({}), (404, "not_found")),
-        ("node/quarantine", json!({"device": 7}), (400, "invalid_value")),
-        ("node/quarantine", json!({"device": "x"}), (400, "invalid_type")),
-        ("node/drain", json!({"when": "now"}), (400, "unknown_parameter")),
+        (
+            "node/quarantine",
+            json!({"device": 7}),
+            (400, "invalid_value"),
+        ),
+        (
+            "node/quarantine",
+            json!({"device": "x"}),
+            (400, "invalid_type"),
+        ),
+        (
+            "node/drain",
+            json!({"when": "now"}),
+            (400, "unknown_parameter"),
+        ),
     ] {
         let answer = farm.order_node(&format!("{NODES}/{path}"), body).await;
         assert_eq!(answer.error(), (expected.0, expected.1.into()), "{path}");

@@ -218,7 +218,17 @@ fn different_errors_on_two_nodes_are_not_poison() {
          grant b
          fail s0#2 internal a broken lock
          notices",
-        expect![[r#""#]],
+        expect![[r#"
+            hello a                   Online
+            hello b                   Online
+            job                       created 1
+            grant a                   s0#1 Leased, from step 0, 0 inputs
+            fail s0#1 internal index out of rangeReady
+            wait 3000                 s0 Ready, film Blocked
+            grant b                   s0#2 Leased, from step 0, 0 inputs
+            fail s0#2 internal a broken lockReady
+            notices                   
+        "#]],
     );
 }
 
@@ -240,7 +250,23 @@ fn a_node_where_it_failed_is_used_again_only_when_no_other_takes_work() {
          grant a
          beat b xid=79
          grant a",
-        expect![[r#""#]],
+        expect![[r#"
+            hello a                   Online
+            hello b                   Online
+            job                       created 1
+            grant a                   s0#1 Leased, from step 0, 0 inputs
+            fail s0#1 internal one    Ready
+            wait 3000                 s0 Ready, film Blocked
+            grant a                   idle: nothing_waits
+            node b cordon             Now: cordoned
+            grant a                   s0#2 Leased, from step 0, 0 inputs
+            fail s0#2 internal two    Ready
+            node b uncordon           Now: online
+            wait 5000                 s0 Ready, film Blocked
+            grant a                   idle: nothing_waits
+            beat b xid=79             Run
+            grant a                   s0#3 Leased, from step 0, 0 inputs
+        "#]],
     );
 }
 
@@ -252,34 +278,67 @@ fn numbers_that_went_wrong_go_back_to_a_checkpoint_from_before() {
          job
          grant a
          checkpoint s0#1 2
+         beat a s0#1:3:denoise:60000
          wait 29000
-         beat a s0#1:2
+         beat a s0#1:3:denoise:60000
          wait 29000
-         beat a s0#1:3
+         beat a s0#1:3:denoise:60000
          wait 29000
-         beat a s0#1:4
+         beat a s0#1:3:denoise:60000
          wait 29000
-         beat a s0#1:5
+         beat a s0#1:3:denoise:60000
          wait 29000
-         beat a s0#1:6
+         beat a s0#1:3:denoise:60000
          wait 29000
-         beat a s0#1:6
+         beat a s0#1:3:denoise:60000
          wait 29000
-         beat a s0#1:7
+         beat a s0#1:3:denoise:60000
          wait 29000
-         beat a s0#1:7
+         beat a s0#1:3:denoise:60000
          wait 29000
-         beat a s0#1:8
+         beat a s0#1:3:denoise:60000
          wait 29000
-         beat a s0#1:8
+         beat a s0#1:3:denoise:60000
          wait 29000
-         beat a s0#1:9
          checkpoint s0#1 9
          fail s0#1 numeric
          wait 3000
          hello b
          grant b",
-        expect![[r#""#]],
+        expect![[r#"
+            hello a                   Online
+            hello b                   Online
+            job                       created 1
+            grant a                   s0#1 Leased, from step 0, 0 inputs
+            checkpoint s0#1 2         Leased
+            beat a s0#1:3:denoise:60000Run Continue { ttl_ms: 30000 }
+            wait 29000                s0 Leased, film Blocked
+            beat a s0#1:3:denoise:60000Run Continue { ttl_ms: 30000 }
+            wait 29000                s0 Leased, film Blocked
+            beat a s0#1:3:denoise:60000Run Continue { ttl_ms: 30000 }
+            wait 29000                s0 Leased, film Blocked
+            beat a s0#1:3:denoise:60000Run Continue { ttl_ms: 30000 }
+            wait 29000                s0 Leased, film Blocked
+            beat a s0#1:3:denoise:60000Run Continue { ttl_ms: 30000 }
+            wait 29000                s0 Leased, film Blocked
+            beat a s0#1:3:denoise:60000Run Continue { ttl_ms: 30000 }
+            wait 29000                s0 Leased, film Blocked
+            beat a s0#1:3:denoise:60000Run Continue { ttl_ms: 30000 }
+            wait 29000                s0 Leased, film Blocked
+            beat a s0#1:3:denoise:60000Run Continue { ttl_ms: 30000 }
+            wait 29000                s0 Leased, film Blocked
+            beat a s0#1:3:denoise:60000Run Continue { ttl_ms: 30000 }
+            wait 29000                s0 Leased, film Blocked
+            beat a s0#1:3:denoise:60000Run Continue { ttl_ms: 30000 }
+            wait 29000                s0 Leased, film Blocked
+            beat a s0#1:3:denoise:60000Run Continue { ttl_ms: 30000 }
+            wait 29000                s0 Leased, film Blocked
+            checkpoint s0#1 9         Leased
+            fail s0#1 numeric         Ready
+            wait 3000                 s0 Ready, film Blocked
+            hello b                   Online
+            grant b                   s0#2 Leased, from step 2, 0 inputs
+        "#]],
     );
 }
 
@@ -308,7 +367,30 @@ fn what_ran_out_of_memory_goes_to_a_larger_device() {
          grant large
          node large cordon
          why 2/s0",
-        expect![[r#""#]],
+        expect![[r#"
+            hello small gib=24        Online
+            hello middle gib=48       Online
+            hello large gib=80        Online
+            job                       created 1
+            job                       created 2
+            grant small               s0#1 Leased, from step 0, 0 inputs
+            fail s0#1 out_of_memory   Ready
+            needs s0                  Some(48)
+            wait 3000                 s0 Ready, film Blocked, 2/s0 Ready, 2/film Blocked
+            grant small               2/s0#1 Leased, from step 0, 0 inputs
+            fail 2/s0#1 out_of_memory peak=45Ready
+            needs 2/s0                Some(80)
+            wait 3000                 s0 Ready, film Blocked, 2/s0 Ready, 2/film Blocked
+            grant small               idle: nothing_waits
+            grant middle              s0#2 Leased, from step 0, 0 inputs
+            fail s0#2 out_of_memory   Ready
+            needs s0                  Some(80)
+            wait 5000                 s0 Ready, film Blocked, 2/s0 Ready, 2/film Blocked
+            grant middle              idle: nothing_waits
+            grant large               s0#3 Leased, from step 0, 0 inputs
+            node large cordon         Now: cordoned
+            why 2/s0                  DevicesDraining { devices: 3 }
+        "#]],
     );
 }
 
@@ -322,7 +404,15 @@ fn on_the_largest_device_it_may_try_again_as_it_is() {
          needs s0
          wait 3000
          grant a",
-        expect![[r#""#]],
+        expect![[r#"
+            hello a gib=24            Online
+            job                       created 1
+            grant a                   s0#1 Leased, from step 0, 0 inputs
+            fail s0#1 out_of_memory peak=30Ready
+            needs s0                  None
+            wait 3000                 s0 Ready, film Blocked
+            grant a                   s0#2 Leased, from step 0, 0 inputs
+        "#]],
     );
 }
 
@@ -344,7 +434,26 @@ fn an_attempt_without_a_step_for_long_has_stalled() {
          beat a s0#1:2
          beat a s0#1:2
          wait 3000
+         beat b
          grant b",
-        expect![[r#""#]],
+        expect![[r#"
+            hello a                   Online
+            hello b                   Online
+            job                       created 1
+            grant a                   s0#1 Leased, from step 0, 0 inputs
+            beat a s0#1:1             Run Continue { ttl_ms: 30000 }
+            wait 29000                s0 Leased, film Blocked
+            beat a s0#1:2             Run Continue { ttl_ms: 30000 }
+            wait 29000                s0 Leased, film Blocked
+            beat a s0#1:2             Run Continue { ttl_ms: 30000 }
+            wait 29000                s0 Leased, film Blocked
+            beat a s0#1:2             Run Continue { ttl_ms: 30000 }
+            wait 3000                 s0 Leased, film Blocked
+            beat a s0#1:2             Run Abandon { reason: "no step for 61 s" }
+            beat a s0#1:2             Run Abandon { reason: "attempt 1 is not the current one" }
+            wait 3000                 s0 Ready, film Blocked
+            beat b                    Run
+            grant b                   s0#2 Leased, from step 0, 0 inputs
+        "#]],
     );
 }

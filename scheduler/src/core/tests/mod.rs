@@ -128,8 +128,15 @@ impl World {
             "probe" => self.probe(word(1), word(2)),
             "notices" => self.notices(),
             "condition" => self.model.agents[&agent_id(word(1))].condition().into(),
-            "needs" => format!("{:?}", self.model.tasks[&self.task_id(word(1))].memory_bytes.map(|b| b >> 30)),
-            "preempted" => self.model.tasks[&self.task_id(word(1))].preemptions.to_string(),
+            "needs" => format!(
+                "{:?}",
+                self.model.tasks[&self.task_id(word(1))]
+                    .memory_bytes
+                    .map(|b| b >> 30)
+            ),
+            "preempted" => self.model.tasks[&self.task_id(word(1))]
+                .preemptions
+                .to_string(),
             "minutes" => self.minutes(),
             "cancel" => format!(
                 "{:?}",
@@ -375,7 +382,9 @@ impl World {
     /// `fail s0#1 CLASS [peak=GIB | MESSAGE]`
     fn fail(&mut self, name: &str, class: &str, rest: &str) -> String {
         let cause: FailureClass = serde_json::from_value(class.into()).unwrap();
-        let peak_gib = rest.strip_prefix("peak=").map(|n| n.parse::<u64>().unwrap());
+        let peak_gib = rest
+            .strip_prefix("peak=")
+            .map(|n| n.parse::<u64>().unwrap());
         let outcome = Ending::Failed {
             cause,
             message: if rest.is_empty() { "it broke" } else { rest }.into(),
@@ -384,17 +393,19 @@ impl World {
         self.report(self.lease(name), outcome)
     }
 
+    /// `beat NODE [LEASE:STEP[:PHASE[:STEP_MS]]]… [READING=VALUE]…`
     fn beat(&mut self, name: &str, leases: &[&str]) -> String {
         let (said, leases): (Vec<&str>, Vec<&str>) = leases.iter().partition(|w| w.contains('='));
         let leases = leases.iter().map(|word| {
             let (lease, step) = word.split_once(':').unwrap();
             let (step, phase) = step.split_once(':').unwrap_or((step, "denoise"));
+            let (phase, step_ms) = phase.split_once(':').unwrap_or((phase, "3000"));
             LeaseProgress {
                 lease: self.lease(lease),
                 phase: serde_json::from_value(phase.into()).unwrap(),
                 step: step.parse().unwrap(),
                 steps: 10,
-                step_ms: Some(3_000),
+                step_ms: Some(step_ms.parse().unwrap()),
             }
         });
         let beat = Heartbeat {
@@ -473,8 +484,13 @@ impl World {
     /// What operators were told, oldest first.
     fn notices(&self) -> String {
         let told = self.model.notices.iter().map(|row| {
-            let by = row.actor.as_deref().map_or(String::new(), |a| format!(" by {a}"));
-            let why = row.detail["why"].as_str().map_or(String::new(), |w| format!(" ({w})"));
+            let by = row
+                .actor
+                .as_deref()
+                .map_or(String::new(), |a| format!(" by {a}"));
+            let why = row.detail["why"]
+                .as_str()
+                .map_or(String::new(), |w| format!(" ({w})"));
             let subject = match row.kind.as_str() {
                 "poison" => "a task",
                 _ => &row.subject,
@@ -487,7 +503,10 @@ impl World {
     fn minutes(&self) -> String {
         let rows = self.model.samples.values().map(|row| {
             let minute = row.minute_ms / 60_000;
-            format!("minute {minute}: {} readings, {:?} C", row.readings, row.temperature_max_c)
+            format!(
+                "minute {minute}: {} readings, {:?} C",
+                row.readings, row.temperature_max_c
+            )
         });
         rows.collect::<Vec<_>>().join(", ")
     }
