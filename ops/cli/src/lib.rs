@@ -4,6 +4,7 @@ mod agent_cmd;
 mod api;
 mod cancel;
 mod doctor;
+mod eta;
 mod eval;
 mod film;
 mod keys;
