@@ -21,6 +21,7 @@ pub mod modulation;
 pub mod norm;
 pub mod patchify;
 pub mod pixel_norm;
+pub mod product;
 pub mod resample1d;
 pub mod rope;
 pub mod sampling;

@@ -45,6 +45,11 @@ pub(super) fn attention(
 ) {
     let width = q.last_dim();
     let (keys, d) = (k.row_count(), width / heads.query);
+    let seen = match mask {
+        Mask::Keys(count) => count,
+        _ => keys,
+    };
+    cpu.count_product([q.row_count(), 2 * width, seen]);
     let inputs = Inputs {
         q: q.f32s(),
         k: k.f32s(),
