@@ -33,7 +33,6 @@ pub mod tensor;
 pub mod to_frames;
 pub mod upsample_nearest;
 
-mod matmul;
 mod simd;
 #[cfg(test)]
 mod testing;

@@ -2,9 +2,8 @@
 //!
 //! a [M, K], b [K, N] -> c [M, N]; F32. On the CPU the `gemm` crate computes it on all threads.
 
-use gemm::Parallelism;
+mod cpu;
 
-use crate::matmul::{Strided, matmul};
 use crate::{Device, KernelError, Tensor};
 
 const OP: &str = "product";
@@ -20,17 +19,11 @@ pub fn product(device: &Device, a: &Tensor, b: &Tensor, c: &mut Tensor) -> Resul
     c.expect_f32(OP, "c", &[m, n])?;
     let Device::Cpu(cpu) = device;
     cpu.count_product([m, n, k]);
-    if k == 0 {
+    if m * n * k == 0 {
         c.f32s_mut().fill(0.0);
         return Ok(());
     }
-    let parallelism = match cpu.threads() {
-        1 => Parallelism::None,
-        threads => Parallelism::Rayon(threads),
-    };
-    let (left, right) = (Strided::rows(a.f32s(), k), Strided::rows(b.f32s(), n));
-    let c = c.f32s_mut();
-    cpu.install(|| matmul((m, n, k), c, n, false, left, right, parallelism));
+    cpu::product(cpu, [m, n, k], a.f32s(), b.f32s(), c.f32s_mut());
     Ok(())
 }
 
