@@ -10,7 +10,9 @@ use std::{
 };
 
 use schemas::{
-    agent::{LeaseAnswer, LeaseOffer, LeaseRequest, Outcome, Phase, ProbeReport, WriteAnswer},
+    agent::{
+        LeaseAnswer, LeaseOffer, LeaseRequest, Outcome, Phase, ProbeReport, Times, WriteAnswer,
+    },
     task::{Artefact, AssembleSpec, TaskSpec, Variant},
 };
 
@@ -21,7 +23,8 @@ use crate::{
     desk::{Broken, Desk},
     held::{Held, Leases},
     membership::Membership,
-    probe, render,
+    probe,
+    render::{self, micros},
     studio::Studio,
 };
 
@@ -220,11 +223,18 @@ impl Worker {
         };
         let (files, device_us) = desk.blocking(film).await?;
         desk.held.enter(Phase::Upload);
+        let began = Instant::now();
         let artefacts = upload_all(desk, &files?).await?;
+        let times = Times {
+            mux_us: Some(device_us),
+            upload_us: Some(micros(began.elapsed())),
+            ..Times::default()
+        };
         Ok(Outcome::Succeeded {
             artefacts,
             device_us,
             steps_run: 0,
+            times,
         })
     }
 }

@@ -73,6 +73,7 @@ impl Farm {
         };
         self.writes.push(Write::InsertAgent(row.clone()));
         self.agents.insert(id, Agent::new(row, self.now));
+        self.prices.forget();
         self.arm_silence(id);
         self.wake = true;
     }
@@ -133,6 +134,7 @@ impl Farm {
         let was = row.state;
         edit(row);
         let row = row.clone();
+        self.prices.forget();
         self.writes.push(Write::UpdateAgent { was, row });
         self.index_health(id);
         self.wake = true; // what fits where may have changed

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::{
     Farm, Job, Task,
     agent::Agent,
+    costs::{CostRow, Costs},
     decay::Decayed,
     limits::{Limits, RECENT_MS},
     queue::Queue,
@@ -41,6 +42,7 @@ pub struct Snapshot {
     pub chain: Option<Digest>,
     /// What each class of device gives for the probe, sorted.
     pub golden: Vec<(GoldenKey, Digest)>,
+    pub costs: Vec<CostRow>,
 }
 
 /// A snapshot whose rows do not belong together.
@@ -70,12 +72,14 @@ impl Farm {
             grants: BTreeMap::new(),
             chain: None,
             golden: BTreeMap::new(),
+            costs: Costs::default(),
             busy: BTreeMap::new(),
             queue: Queue::default(),
             timers: Timers::default(),
             loads: BTreeMap::new(),
             leased: [0; 3],
             quarantined: BTreeSet::new(),
+            prices: Default::default(),
             recent: Recent::default(),
             handovers: BTreeMap::new(),
             buckets: BTreeMap::new(),
@@ -104,6 +108,7 @@ impl Farm {
         farm.grants = snapshot.grants.into_iter().collect();
         farm.chain = snapshot.chain;
         farm.golden = snapshot.golden.into_iter().collect();
+        farm.costs = Costs::from_rows(snapshot.costs);
         farm.fold_jobs(snapshot.jobs, snapshot.reservations);
         farm.fold_tasks(snapshot.tasks)?;
         farm.fold_checkpoints(snapshot.checkpoints)?;
@@ -256,6 +261,7 @@ impl Farm {
             grants: self.grants.clone().into_iter().collect(),
             chain: self.chain,
             golden: self.golden.clone().into_iter().collect(),
+            costs: self.costs.rows(),
         }
     }
 }

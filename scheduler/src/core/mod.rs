@@ -9,6 +9,7 @@
 pub mod agent;
 mod caps;
 pub mod command;
+pub mod costs;
 pub mod decay;
 pub mod explain;
 mod failure;
@@ -21,12 +22,14 @@ pub mod live;
 pub mod nodes;
 mod placement;
 mod preempt;
+pub mod prices;
 mod probe;
 mod queue;
 pub mod quota;
 mod recent;
 pub mod rows;
 pub mod samples;
+pub mod sketch;
 mod start;
 mod submit;
 mod task;
@@ -53,6 +56,7 @@ use self::{
     agent::Agent,
     caps::Load,
     command::{Command, Reply},
+    costs::Costs,
     health::Suspicion,
     limits::{AGED_MS, Limits},
     preempt::{Bucket, Handover},
@@ -93,6 +97,8 @@ pub struct Farm {
     chain: Option<Digest>,
     /// What each class of device gives for the probe.
     golden: Golden,
+    /// What work took so far.
+    costs: Costs,
 
     // Derived from the rows above.
     busy: BTreeMap<(AgentId, u32), TaskId>,
@@ -102,6 +108,7 @@ pub struct Farm {
     /// Leases by the band of their job.
     leased: [u32; 3],
     quarantined: BTreeSet<(AgentId, u32)>,
+    prices: prices::Kept,
 
     // What only this leader knows.
     recent: Recent,

@@ -10,6 +10,7 @@ use uuid::Uuid;
 
 use super::{
     Farm,
+    costs::{CostKey, CostRow},
     decay::Decayed,
     fold::Snapshot,
     limits::{Limits, PREEMPTIONS_MAX},
@@ -43,6 +44,7 @@ pub struct Model {
     pub notices: Vec<NoticeRow>,
     pub golden: BTreeMap<GoldenKey, Digest>,
     pub samples: BTreeMap<(schemas::AgentId, u32, i64), SampleRow>,
+    pub costs: BTreeMap<CostKey, CostRow>,
     pub removed: Vec<JobId>,
     pub seq: i64,
     pub term: u64,
@@ -100,6 +102,7 @@ impl Model {
                 assert_eq!(self.balances.insert(account, now), was);
             }
             Write::PutUsage { account, usage } => drop(self.usage.insert(account, usage)),
+            Write::PutCost(row) => drop(self.costs.insert(row.key.clone(), row)),
             Write::InsertAgent(row) => fresh(self.agents.insert(row.id, row)),
             Write::UpdateAgent { was, row } => {
                 let old = self.agents.insert(row.id, row).expect("no such agent");
@@ -162,6 +165,7 @@ impl Model {
             grants: self.grants(),
             chain: self.chain(),
             golden: self.golden.clone().into_iter().collect(),
+            costs: self.costs.values().cloned().collect(),
         }
     }
 

@@ -124,14 +124,14 @@ impl Farm {
                 Some(known) if *known == digest => Ok(()),
                 Some(_) => Err("the probe gave other latents than the class gives".into()),
                 None => {
-                    self.learn(key, digest);
+                    self.learn_golden(key, digest);
                     Ok(())
                 }
             },
         }
     }
 
-    fn learn(&mut self, key: GoldenKey, digest: Digest) {
+    fn learn_golden(&mut self, key: GoldenKey, digest: Digest) {
         self.references_asked.remove(&key);
         self.writes.push(Write::InsertGolden {
             key: key.clone(),

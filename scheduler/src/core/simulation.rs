@@ -9,7 +9,7 @@ use schemas::{
     agent::{
         CheckpointRef, CheckpointReport, Device, DeviceSample, FailureClass, Heartbeat, Hello,
         LeaseProgress, LeaseRef, LeaseRequest, Outcome as Ending, Phase, ProbeOutcome, ProbeReport,
-        Report, WriteAnswer,
+        Report, Times, WriteAnswer,
     },
     task::{Artefact, TaskKind, Variant},
 };
@@ -324,6 +324,7 @@ impl Simulation {
                     artefacts: vec![],
                     device_us: u64::MAX,
                     steps_run: u32::MAX,
+                    times: Times::default(),
                 };
                 let lease = LeaseRef {
                     agent: agent_id(self.nodes[at].name),
@@ -635,6 +636,14 @@ fn success(work: &Work) -> Ending {
         artefacts: artefacts.collect(),
         device_us: 3_000_000,
         steps_run: STEPS_OF_A_SHOT,
+        times: Times {
+            encode_us: Some(200_000),
+            steps_us: Some(2_500_000),
+            decode_us: Some(300_000),
+            mux_us: Some(50_000),
+            upload_us: Some(u64::from(work.lease.attempt)),
+            load_us: None,
+        },
     }
 }
 

@@ -14,6 +14,7 @@ use super::{
         idempotency_model, job_model, key_model, ledger_model, name, outbox_model,
         reservation_model, task_model, text, usage_model,
     },
+    costs,
     entity::{
         agent, api_key, artefact_ref, attempt, balance, checkpoint, dedupe, idempotency, job,
         leader, reservation, task, tombstone, usage,
@@ -84,6 +85,7 @@ async fn run(tx: &DatabaseTransaction, write: &Write) -> Result<Option<u64>, DbE
         Write::InsertGolden { key, digest } => health::learn(tx, key, *digest).await?,
         Write::InsertNotice(row) => health::note(tx, row).await?,
         Write::PutUsage { account, usage } => put_usage(tx, *account, *usage).await?,
+        Write::PutCost(row) => costs::put(tx, row).await?,
         Write::PutQuota(row) => quota::put(tx, row).await?,
         Write::PutWeight { account, weight } => {
             return quota::put_weight(tx, *account, *weight).await.map(Some);

@@ -11,6 +11,7 @@ use super::{
         account_row, agent_row, balance_row, checkpoint_row, dedupe_row, idempotency_row, job_row,
         reservation_row, task_row, usage_row,
     },
+    costs,
     entity::{
         account, agent, balance, checkpoint, dedupe, idempotency, job, leader, reservation, task,
         usage,
@@ -120,6 +121,7 @@ async fn read_farm(
         .map(idempotency_row)
         .collect::<Result<_, _>>()?;
     health::read(tx, into).await?;
+    costs::read(tx, into).await?;
     quota::read(tx, into).await
 }
 
