@@ -215,7 +215,10 @@ impl Farm {
             .collect();
         let (projects, in_a_row) = (projects.len(), suspicion.in_a_row.len());
         if projects >= SUSPECT_PROJECTS || in_a_row >= SUSPECT_IN_A_ROW {
-            let why = format!("{in_a_row} tasks in a row failed, of {projects} projects");
+            let why = match in_a_row >= SUSPECT_IN_A_ROW {
+                true => format!("{in_a_row} tasks in a row failed"),
+                false => format!("tasks of {projects} projects failed within 30 minutes"),
+            };
             self.quarantine(agent, device, Cause::Failures, why);
         }
     }

@@ -145,7 +145,26 @@ fn failures_of_two_projects_take_a_device_out_and_those_of_one_do_not() {
          condition a
          grant a
          notices",
-        expect![[r#""#]],
+        expect![[r#"
+            hello a gpu no-ffmpeg     Online
+            hello b gpu               Online
+            job                       created 1
+            job                       created 2
+            job of=second             created 3
+            grant a                   s0#1 Leased, from step 0, 0 inputs
+            fail s0#1 internal one    Ready
+            grant a                   2/s0#1 Leased, from step 0, 0 inputs
+            fail 2/s0#1 stalled two   Ready
+            condition a               online
+            grant a                   3/s0#1 Leased, from step 0, 0 inputs
+            succeed 3/s0#1            Succeeded
+            job of=second             created 4
+            grant a                   4/s0#1 Leased, from step 0, 0 inputs
+            fail 4/s0#1 internal threeReady
+            condition a               quarantined
+            grant a                   idle: devices_quarantined
+            notices                   quarantined a (tasks of 2 projects failed within 30 minutes)
+        "#]],
     );
 }
 
@@ -224,7 +243,7 @@ fn three_tasks_in_a_row_take_a_device_out_and_a_success_between_saves_it() {
             fail s1#2 internal five   Ready
             condition a               quarantined
             node a release            Now: online
-            notices                   quarantined a (3 tasks in a row failed, of 1 projects), release a by operator
+            notices                   quarantined a (3 tasks in a row failed), release a by operator
         "#]],
     );
 }
@@ -256,7 +275,7 @@ fn the_last_device_of_a_class_stays_when_only_failures_speak_against_it() {
             wait 3000                 s0 Ready, film Blocked, 2/s0 Ready, 2/film Blocked
             grant a                   s0#2 Leased, from step 0, 0 inputs
             fail s0#2 stalled three   Ready
-            notices                   quarantine_stopped a (2 tasks in a row failed, of 2 projects)
+            notices                   quarantine_stopped a (tasks of 2 projects failed within 30 minutes)
         "#]],
     );
 }
@@ -534,7 +553,7 @@ fn an_operators_quarantine_lets_running_work_go_on_elsewhere_from_its_step() {
             beat a s0#1:5             Run Yield { reason: "the device is in quarantine" }
             release s0#1 5            Ready
             grant a/1                 idle: devices_quarantined
-            why s0                    DevicesBusy { devices: 2 }
+            why s0                    DevicesBusy { devices: 2, earliest_ms: None }
             grant a                   s0#2 Leased, from step 5, 0 inputs
             node b release            Now: online
         "#]],
@@ -559,7 +578,7 @@ fn a_task_says_that_it_waits_for_devices_in_quarantine() {
             hello a                   Online
             hello b                   Online
             beat a xid=79             Run
-            why s0                    DevicesBusy { devices: 1 }
+            why s0                    DevicesBusy { devices: 1, earliest_ms: None }
             node b quarantine         Now: quarantined
             why s0                    DevicesQuarantined { devices: 2, first_return_ms: Some(1600000) }
             node a drain              Now: gone

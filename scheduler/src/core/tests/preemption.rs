@@ -299,14 +299,14 @@ fn standard_work_takes_from_overnight_work_and_never_from_its_own_band() {
             wait 14000                s0 Leased, film Blocked
             job                       created 2
             job                       created 3
-            why 2/s0                  Handover
+            why 2/s0                  Handover { node: "a", device: 0 }
             why 3/s0                  OwnQueue { tasks_ahead: 1 }
             beat a s0#1:4             Run Yield { reason: "a more urgent task needs the device" }
             release s0#1 5            Ready
             preempted s0              1
             grant a                   2/s0#1 Leased, from step 0, 0 inputs
             beat a 2/s0#1:1           Run Continue { ttl_ms: 30000 }
-            why 3/s0                  DevicesBusy { devices: 1 }
+            why 3/s0                  DevicesBusy { devices: 1, earliest_ms: Some(1107000) }
         "#]],
     );
 }
@@ -351,7 +351,7 @@ fn what_gave_way_does_not_take_a_device_at_once() {
     world.run("wait 14000");
     world.run("beat c s0#1:4:denoise:30000");
     world.run("wait 6000");
-    assert_eq!(world.run("why 2/s0"), "Handover");
+    assert!(world.run("why 2/s0").starts_with("Handover"));
     assert_eq!(world.run("preempted s0"), "1");
 }
 
@@ -398,7 +398,7 @@ fn a_new_leader_forgets_for_whom_and_errs_safely() {
             preempted s0              1
             crash                     s0 Leased, film Blocked, 2/s0 Ready, 2/film Blocked
             preempted s0              1
-            why 2/s0                  DevicesBusy { devices: 1 }
+            why 2/s0                  DevicesBusy { devices: 1, earliest_ms: Some(1070000) }
             beat a s0#1:4             Run Continue { ttl_ms: 30000 }
             release s0#1 5            Ready
             preempted s0              1
@@ -440,7 +440,38 @@ fn a_new_leader_takes_no_device_before_the_last_ones_victims_had_their_time() {
          wait 1
          preempted s0
          why 2/s0",
-        expect![[r#""#]],
+        expect![[r#"
+            hello a no-ffmpeg         Online
+            job                       created 1
+            grant a                   s0#1 Leased, from step 0, 0 inputs
+            beat a s0#1:1:denoise:20000Run Continue { ttl_ms: 30000 }
+            wait 14000                s0 Leased, film Blocked
+            beat a s0#1:2:denoise:20000Run Continue { ttl_ms: 30000 }
+            wait 14000                s0 Leased, film Blocked
+            beat a s0#1:3:denoise:20000Run Continue { ttl_ms: 30000 }
+            wait 14000                s0 Leased, film Blocked
+            beat a s0#1:4:denoise:20000Run Continue { ttl_ms: 30000 }
+            wait 14000                s0 Leased, film Blocked
+            beat a s0#1:4:denoise:20000Run Continue { ttl_ms: 30000 }
+            wait 14000                s0 Leased, film Blocked
+            crash                     s0 Leased, film Blocked
+            job band=urgent           created 2
+            beat a s0#1:5:denoise:20000Run Continue { ttl_ms: 30000 }
+            wait 14000                s0 Leased, film Blocked, 2/s0 Ready, 2/film Blocked
+            beat a s0#1:6:denoise:20000Run Continue { ttl_ms: 30000 }
+            wait 14000                s0 Leased, film Blocked, 2/s0 Ready, 2/film Blocked
+            beat a s0#1:7:denoise:20000Run Continue { ttl_ms: 30000 }
+            wait 14000                s0 Leased, film Blocked, 2/s0 Ready, 2/film Blocked
+            beat a s0#1:7:denoise:20000Run Continue { ttl_ms: 30000 }
+            wait 14000                s0 Leased, film Blocked, 2/s0 Ready, 2/film Blocked
+            beat a s0#1:7:denoise:20000Run Continue { ttl_ms: 30000 }
+            wait 3999                 s0 Leased, film Blocked, 2/s0 Ready, 2/film Blocked
+            preempted s0              0
+            why 2/s0                  DevicesBusy { devices: 1, earliest_ms: Some(1199999) }
+            wait 1                    s0 Leased, film Blocked, 2/s0 Ready, 2/film Blocked
+            preempted s0              1
+            why 2/s0                  Handover { node: "a", device: 0 }
+        "#]],
     );
 }
 
