@@ -75,6 +75,7 @@ impl Farm {
             timers: Timers::default(),
             loads: BTreeMap::new(),
             prices: Default::default(),
+            promises: BTreeMap::new(),
             recent: Recent::default(),
             handovers: BTreeMap::new(),
             buckets: BTreeMap::new(),
@@ -82,6 +83,7 @@ impl Farm {
             writes: Vec::new(),
             wake: false,
             attempts_ended: Vec::new(),
+            finished: Vec::new(),
         }
     }
 
@@ -225,12 +227,22 @@ impl Farm {
     pub fn durable(&self) -> Snapshot {
         let tasks = || self.tasks.values();
         Snapshot {
-            term: self.term,
-            seq: self.seq,
             jobs: self.jobs.values().map(|job| job.row.clone()).collect(),
             tasks: tasks().map(|task| task.row.clone()).collect(),
             checkpoints: tasks().flat_map(|task| task.checkpoints.clone()).collect(),
             reservations: self.reservations.values().cloned().collect(),
+            dedupe: self.dedupe.values().cloned().collect(),
+            idempotency: self.idempotency.values().cloned().collect(),
+            grants: self.grants.clone().into_iter().collect(),
+            ..self.frame()
+        }
+    }
+
+    /// The part of it that does not grow with jobs and grants.
+    pub(super) fn frame(&self) -> Snapshot {
+        Snapshot {
+            term: self.term,
+            seq: self.seq,
             accounts: self.accounts.values().cloned().collect(),
             balances: self.balances.iter().map(|(id, b)| (*id, *b)).collect(),
             agents: self
@@ -238,13 +250,11 @@ impl Farm {
                 .values()
                 .map(|agent| agent.row.clone())
                 .collect(),
-            dedupe: self.dedupe.values().cloned().collect(),
-            idempotency: self.idempotency.values().cloned().collect(),
             usage: self.used(),
             quotas: self.quotas.values().copied().collect(),
-            grants: self.grants.clone().into_iter().collect(),
             chain: self.chain,
             costs: self.costs.rows(),
+            ..Snapshot::default()
         }
     }
 }
