@@ -2,10 +2,7 @@
 
 use std::{
     path::PathBuf,
-    sync::{
-        Arc,
-        atomic::{AtomicU32, Ordering::Relaxed},
-    },
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -14,7 +11,7 @@ use diffusion::{
     Weights,
 };
 use schemas::{
-    agent::{CheckpointRef, FailureClass, Outcome, Phase},
+    agent::{CheckpointRef, FailureClass, Outcome, Phase, Times},
     task::{RenderSpec, Variant},
 };
 use tokio::sync::watch;
@@ -74,7 +71,7 @@ pub async fn run(
     let start = start(studio, desk, checkpoint).await;
     let shot = desk.dir.join("shot.mkv");
     let weights = Arc::clone(&entry.weights);
-    let taken = take(studio, desk, weights, recipe, start, shot.clone()).await?;
+    let mut taken = take(studio, desk, weights, recipe, start, shot.clone()).await?;
     match (taken.generated, taken.written) {
         _ if desk.is_abandoned() => return Err(Broken::Abandoned),
         // The shot file of a run that paused was stopped with it; anything else paused the run.
@@ -84,13 +81,21 @@ pub async fn run(
         (_, written) => written?,
     }
     desk.held.enter(Phase::Upload);
+    let began = Instant::now();
     let artefact = desk.upload(Variant::Shot, &shot).await?;
-    let (device_us, steps_run) = (taken.device_us, taken.steps_run);
+    taken.times.upload_us = Some(micros(began.elapsed()));
+    taken.times.load_us = entry.tell_load_us();
     Ok(Outcome::Succeeded {
         artefacts: vec![artefact],
-        device_us,
-        steps_run,
+        device_us: taken.device_us,
+        steps_run: taken.steps_run,
+        times: taken.times,
     })
+}
+
+/// Whole microseconds.
+pub fn micros(time: Duration) -> u64 {
+    u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
 }
 
 fn steps_total(recipe: &Recipe, info: &ModelInfo) -> u32 {
@@ -149,6 +154,7 @@ struct Taken {
     written: Result<(), MuxError>,
     device_us: u64,
     steps_run: u32,
+    times: Times,
 }
 
 /// Runs the engine on a thread of its own, writes what it decodes as the shot file `path`, and stores
@@ -163,8 +169,7 @@ async fn take(
 ) -> Result<Taken, Broken> {
     // Only the newest matters: one that comes while another is on its way replaces what waits.
     let (sender, mut newest) = watch::channel(None::<Arc<Checkpoint>>);
-    let look = Look::new(studio, &desk.held, sender);
-    let steps_run = Arc::clone(&look.steps_run);
+    let mut look = Look::new(studio, &desk.held, sender);
     let metrics = studio.metrics.clone();
     let (saver_desk, saver_metrics) = (Arc::clone(desk), studio.metrics.clone());
     let saver = tokio::spawn(async move {
@@ -182,22 +187,30 @@ async fn take(
     let (studio, watched) = (Arc::clone(studio), Arc::clone(desk));
     let shoot = move || {
         shot::write(&studio.ffmpeg, &path, &|| watched.is_abandoned(), |feed| {
-            let started = Instant::now();
-            let generated = generate(&weights, &recipe, start, look, &metrics, feed);
+            let began = Instant::now();
+            let generated = generate(&weights, &recipe, start, &mut look, &metrics, feed);
             watched.held.enter(Phase::Mux);
-            (generated, started.elapsed())
+            (
+                generated,
+                look.steps_run,
+                look.times(),
+                micros(began.elapsed()),
+            )
         })
     };
     let engine = desk.blocking(shoot).await;
     // A checkpoint on its way is worth nothing now, and after the report it would be refused.
     saver.abort();
     let _ = saver.await;
-    let (((generated, took), written), _) = engine?;
+    let (((generated, steps_run, mut times, device_us), written), all_us) = engine?;
+    // FFmpeg works beside the engine; only what it needs beyond it counts.
+    times.mux_us = Some(all_us.saturating_sub(device_us));
     Ok(Taken {
         generated: generated?,
         written,
-        device_us: u64::try_from(took.as_micros()).unwrap_or(u64::MAX),
-        steps_run: steps_run.load(Relaxed),
+        device_us,
+        steps_run,
+        times,
     })
 }
 
@@ -206,7 +219,7 @@ fn generate(
     weights: &Weights,
     recipe: &Recipe,
     start: Start,
-    mut look: Look,
+    look: &mut Look,
     metrics: &Metrics,
     sink: &mut dyn Sink,
 ) -> Result<Generated, DiffusionError> {
@@ -244,7 +257,10 @@ struct Look {
     checkpoint_steps: u32,
     checkpoint_after: Duration,
     drain_finish_ms: u64,
-    steps_run: Arc<AtomicU32>,
+    steps_run: u32,
+    encode: Duration,
+    steps: Duration,
+    decode: Duration,
     last_look: Instant,
     last_step: Option<u32>,
     saved_at: Instant,
@@ -264,7 +280,10 @@ impl Look {
             checkpoint_steps: studio.settings.checkpoint_steps.max(1),
             checkpoint_after: Duration::from_millis(studio.settings.checkpoint_ms),
             drain_finish_ms: studio.settings.drain_finish_ms,
-            steps_run: Arc::default(),
+            steps_run: 0,
+            encode: Duration::ZERO,
+            steps: Duration::ZERO,
+            decode: Duration::ZERO,
             last_look: Instant::now(),
             last_step: None,
             saved_at: Instant::now(),
@@ -292,10 +311,15 @@ impl Look {
         let ran = self.last_step.is_some_and(|last| progress.step > last);
         let took = self.last_look.elapsed();
         if ran {
-            self.steps_run.fetch_add(1, Relaxed);
+            self.steps_run += 1;
             self.metrics.steps.inc();
             self.metrics.step_seconds.observe(took.as_secs_f64());
         }
+        *match self.last_step {
+            None => &mut self.encode,
+            Some(_) if ran => &mut self.steps,
+            Some(_) => &mut self.decode,
+        } += took;
         let step_ms = u32::try_from(took.as_millis()).unwrap_or(u32::MAX);
         self.held
             .stepped(progress.step, progress.steps, ran.then_some(step_ms));
@@ -303,6 +327,17 @@ impl Look {
             self.saved_step = progress.step;
         }
         self.last_step = Some(progress.step);
+    }
+
+    /// What each part took, once the engine has ended: after the last look it decoded.
+    fn times(&self) -> Times {
+        let decode = self.decode + self.last_look.elapsed();
+        Times {
+            encode_us: Some(micros(self.encode)),
+            steps_us: (self.steps_run > 0).then(|| micros(self.steps)),
+            decode_us: Some(micros(decode)),
+            ..Times::default()
+        }
     }
 
     /// Waits here while the lease may have ended: no step is begun behind the fence.

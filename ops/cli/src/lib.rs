@@ -5,6 +5,7 @@ mod api;
 mod bench;
 mod cancel;
 mod doctor;
+mod eta;
 mod eval;
 mod film;
 mod keys;

@@ -42,6 +42,8 @@ use crate::{
 
 #[derive(Args, Debug)]
 pub struct RenderArgs {
+    /// What to see and hear, such as "a red ball falls on a wooden floor".
+    prompt: String,
     #[command(flatten)]
     film: FilmArgs,
     /// Where to put the film.
@@ -91,7 +93,7 @@ fn film(args: &RenderArgs, stop: &AtomicBool) -> Result<()> {
         None => catalogue::find_builtin()?,
     };
     let entry = Entry::open(MODEL_DEFAULT.into(), &dir, &device)?;
-    let order = order(&args.film, &entry)?;
+    let order = order(&args.prompt, &args.film, &entry)?;
     for warning in &order.record.warnings {
         eprintln!("warning: {}", warning.message);
     }
@@ -118,10 +120,10 @@ fn film(args: &RenderArgs, stop: &AtomicBool) -> Result<()> {
 }
 
 /// The tasks that the farm would make of this request.
-fn order(args: &FilmArgs, entry: &Entry) -> Result<Order> {
+fn order(prompt: &str, args: &FilmArgs, entry: &Entry) -> Result<Order> {
     let image = args.image.as_deref().map(read_image).transpose()?;
     let request = VideoRequest {
-        prompt: args.prompt.clone(),
+        prompt: prompt.into(),
         model: Some(MODEL_DEFAULT.into()),
         seconds: args.seconds.clone(),
         size: args.size.clone(),
