@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
-use diffusion::{Clip, Control, DiffusionError, Generated, ModelInfo, Recipe, Start, Weights};
+use diffusion::{
+    Clip, Control, DiffusionError, Generated, ModelInfo, Progress, Recipe, Start, Weights,
+};
 use schemas::{
     Digest,
     agent::{PROBE_WEIGHTS, ProbeOutcome},
@@ -18,7 +20,7 @@ const FRAME_STEPS: u32 = 2;
 /// Renders the probe on this node's device. `None` when `stop` said so before the end.
 pub async fn run(
     studio: &Arc<Studio>,
-    stop: impl Fn() -> bool + Send + 'static,
+    stop: impl Fn() -> bool + Send + Sync + 'static,
 ) -> Option<ProbeOutcome> {
     let weights = match studio.catalogue.get(PROBE_WEIGHTS) {
         Ok(entry) => Arc::clone(&entry.weights),
@@ -47,15 +49,19 @@ fn failed(message: String) -> ProbeOutcome {
     ProbeOutcome::Failed { message }
 }
 
-fn render(weights: &Weights, stop: &dyn Fn() -> bool) -> Result<Option<Digest>, DiffusionError> {
+fn render(
+    weights: &Weights,
+    stop: &(dyn Fn() -> bool + Sync),
+) -> Result<Option<Digest>, DiffusionError> {
     let recipe = recipe(weights.info());
-    if stop() {
-        return Ok(None);
-    }
-    let generated =
-        diffusion::generate(weights, &recipe, Start::Fresh, &mut |_| Control::Continue)?;
-    Ok(match generated {
-        Generated::Finished(clip) => Some(digest(&clip)),
+    let mut clip = Clip::default();
+    let mut on_step = |_: &Progress<'_>| match stop() {
+        true => Control::Pause,
+        false => Control::Continue,
+    };
+    let ended = diffusion::generate(weights, &recipe, Start::Fresh, &mut on_step, &mut clip)?;
+    Ok(match ended {
+        Generated::Finished => Some(digest(&clip)),
         Generated::Paused(_) => None,
     })
 }

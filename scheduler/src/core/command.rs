@@ -9,6 +9,7 @@ use schemas::{
 };
 
 use super::{
+    calibration::Promise,
     explain::Waiting,
     nodes::NodeOrder,
     quota::{Ordered, QuotaOrder},
@@ -63,6 +64,12 @@ pub enum Command {
         boot: Option<BootId>,
     },
 
+    /// What an answer foretold of a job.
+    Promise {
+        job: JobId,
+        promise: Promise,
+    },
+
     /// Time has passed. Never needed for correctness: every command looks at the clock first.
     Tick,
 }
@@ -88,6 +95,7 @@ impl Command {
             Self::Probed(_) => "probed",
             Self::OrderNode(_) => "order_node",
             Self::Drain { .. } => "drain",
+            Self::Promise { .. } => "promise",
             Self::Tick => "tick",
         }
     }

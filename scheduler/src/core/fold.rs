@@ -80,6 +80,7 @@ impl Farm {
             leased: [0; 3],
             quarantined: BTreeSet::new(),
             prices: Default::default(),
+            promises: BTreeMap::new(),
             recent: Recent::default(),
             handovers: BTreeMap::new(),
             buckets: BTreeMap::new(),
@@ -93,6 +94,7 @@ impl Farm {
             wake: false,
             attempts_ended: Vec::new(),
             observed: Vec::new(),
+            finished: Vec::new(),
         }
     }
 
@@ -241,12 +243,22 @@ impl Farm {
     pub fn durable(&self) -> Snapshot {
         let tasks = || self.tasks.values();
         Snapshot {
-            term: self.term,
-            seq: self.seq,
             jobs: self.jobs.values().map(|job| job.row.clone()).collect(),
             tasks: tasks().map(|task| task.row.clone()).collect(),
             checkpoints: tasks().flat_map(|task| task.checkpoints.clone()).collect(),
             reservations: self.reservations.values().cloned().collect(),
+            dedupe: self.dedupe.values().cloned().collect(),
+            idempotency: self.idempotency.values().cloned().collect(),
+            grants: self.grants.clone().into_iter().collect(),
+            ..self.frame()
+        }
+    }
+
+    /// The part of it that does not grow with jobs and grants.
+    pub(super) fn frame(&self) -> Snapshot {
+        Snapshot {
+            term: self.term,
+            seq: self.seq,
             accounts: self.accounts.values().cloned().collect(),
             balances: self.balances.iter().map(|(id, b)| (*id, *b)).collect(),
             agents: self
@@ -254,14 +266,12 @@ impl Farm {
                 .values()
                 .map(|agent| agent.row.clone())
                 .collect(),
-            dedupe: self.dedupe.values().cloned().collect(),
-            idempotency: self.idempotency.values().cloned().collect(),
             usage: self.used(),
             quotas: self.quotas.values().copied().collect(),
-            grants: self.grants.clone().into_iter().collect(),
             chain: self.chain,
             golden: self.golden.clone().into_iter().collect(),
             costs: self.costs.rows(),
+            ..Snapshot::default()
         }
     }
 }

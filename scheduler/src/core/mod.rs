@@ -7,6 +7,7 @@
 //! in [`queue`], who gets it in [`placement`], why something waits in [`waiting`].
 
 pub mod agent;
+pub mod calibration;
 mod caps;
 pub mod command;
 pub mod costs;
@@ -14,12 +15,14 @@ pub mod decay;
 pub mod explain;
 mod failure;
 pub mod fold;
+pub mod forward;
 pub mod health;
 mod job;
 mod ledger;
 pub mod limits;
 pub mod live;
 pub mod nodes;
+pub mod outlook;
 mod placement;
 mod preempt;
 pub mod prices;
@@ -54,6 +57,7 @@ use schemas::{
 
 use self::{
     agent::Agent,
+    calibration::{Finished, Promise},
     caps::Load,
     command::{Command, Reply},
     costs::Costs,
@@ -111,6 +115,7 @@ pub struct Farm {
     prices: prices::Kept,
 
     // What only this leader knows.
+    promises: BTreeMap<JobId, Promise>,
     recent: Recent,
     handovers: BTreeMap<(AgentId, u32), Handover>,
     buckets: BTreeMap<String, Bucket>,
@@ -129,6 +134,7 @@ pub struct Farm {
     wake: bool,
     attempts_ended: Vec<&'static str>,
     observed: Vec<Observed>,
+    finished: Vec<Finished>,
 }
 
 #[derive(Clone, Debug)]
@@ -160,6 +166,8 @@ pub struct Outcome {
     pub attempts_ended: Vec<&'static str>,
     /// What else the metrics count.
     pub observed: Vec<Observed>,
+    /// Jobs that were published, beside what was foretold of them.
+    pub finished: Vec<Finished>,
 }
 
 /// Something that happened while a command was applied.
@@ -217,6 +225,7 @@ impl Farm {
             Command::Probed(report) => Reply::Written(self.probed(report)),
             Command::OrderNode(order) => self.order_node(*order),
             Command::Drain { agent, boot } => self.drain(agent, boot),
+            Command::Promise { job, promise } => self.promise(job, promise),
             Command::Tick => Reply::Done,
         };
         self.preempt();
@@ -226,6 +235,7 @@ impl Farm {
             wake: std::mem::take(&mut self.wake),
             attempts_ended: std::mem::take(&mut self.attempts_ended),
             observed: std::mem::take(&mut self.observed),
+            finished: std::mem::take(&mut self.finished),
         }
     }
 

@@ -329,6 +329,10 @@ impl Queue {
         self.classes.keys()
     }
 
+    pub fn len(&self) -> usize {
+        self.lens.iter().sum()
+    }
+
     pub fn len_of(&self, band: Band) -> usize {
         self.lens[band as usize]
     }

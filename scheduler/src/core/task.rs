@@ -23,6 +23,8 @@ use super::{
 pub(super) struct LiveLease {
     pub expires_at_ms: i64,
     pub phase: Phase,
+    /// Since when, as far as it was told.
+    pub phase_since_ms: i64,
     pub step: u32,
     pub steps: u32,
     pub step_ms: Option<u32>,
@@ -72,6 +74,7 @@ impl LiveLease {
         Self {
             expires_at_ms,
             phase: Phase::Encode,
+            phase_since_ms: 0,
             step: 0,
             steps: 0,
             step_ms: None,
@@ -376,7 +379,10 @@ impl Farm {
         if live.phase == Phase::Encode && progress.phase == Phase::Denoise {
             live.load_ms = Some(now - granted_at_ms);
         }
-        (live.step, live.phase) = (step, progress.phase);
+        if live.phase != progress.phase {
+            (live.phase, live.phase_since_ms) = (progress.phase, now);
+        }
+        live.step = step;
         live.step_ms = progress.step_ms.or(live.step_ms);
         live.slowest_ms = live.slowest_ms.max(live.step_ms.unwrap_or(0).into());
         let job = self.task_at(id).row.job;

@@ -182,6 +182,9 @@ impl Writer {
         for observed in outcome.observed {
             self.metrics.observe(observed);
         }
+        for finished in &outcome.finished {
+            self.metrics.finished(finished);
+        }
         log_changes(&outcome.writes);
         self.group.commands += 1;
         self.group.wake |= outcome.wake;

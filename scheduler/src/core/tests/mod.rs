@@ -3,6 +3,7 @@
 mod agents;
 mod failures;
 mod films;
+mod forward;
 mod health;
 mod leases;
 mod order;
