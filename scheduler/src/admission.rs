@@ -200,6 +200,8 @@ impl Order {
             band: self.record.band(),
             rank: self.record.priority.rank(),
             window: self.record.window.clone(),
+            not_before_ms: self.record.not_before.map(|s| s * 1_000),
+            deadline_ms: self.record.deadline.map(|s| s * 1_000),
             tasks: self
                 .tasks
                 .into_iter()

@@ -88,18 +88,13 @@ impl Api {
         })
     }
 
+    /// `wishes` are further fields of the request, by name.
     pub async fn create(
         &self,
         film: &FilmArgs,
-        model: &str,
-        priority: &str,
-        start: &str,
+        wishes: impl IntoIterator<Item = (&'static str, Option<String>)>,
     ) -> Result<Video> {
-        let mut form = multipart::Form::new()
-            .text("prompt", film.prompt.clone())
-            .text("model", model.to_string())
-            .text("priority", priority.to_string())
-            .text("start", start.to_string());
+        let mut form = multipart::Form::new().text("prompt", film.prompt.clone());
         let fields = [
             ("size", film.size.clone()),
             ("seconds", film.seconds.clone()),
@@ -114,7 +109,7 @@ impl Api {
                 Some(film.negative.clone()).filter(|text| !text.is_empty()),
             ),
         ];
-        for (name, value) in fields {
+        for (name, value) in fields.into_iter().chain(wishes) {
             if let Some(value) = value {
                 form = form.text(name, value);
             }

@@ -26,6 +26,13 @@ pub struct SubmitArgs {
     /// When it may start: now, overnight (half the price), or another window of the farm.
     #[arg(long, default_value = "now")]
     start: String,
+    /// Start nothing of it before this instant, as in 2027-01-31T20:00:00+01:00 or Unix seconds.
+    #[arg(long, value_name = "INSTANT")]
+    not_before: Option<String>,
+    /// It must have begun by this instant, or it fails and costs nothing; as the instant comes near it
+    /// goes before other work.
+    #[arg(long, value_name = "INSTANT")]
+    deadline: Option<String>,
     /// Wait until the film is done.
     #[arg(long)]
     wait: bool,
@@ -39,9 +46,14 @@ pub struct SubmitArgs {
 pub async fn run(args: SubmitArgs) -> Result<()> {
     let api = Api::new(&args.server)?;
     let target = args.output.as_deref().map(Target::new).transpose()?;
-    let video = api
-        .create(&args.film, &args.model, &args.priority, &args.start)
-        .await?;
+    let wishes = [
+        ("model", Some(args.model)),
+        ("priority", Some(args.priority)),
+        ("start", Some(args.start)),
+        ("not_before", args.not_before),
+        ("deadline", args.deadline),
+    ];
+    let video = api.create(&args.film, wishes).await?;
     for warning in &video.warnings {
         eprintln!("warning: {}", warning.message);
     }

@@ -31,7 +31,12 @@ pub fn eta(live: &LiveJob, now_ms: i64) -> Eta {
         .filter_map(|task| task.granted_at_ms)
         .min();
     let opens_ms = match live.waiting {
-        Some(Waiting::WindowClosed { opens_ms, .. }) => opens_ms,
+        Some(
+            Waiting::WindowClosed {
+                opens_ms: at_ms, ..
+            }
+            | Waiting::StartLater { at_ms },
+        ) => at_ms,
         _ => now_ms,
     };
     let starts_ms = match live.queue_position {

@@ -33,6 +33,8 @@ const CREATE_FIELDS: &[&str] = &[
     "dry_run",
     "priority",
     "start",
+    "not_before",
+    "deadline",
 ];
 /// Fields that old programs send and that change nothing.
 const IGNORED_FIELDS: &[&str] = &["user", "safety_identifier", "n"];
@@ -80,6 +82,8 @@ pub fn read_request(mut fields: Fields) -> Result<VideoRequest, Refusal> {
         dry_run: boolean(&mut fields, "dry_run")?.unwrap_or(false),
         priority: priority(&mut fields)?,
         start: text(&mut fields, "start", "")?,
+        not_before: instant(&mut fields, "not_before")?,
+        deadline: instant(&mut fields, "deadline")?,
     })
 }
 
@@ -202,6 +206,17 @@ fn boolean(fields: &mut Fields, name: &str) -> Result<Option<bool>, Refusal> {
         Some(Node::Text(text)) if text == "false" => Ok(Some(false)),
         Some(other) => Err(expected("a boolean", &other, name)),
     }
+}
+
+/// Unix seconds, or a text such as `2027-01-31T08:00:00+01:00`.
+fn instant(fields: &mut Fields, name: &str) -> Result<Option<i64>, Refusal> {
+    if let Some(Node::Text(text)) = fields.get(name)
+        && let Ok(at) = text.parse::<jiff::Timestamp>()
+    {
+        fields.remove(name);
+        return Ok(Some(at.as_second()));
+    }
+    integer(fields, name, "")
 }
 
 fn priority(fields: &mut Fields) -> Result<Priority, Refusal> {

@@ -157,6 +157,7 @@ pub fn core_refused(refusal: &CoreRefusal) -> ApiError {
             "This idempotency key was used with another request body; use a new key.",
         )
         .into(),
+        CoreRefusal::NeverStarts { param, why } => Refusal::wrong_value(param, why.clone()).into(),
         CoreRefusal::OverQuota { account, short_by } => over_quota(account, *short_by).into(),
         other => not_taken(other),
     }

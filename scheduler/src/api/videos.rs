@@ -7,9 +7,11 @@ use axum::{
 };
 use http::{HeaderMap, HeaderName, HeaderValue, Uri};
 use schemas::{
-    JobId,
+    JobId, TaskId,
     video::{DeletedVideo, Status, Video, VideoList},
 };
+
+use uuid::Uuid;
 
 use super::{
     ApiState,
@@ -28,7 +30,7 @@ use super::{
     submit::{core_refused, decide, make},
 };
 use crate::{
-    admission::{Catalogue, Refusal, VideoRequest},
+    admission::{Catalogue, Refusal, Submission, VideoRequest},
     store::read::{After, JobView},
 };
 
@@ -127,8 +129,14 @@ async fn answer_estimate(
     let wish = asked.wish.as_ref().map_err(Clone::clone)?;
     let mut verdict = decide(state, wish, &asked.catalogue).await;
     if let Ok(order) = &verdict {
-        let hold = order.hold;
-        if let Some(refusal) = state.dispatcher.over_quota(caller.project, hold).await? {
+        let submission = Submission {
+            id: JobId(Uuid::nil()),
+            project: caller.project,
+            dedupe: None,
+            idempotency: None,
+        };
+        let job = order.clone().into_job(submission, || TaskId(Uuid::nil()));
+        if let Some(refusal) = state.dispatcher.refusal(job).await? {
             verdict = Err(core_refused(&refusal));
         }
     }

@@ -154,6 +154,9 @@ pub enum Refusal {
     KeyReused,
     #[error("the job is not valid: {0}")]
     Invalid(String),
+    /// No instant is left at which the job may begin; `param` is the field of the request to blame.
+    #[error("the job could never start: {why}")]
+    NeverStarts { param: &'static str, why: String },
     /// A metered account lacks what the job would hold.
     #[error("account {account} is short by {} s", short_by.as_secs_f64())]
     OverQuota {

@@ -9,6 +9,10 @@ pub enum Waiting {
     InputsPending {
         tasks_left: u32,
     },
+    /// It may not start before this instant: its owner said so, or a cheaper hour of its window comes.
+    StartLater {
+        at_ms: i64,
+    },
     /// It may start only in its window.
     WindowClosed {
         window: String,
@@ -64,6 +68,7 @@ impl Waiting {
     pub fn code(&self) -> &'static str {
         match self {
             Self::InputsPending { .. } => "inputs_pending",
+            Self::StartLater { .. } => "start_later",
             Self::WindowClosed { .. } => "window_closed",
             Self::RetryBackoff { .. } => "retry_backoff",
             Self::ModelMissing { .. } => "model_missing",

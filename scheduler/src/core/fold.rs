@@ -9,11 +9,11 @@ use super::{
     limits::{Limits, RECENT_MS},
     queue::Queue,
     quota::QuotaRow,
-    recent::Recent,
     rows::{
         AccountRow, AgentRow, AgentState, Balance, CheckpointRow, DedupeRow, IdempotencyRow,
         JobRow, ReservationRow, TaskRow, TaskState,
     },
+    start::Expected,
     task::LiveLease,
     timers::{Timer, Timers},
 };
@@ -71,7 +71,8 @@ impl Farm {
             queue: Queue::default(),
             timers: Timers::default(),
             loads: BTreeMap::new(),
-            recent: Recent::default(),
+            recent: BTreeMap::new(),
+            planned: BTreeMap::new(),
             handovers: BTreeMap::new(),
             buckets: BTreeMap::new(),
             now: 0,
@@ -120,11 +121,13 @@ impl Farm {
             let job = Job {
                 tasks: Vec::new(),
                 progress_written_ms: self.now,
+                expected: Expected::default(),
                 row,
             };
             let id = job.row.id;
             self.jobs.insert(id, job);
             self.count_job(id, None);
+            self.arm_deadline(id);
         }
         self.reservations = by(reservations, |row| row.job);
         self.reservations
@@ -140,6 +143,7 @@ impl Farm {
                 continue; // ended just before RECENT_MS ago
             };
             job.tasks.push(row.id);
+            job.expected.add(row.kind(), row.estimate);
             ids.push(row.id);
             let leased = matches!(row.state, TaskState::Leased(_));
             let mut live = LiveLease::new(expires_at_ms);
@@ -154,6 +158,7 @@ impl Farm {
         }
         for id in ids {
             self.index_task(id);
+            self.note_planned(id);
         }
         let whole =
             |job: &Job| !job.tasks.is_empty() && self.reservations.contains_key(&job.row.id);

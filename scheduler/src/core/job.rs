@@ -20,7 +20,11 @@ impl Farm {
     /// The first grant of one of its tasks.
     pub(super) fn begin_job(&mut self, id: JobId) {
         if self.job_at(id).row.state == JobState::Waiting {
-            self.change_job(id, |job| job.state = JobState::Rendering);
+            let saved = self.saved_now(id);
+            self.change_job(id, |job| {
+                job.state = JobState::Rendering;
+                job.saved = saved;
+            });
             self.announce(id, "video.started");
         }
     }

@@ -8,6 +8,7 @@
 
 pub mod agent;
 mod caps;
+mod cheap;
 pub mod command;
 pub mod decay;
 pub mod explain;
@@ -18,7 +19,9 @@ mod ledger;
 pub mod limits;
 pub mod live;
 mod placement;
+mod pools;
 mod preempt;
+pub mod prices;
 mod queue;
 pub mod quota;
 mod recent;
@@ -49,7 +52,7 @@ use self::{
     agent::Agent,
     caps::Load,
     command::{Command, Reply},
-    limits::{AGED_MS, Limits},
+    limits::Limits,
     preempt::{Bucket, Handover},
     queue::{Class, Entry, Place, Queue},
     quota::QuotaRow,
@@ -58,6 +61,7 @@ use self::{
         AccountRow, Balance, CheckpointRow, DedupeRow, Fingerprint, Holder, IdempotencyRow, JobRow,
         ReservationRow, TaskRow, TaskState,
     },
+    start::Expected,
     task::LiveLease,
     timers::{Timer, Timers},
     write::{TaskGuard, Write},
@@ -92,7 +96,10 @@ pub struct Farm {
     loads: BTreeMap<AccountId, Load>,
 
     // What only this leader knows.
-    recent: Recent,
+    /// By pool.
+    recent: BTreeMap<String, Recent>,
+    /// Device time that is planned for an hour of a window whose hours have prices.
+    planned: BTreeMap<(String, i64), i64>,
     handovers: BTreeMap<(AgentId, u32), Handover>,
     buckets: BTreeMap<String, Bucket>,
 
@@ -110,6 +117,8 @@ struct Job {
     tasks: Vec<TaskId>,
     /// When progress was last written; not stored.
     progress_written_ms: i64,
+    /// Of its tasks' estimates; not stored.
+    expected: Expected,
 }
 
 #[derive(Clone, Debug)]
@@ -192,6 +201,7 @@ impl Farm {
                 Timer::Lease(task) => self.lease_due(task),
                 Timer::Eligible(task) => self.index_task(task),
                 Timer::Closes(task) => self.window_closes(task),
+                Timer::Deadline(job) => self.deadline_due(job),
                 Timer::Agent(agent) => self.agent_due(agent),
                 Timer::Forget(job) => self.forget_due(job),
                 Timer::Dedupe(fingerprint) => self.dedupe_due(fingerprint),
@@ -281,7 +291,8 @@ impl Farm {
     /// Where an eligible task stands in the queue.
     fn entry(&self, id: TaskId, eligible_at_ms: i64) -> Entry {
         let row = &self.task_at(id).row;
-        let job = &self.job_at(row.job).row;
+        let whole = self.job_at(row.job);
+        let job = &whole.row;
         Entry {
             account: job.project,
             band: job.band,
@@ -292,12 +303,7 @@ impl Farm {
                 },
             },
             place: Place::new(row.kind(), job.state, job.rank, job.seq, row.index, id),
-            // What gave way or failed does not begin to wait anew; a window holds its night's work back until it opens.
-            aged_at_ms: AGED_MS[job.band as usize]
-                + match job.window {
-                    None => job.created_at_ms,
-                    Some(_) => eligible_at_ms,
-                },
+            aged_at_ms: self.aged_at_ms(whole, eligible_at_ms),
         }
     }
 
@@ -319,6 +325,7 @@ impl Farm {
             TaskState::Leased(Holder { agent, device, .. }) => {
                 self.busy.insert((*agent, *device), id);
                 self.count_device(id, 1);
+                self.arm_close(id);
             }
             _ => {}
         }

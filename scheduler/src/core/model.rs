@@ -323,6 +323,8 @@ pub fn job(number: u128, shots: u32) -> NewJob {
         hold: GpuMicros(10_000_000),
         rank: 0,
         window: None,
+        not_before_ms: None,
+        deadline_ms: None,
         dedupe: None,
         idempotency: None,
     }

@@ -53,7 +53,7 @@ impl Farm {
             if let Some(victim) = self.victim(task) {
                 let now = self.now;
                 let live = self.live_mut(victim);
-                live.yield_since_ms = Some(now);
+                live.tell_to_yield(now, "an urgent task needs the device");
                 live.yield_for = Some(task);
             }
         }

@@ -34,6 +34,10 @@ pub struct NewJob {
     pub rank: i32,
     /// See [`JobRow::window`].
     pub window: Option<String>,
+    /// See [`JobRow::not_before_ms`].
+    pub not_before_ms: Option<i64>,
+    /// See [`JobRow::deadline_ms`].
+    pub deadline_ms: Option<i64>,
     /// Absent for a caller that wants no retry protection.
     pub dedupe: Option<Dedupe>,
     pub idempotency: Option<Idempotency>,
@@ -116,6 +120,14 @@ pub struct JobRow {
     pub rank: i32,
     /// Name of the window in which its tasks may start; absent: at any time.
     pub window: Option<String>,
+    /// No task starts before this instant.
+    pub not_before_ms: Option<i64>,
+    /// A job that has not begun by then fails; as it comes near, its tasks age.
+    pub deadline_ms: Option<i64>,
+    /// When it could have begun, had no cheaper hour been waited for; only where its window has prices.
+    pub could_start_ms: Option<i64>,
+    /// What waiting for a cheaper hour saved, in millionths of the unit of the prices.
+    pub saved: Option<i64>,
 }
 
 /// ```text

@@ -3,6 +3,9 @@
 //! Whatever happens, the invariants of the model hold after every step; and when the faults stop,
 //! every job ends. A failure prints its seed; add it to `KEPT` when it is fixed.
 
+use std::collections::BTreeMap;
+
+use jiff::{civil, tz::TimeZone};
 use schemas::{
     BootId, Digest, GpuMicros, JobId,
     agent::{
@@ -20,7 +23,8 @@ use super::{
     limits::Limits,
     model::{FOREIGN, Model, PROJECT, SECOND, accounts, job, weights},
     quota::{LimitsChange, QuotaChange, QuotaOrder},
-    rows::{Band, Dedupe},
+    rows::{Band, Dedupe, JobError},
+    windows::{AtEnd, EVERY_DAY, Window},
     write::Write,
 };
 
@@ -31,6 +35,21 @@ const SEEDS: u64 = 100;
 const STEPS: u32 = 300;
 const NODES: [&str; 3] = ["a", "b", "c"];
 const STEPS_OF_A_SHOT: u32 = 8;
+
+const WINDOW: &str = "mostly";
+
+/// Open but for ten minutes after ten past midnight; what runs then stops.
+fn window() -> Window {
+    Window {
+        zone: TimeZone::UTC,
+        weekdays: EVERY_DAY.to_vec(),
+        start: civil::time(0, 20, 0, 0),
+        end: civil::time(0, 10, 0, 0),
+        at_end: AtEnd::Yield,
+        fit: false,
+        prices: None,
+    }
+}
 
 /// SplitMix64: small, and the same everywhere.
 struct Dice(u64);
@@ -117,6 +136,7 @@ impl Simulation {
             preempt_min_run_ms: 0,
             preempt_min_steps: 0,
             preempt_gain_ms: 0,
+            windows: BTreeMap::from([(WINDOW.into(), window())]),
             ..Limits::default()
         };
         let mut model = Model {
@@ -232,6 +252,10 @@ impl Simulation {
             _ => Band::Standard,
         };
         new.rank = self.dice.below(2) as i32;
+        new.window = self.dice.one_in(6).then(|| WINDOW.into());
+        let later = |dice: &mut Dice, ms| dice.one_in(6).then(|| dice.below(ms) as i64);
+        new.not_before_ms = later(&mut self.dice, 60_000).map(|ms| self.now + ms);
+        new.deadline_ms = later(&mut self.dice, 900_000).map(|ms| self.now + ms);
         if self.dice.one_in(3) {
             new.dedupe = Some(Dedupe {
                 fingerprint: format!("f{}", self.dice.below(3)),
@@ -513,7 +537,7 @@ fn the_invariants_hold_whatever_happens_and_every_job_ends() {
         text.parse().expect("DAILIES_SIMULATION_SEEDS is a number")
     });
     let (mut published, mut jobs, mut faults, mut preemptions) = (0, 0, 0, 0);
-    let mut over_quota = 0;
+    let (mut over_quota, mut late) = (0, 0);
     for seed in KEPT.iter().copied().chain(0..seeds) {
         let run = std::panic::catch_unwind(|| simulate(seed));
         let run = run.unwrap_or_else(|_| panic!("simulation with seed {seed} failed"));
@@ -523,6 +547,11 @@ fn the_invariants_hold_whatever_happens_and_every_job_ends() {
         over_quota += run.over_quota;
         let events = run.model.outbox.iter();
         published += events.filter(|e| e.kind == "video.completed").count();
+        let missed = |e: &JobError| e.code == "deadline_passed";
+        let ended = run.model.jobs.values();
+        late += ended
+            .filter(|job| job.error.as_ref().is_some_and(missed))
+            .count();
     }
     println!("{faults} faults, {jobs} jobs, {published} films, {preemptions} preemptions");
     assert!(
@@ -530,9 +559,10 @@ fn the_invariants_hold_whatever_happens_and_every_job_ends() {
             && jobs as u64 > 15 * seeds
             && published as u64 > 8 * seeds
             && preemptions > 0
-            && over_quota > seeds,
+            && over_quota > seeds
+            && late as u64 > seeds / 2,
         "{faults} faults, {jobs} jobs, {published} films, {preemptions} preemptions, \
-         {over_quota} over quota"
+         {over_quota} over quota, {late} too late"
     );
 }
 

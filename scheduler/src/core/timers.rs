@@ -13,8 +13,10 @@ pub enum Timer {
     Lease(TaskId),
     /// A backoff may be over.
     Eligible(TaskId),
-    /// The window of a task may have closed before it could start.
+    /// The window of a task may have closed: before it could start, or while it runs.
     Closes(TaskId),
+    /// A job may have missed its deadline.
+    Deadline(JobId),
     /// An agent may have fallen silent.
     Agent(AgentId),
     /// An ended job may leave memory.

@@ -20,10 +20,7 @@ impl Farm {
             TaskState::Ready {
                 eligible_at_ms,
                 backoff: None,
-            } if *eligible_at_ms > self.now => Some(Waiting::WindowClosed {
-                window: self.job_at(row.job).row.window.clone().unwrap_or_default(),
-                opens_ms: *eligible_at_ms,
-            }),
+            } if *eligible_at_ms > self.now => Some(self.starts_later(row.job, *eligible_at_ms)),
             TaskState::Ready {
                 eligible_at_ms,
                 backoff,

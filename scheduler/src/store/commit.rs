@@ -113,6 +113,7 @@ async fn update_job(tx: &DatabaseTransaction, was: JobState, row: &JobRow) -> Re
         ended_at_ms: Set(model.ended_at_ms),
         error_code: Set(model.error_code),
         error_message: Set(model.error_message),
+        saved: Set(model.saved),
         ..Default::default()
     };
     let done = job::Entity::update_many()

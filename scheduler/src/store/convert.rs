@@ -73,6 +73,10 @@ pub fn job_model(row: &JobRow, request: &serde_json::Value) -> job::Model {
         error_message: error.map(|e| text(&e.message)),
         rank: row.rank,
         start_window: row.window.clone(),
+        not_before_ms: row.not_before_ms,
+        deadline_ms: row.deadline_ms,
+        could_start_ms: row.could_start_ms,
+        saved: row.saved,
     }
 }
 
@@ -90,6 +94,10 @@ pub fn job_row(model: &job::Model) -> Result<JobRow, StoreError> {
         error: job_error(model),
         rank: model.rank,
         window: model.start_window.clone(),
+        not_before_ms: model.not_before_ms,
+        deadline_ms: model.deadline_ms,
+        could_start_ms: model.could_start_ms,
+        saved: model.saved,
     })
 }
 

@@ -82,6 +82,10 @@ table! {
         pub error_message: Option<String>,
         pub rank: i32,
         pub start_window: Option<String>,
+        pub not_before_ms: Option<i64>,
+        pub deadline_ms: Option<i64>,
+        pub could_start_ms: Option<i64>,
+        pub saved: Option<i64>,
     }
 }
 

@@ -14,7 +14,6 @@ mod windows;
 use std::{collections::BTreeMap, fmt::Write as _};
 
 use expect_test::Expect;
-use jiff::{civil, tz::TimeZone};
 use schemas::{
     BootId, Digest, JobId, TaskId,
     agent::{
@@ -32,7 +31,6 @@ use super::{
     limits::Limits,
     model::{FOREIGN, Model, PROJECT, SECOND, accounts, job, weights},
     rows::{Dedupe, Idempotency},
-    windows::{EVERY_DAY, Window},
 };
 
 /// A farm, the store that follows it, and what the script has seen.
@@ -65,13 +63,9 @@ fn check(script: &str, expected: Expect) {
 impl World {
     fn new() -> Self {
         let mut limits = Limits::default();
-        let night = Window {
-            zone: TimeZone::UTC,
-            weekdays: EVERY_DAY.to_vec(),
-            start: civil::time(22, 0, 0, 0),
-            end: civil::time(6, 0, 0, 0),
-        };
-        limits.windows.insert("overnight".into(), night);
+        for (name, window) in windows::all() {
+            limits.windows.insert(name.into(), window);
+        }
         let mut world = Self {
             farm: Farm::empty(limits.clone(), 1),
             model: Model {
@@ -147,6 +141,11 @@ impl World {
                 self.apply(Command::Tick);
                 self.states()
             }
+            "away" => {
+                self.now += word(1).parse::<i64>().unwrap();
+                String::new()
+            }
+            "saved" => format!("{:?}", self.model.jobs[&self.job_id(word(1))].saved),
             "crash" => {
                 self.farm = self.model.fold(&self.limits, self.now);
                 self.states()
@@ -180,6 +179,8 @@ impl World {
                 }
                 ("band", band) => new.band = serde_json::from_value(band.into()).unwrap(),
                 ("start", window) => new.window = Some(window.into()),
+                ("after", ms) => new.not_before_ms = Some(ms.parse().unwrap()),
+                ("deadline", ms) => new.deadline_ms = Some(ms.parse().unwrap()),
                 ("rank", rank) => new.rank = rank.parse().unwrap(),
                 ("of", "second") => new.project = SECOND,
                 ("of", "foreign") => new.project = FOREIGN,
