@@ -26,6 +26,9 @@ pub struct SubmitArgs {
     /// When it may start: now, overnight (half the price), or another window of the farm.
     #[arg(long, default_value = "now")]
     start: String,
+    /// Who asks: shares and quota are counted for this user of the project.
+    #[arg(long)]
+    user: Option<String>,
     /// Start nothing of it before this instant, as in 2027-01-31T20:00:00+01:00 or Unix seconds.
     #[arg(long, value_name = "INSTANT")]
     not_before: Option<String>,
@@ -50,6 +53,7 @@ pub async fn run(args: SubmitArgs) -> Result<()> {
         ("model", Some(args.model)),
         ("priority", Some(args.priority)),
         ("start", Some(args.start)),
+        ("user", args.user),
         ("not_before", args.not_before),
         ("deadline", args.deadline),
     ];

@@ -35,9 +35,10 @@ const CREATE_FIELDS: &[&str] = &[
     "start",
     "not_before",
     "deadline",
+    "user",
 ];
 /// Fields that old programs send and that change nothing.
-const IGNORED_FIELDS: &[&str] = &["user", "safety_identifier", "n"];
+const IGNORED_FIELDS: &[&str] = &["safety_identifier", "n"];
 const SHOT_FIELDS: &[&str] = &[
     "prompt",
     "seconds",
@@ -82,6 +83,7 @@ pub fn read_request(mut fields: Fields) -> Result<VideoRequest, Refusal> {
         dry_run: boolean(&mut fields, "dry_run")?.unwrap_or(false),
         priority: priority(&mut fields)?,
         start: text(&mut fields, "start", "")?,
+        user: text(&mut fields, "user", "")?.filter(|user| !user.is_empty()),
         not_before: instant(&mut fields, "not_before")?,
         deadline: instant(&mut fields, "deadline")?,
     })

@@ -27,7 +27,7 @@ use super::{
     once::retry_count,
     page::page_request,
     read::read_request,
-    submit::{core_refused, decide, make},
+    submit::{core_refused, decide, make, user},
 };
 use crate::{
     admission::{Catalogue, Refusal, Submission, VideoRequest},
@@ -132,6 +132,7 @@ async fn answer_estimate(
         let submission = Submission {
             id: JobId(Uuid::nil()),
             project: caller.project,
+            user: user(caller, wish),
             dedupe: None,
             idempotency: None,
         };

@@ -34,6 +34,17 @@ pub enum Waiting {
     DevicesDraining {
         devices: u32,
     },
+    /// The budget of an account for this period is used up.
+    BudgetStopped {
+        account: String,
+        until_ms: i64,
+    },
+    /// An account uses all devices of a pool that it may, its own and borrowed ones.
+    BorrowLimit {
+        account: String,
+        used: u32,
+        of: u32,
+    },
     /// An account has as many jobs or devices at once as it may.
     ConcurrencyCap {
         account: String,
@@ -75,6 +86,8 @@ impl Waiting {
             Self::NoCapableDevice { .. } => "no_capable_device",
             Self::NodesAvoided { .. } => "nodes_avoided",
             Self::DevicesDraining { .. } => "devices_draining",
+            Self::BudgetStopped { .. } => "budget_stopped",
+            Self::BorrowLimit { .. } => "borrow_limit",
             Self::ConcurrencyCap { .. } => "concurrency_cap",
             Self::Handover => "handover",
             Self::BandBehind { .. } => "band_behind",

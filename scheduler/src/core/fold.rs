@@ -1,17 +1,20 @@
 //! Memory from rows: how a scheduler starts, and what a failed commit falls back to.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
     Farm, Job, Task,
     agent::Agent,
+    budget::BudgetRow,
+    capacity::CapacityRow,
     decay::Decayed,
+    expiry::ExpiryRow,
     limits::{Limits, RECENT_MS},
     queue::Queue,
     quota::QuotaRow,
     rows::{
         AccountRow, AgentRow, AgentState, Balance, CheckpointRow, DedupeRow, IdempotencyRow,
-        JobRow, ReservationRow, TaskRow, TaskState,
+        JobRow, LoanRow, ReservationRow, TaskRow, TaskState,
     },
     start::Expected,
     task::LiveLease,
@@ -35,6 +38,10 @@ pub struct Snapshot {
     pub idempotency: Vec<IdempotencyRow>,
     pub usage: Vec<(AccountId, Decayed)>,
     pub quotas: Vec<QuotaRow>,
+    pub budgets: Vec<BudgetRow>,
+    pub capacities: Vec<CapacityRow>,
+    pub expiries: Vec<ExpiryRow>,
+    pub loans: Vec<LoanRow>,
     /// Keys and amounts of all grants.
     pub grants: Vec<((AccountId, String), GpuMicros)>,
     /// Hash of the last entry of the ledger.
@@ -65,12 +72,20 @@ impl Farm {
             dedupe: BTreeMap::new(),
             idempotency: BTreeMap::new(),
             quotas: BTreeMap::new(),
+            budgets: BTreeMap::new(),
+            capacities: BTreeMap::new(),
+            expiries: BTreeMap::new(),
+            loans: BTreeMap::new(),
             grants: BTreeMap::new(),
             chain: None,
             busy: BTreeMap::new(),
             queue: Queue::default(),
             timers: Timers::default(),
             loads: BTreeMap::new(),
+            stopped: BTreeMap::new(),
+            pool_used: BTreeMap::new(),
+            eligible: BTreeMap::new(),
+            short_since: BTreeMap::new(),
             recent: BTreeMap::new(),
             planned: BTreeMap::new(),
             handovers: BTreeMap::new(),
@@ -79,6 +94,7 @@ impl Farm {
             writes: Vec::new(),
             wake: false,
             attempts_ended: Vec::new(),
+            to_cancel: BTreeSet::new(),
         }
     }
 
@@ -92,12 +108,21 @@ impl Farm {
         farm.balances = snapshot.balances.into_iter().collect();
         farm.quotas = by(snapshot.quotas, |row| row.account);
         farm.grants = snapshot.grants.into_iter().collect();
+        farm.budgets = by(snapshot.budgets, |row| row.account);
+        farm.capacities = by(snapshot.capacities, |row| (row.account, row.pool.clone()));
+        farm.expiries = by(snapshot.expiries, |row| (row.account, row.key.clone()));
+        farm.loans = by(snapshot.loans, |row| row.key.clone());
+        farm.fold_budgets();
+        for row in farm.expiries.values().cloned().collect::<Vec<_>>() {
+            farm.arm_expiry(&row);
+        }
         farm.chain = snapshot.chain;
         farm.fold_jobs(snapshot.jobs, snapshot.reservations);
         farm.fold_tasks(snapshot.tasks)?;
         farm.fold_checkpoints(snapshot.checkpoints)?;
         farm.fold_agents(snapshot.agents);
         farm.fold_kept(snapshot.dedupe, snapshot.idempotency);
+        farm.recount_capacity();
         Ok(farm)
     }
 
@@ -242,6 +267,10 @@ impl Farm {
             idempotency: self.idempotency.values().cloned().collect(),
             usage: self.used(),
             quotas: self.quotas.values().copied().collect(),
+            budgets: self.budgets.values().cloned().collect(),
+            capacities: self.capacities.values().cloned().collect(),
+            expiries: self.expiries.values().cloned().collect(),
+            loans: self.loans.values().cloned().collect(),
             grants: self.grants.clone().into_iter().collect(),
             chain: self.chain,
         }

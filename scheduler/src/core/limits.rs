@@ -50,6 +50,10 @@ pub const PREEMPTIONS_MAX: u32 = 3;
 pub const PREEMPT_PERCENT_A_MINUTE: i64 = 2;
 /// Devices that may be taken at once after a quiet time.
 pub const PREEMPT_BURST: i64 = 4;
+/// How long a lender is short of devices that are its own before it takes them back.
+pub const RECLAIM_AFTER_MS: i64 = 10_000;
+/// Tasks of a lender for which devices are taken back at a time.
+pub const RECLAIM_LOOKED_AT: usize = 16;
 /// How long a freed device is kept for the task it was freed for.
 pub const HANDOVER_MS: i64 = 30_000;
 /// Decode, mux and upload, when nothing better is known.

@@ -7,10 +7,13 @@
 //! in [`queue`], who gets it in [`placement`], why something waits in [`waiting`].
 
 pub mod agent;
+pub mod budget;
+pub mod capacity;
 mod caps;
 mod cheap;
 pub mod command;
 pub mod decay;
+pub mod expiry;
 pub mod explain;
 mod failure;
 pub mod fold;
@@ -18,6 +21,7 @@ mod job;
 mod ledger;
 pub mod limits;
 pub mod live;
+mod loans;
 mod placement;
 mod pools;
 mod preempt;
@@ -25,12 +29,14 @@ pub mod prices;
 mod queue;
 pub mod quota;
 mod recent;
+mod reclaim;
 pub mod rows;
 mod start;
 mod submit;
 mod task;
 mod timers;
 mod usage;
+pub mod users;
 mod waiting;
 pub mod windows;
 pub mod write;
@@ -42,7 +48,7 @@ pub(crate) mod simulation;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use schemas::{
     AccountId, AgentId, Digest, GpuMicros, JobId, TaskId, agent::FailureClass, task::TaskSpec,
@@ -50,8 +56,11 @@ use schemas::{
 
 use self::{
     agent::Agent,
+    budget::BudgetRow,
+    capacity::CapacityRow,
     caps::Load,
     command::{Command, Reply},
+    expiry::ExpiryRow,
     limits::Limits,
     preempt::{Bucket, Handover},
     queue::{Class, Entry, Place, Queue},
@@ -59,7 +68,7 @@ use self::{
     recent::Recent,
     rows::{
         AccountRow, Balance, CheckpointRow, DedupeRow, Fingerprint, Holder, IdempotencyRow, JobRow,
-        ReservationRow, TaskRow, TaskState,
+        LoanRow, ReservationRow, TaskRow, TaskState,
     },
     start::Expected,
     task::LiveLease,
@@ -84,6 +93,10 @@ pub struct Farm {
     dedupe: BTreeMap<Fingerprint, DedupeRow>,
     idempotency: BTreeMap<String, IdempotencyRow>,
     quotas: BTreeMap<AccountId, QuotaRow>,
+    budgets: BTreeMap<AccountId, BudgetRow>,
+    capacities: BTreeMap<(AccountId, String), CapacityRow>,
+    expiries: BTreeMap<(AccountId, String), ExpiryRow>,
+    loans: BTreeMap<String, LoanRow>,
     /// Every grant that was ever made, by its key: a second arrival is known.
     grants: BTreeMap<(AccountId, String), GpuMicros>,
     /// Hash of the last entry of the ledger.
@@ -94,6 +107,11 @@ pub struct Farm {
     queue: Queue,
     timers: Timers,
     loads: BTreeMap<AccountId, Load>,
+    /// Accounts whose budget is used up, and until when.
+    stopped: BTreeMap<AccountId, i64>,
+    /// Devices by account and pool, and tasks that wait by account; only where there are capacity rules.
+    pool_used: BTreeMap<(AccountId, String), u32>,
+    eligible: BTreeMap<AccountId, u32>,
 
     // What only this leader knows.
     /// By pool.
@@ -102,12 +120,16 @@ pub struct Farm {
     planned: BTreeMap<(String, i64), i64>,
     handovers: BTreeMap<(AgentId, u32), Handover>,
     buckets: BTreeMap<String, Bucket>,
+    /// Since when a lender lacks devices that are its own.
+    short_since: BTreeMap<(AccountId, String), i64>,
 
     // Of the command that is being applied.
     now: i64,
     writes: Vec<Write>,
     wake: bool,
     attempts_ended: Vec<&'static str>,
+    /// Accounts whose jobs a budget ends.
+    to_cancel: BTreeSet<AccountId>,
 }
 
 #[derive(Clone, Debug)]
@@ -185,7 +207,9 @@ impl Farm {
             Command::Drain { agent, boot } => self.drain(agent, boot),
             Command::Tick => Reply::Done,
         };
+        self.cancel_over_budget();
         self.preempt();
+        self.reclaim();
         Outcome {
             reply,
             writes: std::mem::take(&mut self.writes),
@@ -202,6 +226,9 @@ impl Farm {
                 Timer::Eligible(task) => self.index_task(task),
                 Timer::Closes(task) => self.window_closes(task),
                 Timer::Deadline(job) => self.deadline_due(job),
+                Timer::Budget(account) => self.budget_due(account),
+                Timer::Expiry(account, key) => self.expiry_due(account, key),
+                Timer::Reclaim => {} // looked at after each command
                 Timer::Agent(agent) => self.agent_due(agent),
                 Timer::Forget(job) => self.forget_due(job),
                 Timer::Dedupe(fingerprint) => self.dedupe_due(fingerprint),
@@ -294,7 +321,7 @@ impl Farm {
         let whole = self.job_at(row.job);
         let job = &whole.row;
         Entry {
-            account: job.project,
+            account: job.account(),
             band: job.band,
             class: match &*row.spec {
                 TaskSpec::Assemble(_) => Class::Assemble,
@@ -318,7 +345,9 @@ impl Farm {
             }
             TaskState::Ready { eligible_at_ms, .. } => {
                 let entry = self.entry(id, *eligible_at_ms);
-                self.queue.insert(entry);
+                if self.queue.insert(entry) {
+                    self.count_eligible(id, 1);
+                }
                 self.arm_close(id);
                 self.wake = true;
             }
@@ -335,7 +364,9 @@ impl Farm {
         match self.task_at(id).row.state {
             TaskState::Ready { eligible_at_ms, .. } => {
                 let entry = self.entry(id, eligible_at_ms);
-                self.queue.remove(&entry);
+                if self.queue.remove(&entry) {
+                    self.count_eligible(id, -1);
+                }
             }
             TaskState::Leased(Holder { agent, device, .. }) => {
                 self.busy.remove(&(agent, device));

@@ -118,7 +118,11 @@ impl Farm {
         if row.kind() == TaskKind::Assemble && !is_cpu(node, device) && self.gpu_work_waits(agent) {
             return Err(Misfit::CpuWork);
         }
-        if self.capped(task).is_some() {
+        if self.capped(task).is_some()
+            || self
+                .over_capacity(task, self.pool_of(agent, device))
+                .is_some()
+        {
             return Err(Misfit::Capped);
         }
         Ok(())

@@ -50,7 +50,7 @@ impl Farm {
             {
                 continue;
             }
-            if let Some(victim) = self.victim(task) {
+            if let Some(victim) = self.victim(task, |_, _| true) {
                 let now = self.now;
                 let live = self.live_mut(victim);
                 live.tell_to_yield(now, "an urgent task needs the device");
@@ -78,7 +78,7 @@ impl Farm {
     }
 
     /// A device is free that may do the task; each serves one task.
-    fn free_device(&self, task: TaskId, taken: &mut Vec<(AgentId, u32)>) -> bool {
+    pub(super) fn free_device(&self, task: TaskId, taken: &mut Vec<(AgentId, u32)>) -> bool {
         let devices = self
             .agents
             .values()
@@ -98,7 +98,11 @@ impl Farm {
     }
 
     /// The running task that loses least by giving its device to `task`, if that is worth it and allowed.
-    fn victim(&mut self, task: TaskId) -> Option<TaskId> {
+    pub(super) fn victim(
+        &mut self,
+        task: TaskId,
+        may_be: impl Fn(&Self, TaskId) -> bool,
+    ) -> Option<TaskId> {
         let capable: Vec<TaskId> = self
             .running()
             .filter(|id| self.runs_where_it_could(*id, task))
@@ -106,7 +110,7 @@ impl Farm {
         let natural_ms = capable.iter().map(|id| self.left_ms(*id)).min()?;
         let mut victims: Vec<TaskId> = capable
             .into_iter()
-            .filter(|id| self.may_yield(*id))
+            .filter(|id| self.may_yield(*id) && may_be(self, *id))
             .collect();
         // The cheapest loses the shortest step; of equal ones the newest attempt.
         victims.sort_by_key(|id| {

@@ -19,11 +19,13 @@ use uuid::Uuid;
 use super::{
     Farm,
     agent::agent_id,
+    budget::{AtLimit, BudgetRule, Period},
     command::{Command, LeaseReply, Reply},
     limits::Limits,
     model::{FOREIGN, Model, PROJECT, SECOND, accounts, job, weights},
     quota::{LimitsChange, QuotaChange, QuotaOrder},
     rows::{Band, Dedupe, JobError},
+    users::User,
     windows::{AtEnd, EVERY_DAY, Window},
     write::Write,
 };
@@ -252,6 +254,10 @@ impl Simulation {
             _ => Band::Standard,
         };
         new.rank = self.dice.below(2) as i32;
+        if new.project == PROJECT && self.dice.one_in(2) {
+            let user = ["ann", "bob"][self.dice.below(2)];
+            new.user = Some(User::new(PROJECT, "project", user));
+        }
         new.window = self.dice.one_in(6).then(|| WINDOW.into());
         let later = |dice: &mut Dice, ms| dice.one_in(6).then(|| dice.below(ms) as i64);
         new.not_before_ms = later(&mut self.dice, 60_000).map(|ms| self.now + ms);
@@ -271,17 +277,35 @@ impl Simulation {
     fn order_quota(&mut self, torn: bool) {
         let accounts = accounts();
         let account = accounts[self.dice.below(accounts.len())].id;
-        let change = match self.dice.below(3) {
-            0 => QuotaChange::Limits(LimitsChange {
+        let change = match self.dice.below(7) {
+            0 => QuotaChange::Budget((!self.dice.one_in(3)).then(|| BudgetRule {
+                limit: GpuMicros(10_000_000 + self.dice.below(90_000_000) as i64),
+                period: [Period::Month, Period::Days(1)][self.dice.below(2)],
+                zone: TimeZone::UTC,
+                at_limit: [AtLimit::Complete, AtLimit::Cancel][self.dice.below(2)],
+            })),
+            1 | 2 => {
+                let mut below = |n| self.dice.below(n) as u32;
+                let limits = [below(3), below(3), below(3)];
+                QuotaChange::Capacity {
+                    pool: "cpu".into(),
+                    limits: (!self.dice.one_in(4)).then_some(limits),
+                }
+            }
+            3 => QuotaChange::Limits(LimitsChange {
                 metered: Some(self.dice.one_in(2)),
                 overdraft: Some(GpuMicros(self.dice.below(9_000_000) as i64)),
                 jobs_max: Some(Some(1 + self.dice.below(4) as u32)),
                 devices_max: Some(Some(1 + self.dice.below(3) as u32)),
                 weight: Some(1 + self.dice.below(3) as u32),
+                lend: Some(GpuMicros(self.dice.below(90_000_000) as i64)),
+                borrow: Some(GpuMicros(self.dice.below(90_000_000) as i64)),
             }),
             _ => QuotaChange::Grant {
                 name: format!("g{}", self.dice.below(40)),
                 amount: GpuMicros(50_000_000),
+                expires_at_ms: (self.dice.one_in(2))
+                    .then(|| self.now + 1 + self.dice.below(600_000) as i64),
             },
         };
         let actor = "operator".into();
@@ -469,6 +493,23 @@ impl Simulation {
 
     /// No more faults: healthy nodes and time end every job.
     fn settle(&mut self) {
+        for account in self.model.accounts.keys().copied().collect::<Vec<_>>() {
+            for change in [
+                QuotaChange::Budget(None),
+                QuotaChange::Capacity {
+                    pool: "cpu".into(),
+                    limits: None,
+                },
+            ] {
+                let actor = "operator".into();
+                let order = QuotaOrder {
+                    actor,
+                    account,
+                    change,
+                };
+                self.apply(Command::OrderQuota(Box::new(order)), false);
+            }
+        }
         for at in 0..self.nodes.len() {
             self.nodes[at].boot += 1;
             self.nodes[at].work = None;

@@ -54,10 +54,14 @@ impl Farm {
 
     /// Why a job that is well formed is not taken: it could never start, or it cannot be paid.
     pub fn refused(&self, job: &NewJob) -> Option<Refusal> {
+        let user = job.user.as_ref().map(|user| user.id);
+        let account = user.filter(|id| self.accounts.contains_key(id));
+        let account = account.unwrap_or(job.project);
         let window = job.window.as_deref();
         let expected = expected(&job.tasks);
         self.never_starts(window, job.not_before_ms, job.deadline_ms, expected)
-            .or_else(|| self.over_quota(job.project, job.hold))
+            .or_else(|| self.over_budget(account))
+            .or_else(|| self.over_quota(account, job.hold))
     }
 
     fn check_job(&self, job: &NewJob) -> Result<(), String> {
@@ -195,10 +199,12 @@ impl Farm {
     }
 
     fn create(&mut self, job: NewJob) {
+        let user = self.user_of(job.project, job.user);
         let row = JobRow {
             id: job.id,
             seq: self.next_seq(),
             project: job.project,
+            user,
             seed: job.seed,
             band: job.band,
             state: JobState::Waiting,
@@ -233,7 +239,7 @@ impl Farm {
             self.create_task(job.id, index as u32, task, eligible_at_ms);
         }
         self.arm_deadline(job.id);
-        self.hold(job.id, job.project, job.hold);
+        self.hold(job.id, user.unwrap_or(job.project), job.hold);
         self.announce(job.id, "video.queued");
     }
 

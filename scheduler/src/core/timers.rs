@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use schemas::{AgentId, JobId, TaskId};
+use schemas::{AccountId, AgentId, JobId, TaskId};
 
 use super::rows::Fingerprint;
 
@@ -17,6 +17,12 @@ pub enum Timer {
     Closes(TaskId),
     /// A job may have missed its deadline.
     Deadline(JobId),
+    /// A day of a budget has ended.
+    Budget(AccountId),
+    /// A grant may have expired.
+    Expiry(AccountId, String),
+    /// A lender may take devices back.
+    Reclaim,
     /// An agent may have fallen silent.
     Agent(AgentId),
     /// An ended job may leave memory.

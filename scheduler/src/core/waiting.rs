@@ -1,5 +1,7 @@
 //! Why a task that has not ended does not run: the first reason that holds, without SQL.
 
+use std::collections::BTreeSet;
+
 use schemas::{TaskId, task::TaskSpec};
 
 use super::{
@@ -67,6 +69,9 @@ impl Farm {
         if let Some(capped) = self.capped(row.id) {
             return Some(capped);
         }
+        if let Some(limit) = self.over_capacity_everywhere(row) {
+            return Some(limit);
+        }
         if self.is_served(row.id) {
             return Some(Waiting::Handover);
         }
@@ -91,6 +96,21 @@ impl Farm {
             0 => None,
             tasks_ahead => Some(Waiting::OwnQueue { tasks_ahead }),
         }
+    }
+
+    /// No pool that could do the task has a device that its accounts may use.
+    fn over_capacity_everywhere(&self, row: &TaskRow) -> Option<Waiting> {
+        let capable = self.agents.values().map(|agent| &agent.row);
+        let capable =
+            capable.filter(|node| node.state == AgentState::Online && can(node, row).is_ok());
+        let pools: BTreeSet<&str> = capable
+            .flat_map(|node| node.devices.iter().map(|device| device.class.as_str()))
+            .collect();
+        let mut limits = pools
+            .into_iter()
+            .map(|pool| self.over_capacity(row.id, pool));
+        let first = limits.next()??;
+        limits.all(|limit| limit.is_some()).then_some(first)
     }
 
     /// Names of free nodes where it failed, if no other capable node is free.

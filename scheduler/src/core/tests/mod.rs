@@ -1,6 +1,8 @@
 //! Scripts: one line a command, one line what came of it. Each arrow and each refusal of the tables.
 
 mod agents;
+mod budgets;
+mod capacity;
 mod failures;
 mod films;
 mod leases;
@@ -31,6 +33,7 @@ use super::{
     limits::Limits,
     model::{FOREIGN, Model, PROJECT, SECOND, accounts, job, weights},
     rows::{Dedupe, Idempotency},
+    users::User,
 };
 
 /// A farm, the store that follows it, and what the script has seen.
@@ -154,7 +157,7 @@ impl World {
             "job-state" => self.job_state(word(1)),
             "agent" => self.agent_state(word(1)),
             "why" => self.why(word(1)),
-            "give" | "limit" | "money" => self.run_quota(&words),
+            "give" | "limit" | "money" | "budget" | "pool" | "told" => self.run_quota(&words),
             other => panic!("no command {other}"),
         }
     }
@@ -179,6 +182,7 @@ impl World {
                 }
                 ("band", band) => new.band = serde_json::from_value(band.into()).unwrap(),
                 ("start", window) => new.window = Some(window.into()),
+                ("user", name) => new.user = Some(User::new(PROJECT, "project", name)),
                 ("after", ms) => new.not_before_ms = Some(ms.parse().unwrap()),
                 ("deadline", ms) => new.deadline_ms = Some(ms.parse().unwrap()),
                 ("rank", rank) => new.rank = rank.parse().unwrap(),
