@@ -10,6 +10,7 @@ pub mod clip;
 pub mod error;
 pub mod info;
 pub mod latent;
+pub mod plan;
 pub mod progress;
 pub mod recipe;
 pub mod tensors;
@@ -37,6 +38,7 @@ pub use error::DiffusionError;
 pub use info::{ModelInfo, Size};
 pub use latent::Latents;
 pub use model::Weights;
+pub use plan::Plan;
 pub use progress::{Control, Generated, OnStep, Phase, Progress, Start};
 pub use recipe::{Picture, Recipe};
 

@@ -41,8 +41,7 @@ pub(crate) fn run(
 impl<'a> Run<'a> {
     fn new(weights: &'a Weights, recipe: &'a Recipe) -> Self {
         let grid = Grid::of(recipe, &weights.compression);
-        let steps = recipe.steps.unwrap_or(weights.info.steps);
-        let sigmas = weights.schedule.sigmas(steps, grid.video_tokens());
+        let sigmas = weights.sigmas(recipe, &grid);
         let bytes: Vec<u8> = sigmas
             .iter()
             .flat_map(|sigma| sigma.to_le_bytes())

@@ -8,9 +8,9 @@ use schemas::{JobId, TaskId};
 
 use super::{
     Farm,
-    prices::{HOUR_MS, Series},
     rows::{JobRow, JobState, TaskState},
     start::{Expected, latest_start_ms, until_ms},
+    tariff::{HOUR_MS, Series},
 };
 
 /// Openings that are looked through for a cheap hour.

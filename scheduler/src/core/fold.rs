@@ -7,6 +7,7 @@ use super::{
     agent::Agent,
     budget::BudgetRow,
     capacity::CapacityRow,
+    costs::{CostRow, Costs},
     decay::Decayed,
     expiry::ExpiryRow,
     limits::{Limits, RECENT_MS},
@@ -46,6 +47,7 @@ pub struct Snapshot {
     pub grants: Vec<((AccountId, String), GpuMicros)>,
     /// Hash of the last entry of the ledger.
     pub chain: Option<Digest>,
+    pub costs: Vec<CostRow>,
 }
 
 /// A snapshot whose rows do not belong together.
@@ -78,6 +80,7 @@ impl Farm {
             loans: BTreeMap::new(),
             grants: BTreeMap::new(),
             chain: None,
+            costs: Costs::default(),
             busy: BTreeMap::new(),
             queue: Queue::default(),
             timers: Timers::default(),
@@ -88,6 +91,7 @@ impl Farm {
             short_since: BTreeMap::new(),
             recent: BTreeMap::new(),
             planned: BTreeMap::new(),
+            prices: Default::default(),
             handovers: BTreeMap::new(),
             buckets: BTreeMap::new(),
             now: 0,
@@ -117,6 +121,7 @@ impl Farm {
             farm.arm_expiry(&row);
         }
         farm.chain = snapshot.chain;
+        farm.costs = Costs::from_rows(snapshot.costs);
         farm.fold_jobs(snapshot.jobs, snapshot.reservations);
         farm.fold_tasks(snapshot.tasks)?;
         farm.fold_checkpoints(snapshot.checkpoints)?;
@@ -273,6 +278,7 @@ impl Farm {
             loans: self.loans.values().cloned().collect(),
             grants: self.grants.clone().into_iter().collect(),
             chain: self.chain,
+            costs: self.costs.rows(),
         }
     }
 }

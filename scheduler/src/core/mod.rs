@@ -12,6 +12,7 @@ pub mod capacity;
 mod caps;
 mod cheap;
 pub mod command;
+pub mod costs;
 pub mod decay;
 pub mod expiry;
 pub mod explain;
@@ -31,8 +32,10 @@ pub mod quota;
 mod recent;
 mod reclaim;
 pub mod rows;
+pub mod sketch;
 mod start;
 mod submit;
+pub mod tariff;
 mod task;
 mod timers;
 mod usage;
@@ -60,6 +63,7 @@ use self::{
     capacity::CapacityRow,
     caps::Load,
     command::{Command, Reply},
+    costs::Costs,
     expiry::ExpiryRow,
     limits::Limits,
     preempt::{Bucket, Handover},
@@ -101,6 +105,8 @@ pub struct Farm {
     grants: BTreeMap<(AccountId, String), GpuMicros>,
     /// Hash of the last entry of the ledger.
     chain: Option<Digest>,
+    /// What work took so far.
+    costs: Costs,
 
     // Derived from the rows above.
     busy: BTreeMap<(AgentId, u32), TaskId>,
@@ -112,6 +118,7 @@ pub struct Farm {
     /// Devices by account and pool, and tasks that wait by account; only where there are capacity rules.
     pool_used: BTreeMap<(AccountId, String), u32>,
     eligible: BTreeMap<AccountId, u32>,
+    prices: prices::Kept,
 
     // What only this leader knows.
     /// By pool.

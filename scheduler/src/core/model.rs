@@ -12,6 +12,7 @@ use super::{
     Farm,
     budget::BudgetRow,
     capacity::CapacityRow,
+    costs::{CostKey, CostRow},
     decay::Decayed,
     expiry::ExpiryRow,
     fold::Snapshot,
@@ -46,6 +47,7 @@ pub struct Model {
     pub expiries: BTreeMap<(AccountId, String), ExpiryRow>,
     pub loans: BTreeMap<String, LoanRow>,
     pub audit: Vec<AuditRow>,
+    pub costs: BTreeMap<CostKey, CostRow>,
     pub removed: Vec<JobId>,
     pub seq: i64,
     pub term: u64,
@@ -103,6 +105,7 @@ impl Model {
                 assert_eq!(self.balances.insert(account, now), was);
             }
             Write::PutUsage { account, usage } => drop(self.usage.insert(account, usage)),
+            Write::PutCost(row) => drop(self.costs.insert(row.key.clone(), row)),
             Write::InsertAgent(row) => fresh(self.agents.insert(row.id, row)),
             Write::UpdateAgent { was, row } => {
                 let old = self.agents.insert(row.id, row).expect("no such agent");
@@ -175,6 +178,7 @@ impl Model {
             loans: self.loans.values().cloned().collect(),
             grants: self.grants(),
             chain: self.chain(),
+            costs: self.costs.values().cloned().collect(),
         }
     }
 

@@ -1,124 +1,180 @@
-//! What a device hour costs at which hour: a series that comes from a file of the operator.
-//!
-//! Money or grams of carbon, the farm only compares. Hours that the file does not have count as its dearest.
+//! The price book: what was measured, beside the devices that there are, as a quote needs them.
 
-use std::collections::BTreeMap;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::{Arc, OnceLock},
+};
 
-pub const HOUR_MS: i64 = 3_600_000;
-/// Prices are kept in millionths of the file's unit.
-const MILLION: f64 = 1e6;
-/// Hours that a series may have: five years.
-const HOURS_MAX: usize = 5 * 366 * 24;
+use schemas::{AgentId, TaskId, agent::Times, task::TaskSpec};
 
-/// Prices by hour since 1970. Never empty.
+use super::{
+    Farm,
+    costs::{CostClass, CostKey, Costs, FILM, Part, Service, Spread, key, measured},
+    placement::CPU_CLASS,
+    rows::{AgentRow, AgentState, TaskState},
+    write::Write,
+};
+
+/// Devices of a class that can do a kind of work.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Series {
-    hours: BTreeMap<i64, i64>,
-    dearest: i64,
+pub struct Pool {
+    pub class: String,
+    pub devices: u32,
 }
 
-impl Series {
-    /// Lines `START,PRICE`: an instant such as `2027-01-01T22:00:00+01:00` and a number; a first line of names is skipped.
-    ///
-    /// # Errors
-    /// Names the line that cannot be read.
-    pub fn read(text: &str) -> Result<Self, String> {
-        let mut hours = BTreeMap::new();
-        for (at, line) in text.lines().enumerate() {
-            let line = line.trim();
-            if line.is_empty() || (at == 0 && row(line).is_none()) {
-                continue;
+/// All that a quote needs: times, and the devices that there are for each kind of work. Cheap to clone.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct PriceBook {
+    pub costs: Costs,
+    /// By name of the weights; the largest pool first.
+    pools: BTreeMap<String, Vec<Pool>>,
+    classes: BTreeMap<String, CostClass>,
+}
+
+impl PriceBook {
+    /// Devices that can do this work; before any is known it is the reference device.
+    pub fn pools(&self, spec: &TaskSpec) -> Vec<Pool> {
+        let found = match spec {
+            TaskSpec::Render(render) => self.pools.get(&render.weights),
+            TaskSpec::Assemble(_) => self.pools.get(FILM),
+        };
+        found.cloned().unwrap_or_else(|| {
+            vec![Pool {
+                class: CPU_CLASS.into(),
+                devices: 1,
+            }]
+        })
+    }
+
+    /// What is expected on the devices of the farm, by their number; the careful ends are those of the slowest class.
+    pub fn device_time(&self, spec: &TaskSpec, class: CostClass) -> Spread {
+        let pools = self.pools(spec);
+        let all: u128 = pools.iter().map(|pool| u128::from(pool.devices)).sum();
+        let class = self.class_of(spec).unwrap_or(class);
+        let (mut sum, mut slowest) = ([0u128; 2], [0u64; 2]);
+        for pool in &pools {
+            let Spread([p10, p50, p90, p99]) =
+                self.costs.service(spec, &pool.class, class).device();
+            sum[0] += u128::from(p10) * u128::from(pool.devices);
+            sum[1] += u128::from(p50) * u128::from(pool.devices);
+            slowest = [slowest[0].max(p90), slowest[1].max(p99)];
+        }
+        let mean = |sum: u128| u64::try_from(sum / all.max(1)).unwrap_or(u64::MAX);
+        Spread([mean(sum[0]), mean(sum[1]), slowest[0], slowest[1]])
+    }
+
+    /// What the task takes on one device.
+    pub fn service(&self, spec: &TaskSpec, device: &str) -> Service {
+        let class = self.class_of(spec).unwrap_or_default();
+        self.costs.service(spec, device, class)
+    }
+
+    fn class_of(&self, spec: &TaskSpec) -> Option<CostClass> {
+        match spec {
+            TaskSpec::Render(render) => self.classes.get(&render.weights).copied(),
+            TaskSpec::Assemble(_) => Some(CostClass::default()),
+        }
+    }
+}
+
+/// The price book of this moment, made when it is asked for and forgotten when what it is made of changes.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Kept(OnceLock<Arc<PriceBook>>);
+
+impl Kept {
+    pub fn forget(&mut self) {
+        self.0.take();
+    }
+}
+
+impl Farm {
+    pub fn prices(&self) -> Arc<PriceBook> {
+        Arc::clone(self.prices.0.get_or_init(|| Arc::new(self.price_book())))
+    }
+
+    fn price_book(&self) -> PriceBook {
+        let mut book = PriceBook {
+            costs: self.costs.clone(),
+            ..PriceBook::default()
+        };
+        let mut counts: BTreeMap<(String, String), u32> = BTreeMap::new();
+        let known = self.agents.values().map(|agent| &agent.row);
+        for row in known.filter(|row| row.state != AgentState::Gone) {
+            for info in &row.weights {
+                let rate = self.limits.rate_ppm.get(&info.name).copied();
+                let class = CostClass {
+                    frames_step: info.frames_step.max(1),
+                    steps: info.steps,
+                    rate_ppm: rate.unwrap_or(CostClass::default().rate_ppm),
+                };
+                book.classes.insert(info.name.clone(), class);
             }
-            let (hour, price) = row(line).ok_or_else(|| {
-                format!(
-                    "line {} is not INSTANT,NUMBER such as 2027-01-01T22:00:00+01:00,0.21",
-                    at + 1
-                )
-            })?;
-            hours.insert(hour, price);
-        }
-        Self::of(hours)
-    }
-
-    /// Prices by hour since 1970, in millionths.
-    ///
-    /// # Errors
-    /// When there are none, or more than five years of them.
-    pub fn of(hours: BTreeMap<i64, i64>) -> Result<Self, String> {
-        match hours.values().max() {
-            None => Err("it has no prices".into()),
-            Some(_) if hours.len() > HOURS_MAX => {
-                Err(format!("it has more than {HOURS_MAX} hours"))
+            for (kind, device) in works(row) {
+                *counts.entry((kind, device)).or_default() += 1;
             }
-            Some(dearest) => Ok(Self {
-                dearest: *dearest,
-                hours,
-            }),
+        }
+        for ((kind, class), devices) in counts {
+            let pools = book.pools.entry(kind).or_default();
+            pools.push(Pool { class, devices });
+            pools.sort_by_key(|pool| std::cmp::Reverse(pool.devices));
+        }
+        book
+    }
+
+    /// A task has succeeded: its times are learnt under the class of its device.
+    pub(super) fn learn(&mut self, id: TaskId, times: &Times, steps_run: u32) {
+        let row = &self.task_at(id).row;
+        let TaskState::Leased(holder) = row.state else {
+            unreachable!("only a leased task succeeds");
+        };
+        let spec = Arc::clone(&row.spec);
+        let Some(device) = self.device_class(holder.agent, holder.device) else {
+            return;
+        };
+        let class = self.class_known(&spec);
+        let numbers = measured(times, &spec, steps_run, class);
+        if !numbers.is_empty() {
+            self.add_numbers(&key(&spec, &device), &numbers);
         }
     }
 
-    /// Price of a device hour at this instant, in millionths.
-    pub fn at(&self, ms: i64) -> i64 {
-        let hour = ms.div_euclid(HOUR_MS);
-        self.hours.get(&hour).copied().unwrap_or(self.dearest)
+    pub(super) fn add_numbers(&mut self, key: &CostKey, numbers: &[(Part, u64)]) {
+        let row = self.costs.add(key, numbers);
+        self.prices.forget();
+        self.writes.push(Write::PutCost(row));
     }
 
-    /// What `device_us` cost less at `now` than at `then`, in millionths; below zero: more.
-    pub fn saved(&self, device_us: i64, then: i64, now: i64) -> i64 {
-        let cheaper = i128::from(self.at(then)) - i128::from(self.at(now));
-        let saved = cheaper * i128::from(device_us) / i128::from(HOUR_MS * 1_000);
-        i64::try_from(saved).unwrap_or(i64::MAX)
+    /// Without a rate: it plays no part in what was measured.
+    fn class_known(&self, spec: &TaskSpec) -> CostClass {
+        let TaskSpec::Render(render) = spec else {
+            return CostClass::default();
+        };
+        let infos = self.agents.values().flat_map(|agent| &agent.row.weights);
+        let mut named = infos.filter(|info| info.name == render.weights);
+        named
+            .next()
+            .map_or_else(CostClass::default, |info| CostClass {
+                frames_step: info.frames_step.max(1),
+                ..CostClass::default()
+            })
+    }
+
+    pub(super) fn device_class(&self, agent: AgentId, device: u32) -> Option<String> {
+        let devices = &self.agents.get(&agent)?.row.devices;
+        let found = devices.iter().find(|known| known.index == device)?;
+        Some(found.class.clone())
     }
 }
 
-fn row(line: &str) -> Option<(i64, i64)> {
-    let (start, price) = line.split_once(',')?;
-    let start: jiff::Timestamp = start.trim().parse().ok()?;
-    let price: f64 = price.trim().parse().ok()?;
-    let price = (price * MILLION).round();
-    let fits = price.is_finite() && price.abs() < 1e15;
-    fits.then(|| (start.as_millisecond().div_euclid(HOUR_MS), price as i64))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn ms(text: &str) -> i64 {
-        text.parse::<jiff::Timestamp>().unwrap().as_millisecond()
+/// Each kind of work with each device of a node that can do it.
+fn works(row: &AgentRow) -> Vec<(String, String)> {
+    let mut kinds: BTreeSet<String> = row.weights.iter().map(|info| info.name.clone()).collect();
+    if row.ffmpeg.is_some() {
+        kinds.insert(FILM.into());
     }
-
-    #[test]
-    fn a_file_is_read_and_hours_that_it_lacks_are_the_dearest() {
-        let text = "start,eur\n2027-01-01T22:00:00+01:00, 0.2\n\n2027-01-01T22:00:00Z,-0.05\n";
-        let series = Series::read(text).unwrap();
-        assert_eq!(series.at(ms("2027-01-01T21:59:59Z")), 200_000);
-        assert_eq!(series.at(ms("2027-01-01T22:00:00Z")), -50_000);
-        assert_eq!(series.at(ms("2030-01-01T00:00:00Z")), 200_000);
-    }
-
-    #[test]
-    fn a_line_that_cannot_be_read_is_named() {
-        for (text, why) in [
-            ("", "no prices"),
-            ("start,price\n", "no prices"),
-            ("start,price\n2027-01-01T22:00:00Z,dear\n", "line 2"),
-            ("2027-01-01T22:00:00Z,1\n22:00,1\n", "line 2"),
-            (
-                "2027-01-01T22:00:00Z,1\n2027-01-01T23:00:00Z,inf\n",
-                "line 2",
-            ),
-        ] {
-            let error = Series::read(text).unwrap_err();
-            assert!(error.contains(why), "{text:?}: {error}");
-        }
-    }
-
-    #[test]
-    fn what_is_saved_counts_device_time() {
-        let series = Series::of(BTreeMap::from([(0, 300_000), (1, 100_000)])).unwrap();
-        let half_an_hour_us = 1_800_000_000;
-        assert_eq!(series.saved(half_an_hour_us, 0, HOUR_MS), 100_000);
-        assert_eq!(series.saved(half_an_hour_us, HOUR_MS, 0), -100_000);
-    }
+    let pair = |kind: String| {
+        let devices = row.devices.iter();
+        devices.map(move |device| (kind.clone(), device.class.clone()))
+    };
+    kinds.into_iter().flat_map(pair).collect()
 }

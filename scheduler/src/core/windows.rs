@@ -13,7 +13,7 @@ use jiff::{
     tz::{AmbiguousOffset, TimeZone},
 };
 
-use super::prices::Series;
+use super::tariff::Series;
 
 /// Nights that are looked at for the next opening: one more than a week, because one may be empty.
 const DAYS_MAX: i32 = 15;

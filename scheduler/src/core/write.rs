@@ -5,6 +5,7 @@ use schemas::{AccountId, Digest, JobId, TaskId, task::Artefact};
 use super::{
     budget::BudgetRow,
     capacity::CapacityRow,
+    costs::CostRow,
     decay::Decayed,
     expiry::ExpiryRow,
     quota::{AuditRow, QuotaRow},
@@ -76,6 +77,8 @@ pub enum Write {
         account: AccountId,
         usage: Decayed,
     },
+    /// What work of a kind took so far.
+    PutCost(CostRow),
     InsertAgent(AgentRow),
     UpdateAgent {
         was: AgentState,

@@ -7,7 +7,7 @@ use jiff::{civil, tz::TimeZone};
 
 use super::check;
 use crate::core::{
-    prices::Series,
+    tariff::Series,
     windows::{AtEnd, EVERY_DAY, Window},
 };
 
