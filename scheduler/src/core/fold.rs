@@ -92,6 +92,7 @@ impl Farm {
             recent: BTreeMap::new(),
             planned: BTreeMap::new(),
             prices: Default::default(),
+            promises: BTreeMap::new(),
             handovers: BTreeMap::new(),
             buckets: BTreeMap::new(),
             now: 0,
@@ -99,6 +100,7 @@ impl Farm {
             wake: false,
             attempts_ended: Vec::new(),
             to_cancel: BTreeSet::new(),
+            finished: Vec::new(),
         }
     }
 
@@ -255,12 +257,22 @@ impl Farm {
     pub fn durable(&self) -> Snapshot {
         let tasks = || self.tasks.values();
         Snapshot {
-            term: self.term,
-            seq: self.seq,
             jobs: self.jobs.values().map(|job| job.row.clone()).collect(),
             tasks: tasks().map(|task| task.row.clone()).collect(),
             checkpoints: tasks().flat_map(|task| task.checkpoints.clone()).collect(),
             reservations: self.reservations.values().cloned().collect(),
+            dedupe: self.dedupe.values().cloned().collect(),
+            idempotency: self.idempotency.values().cloned().collect(),
+            grants: self.grants.clone().into_iter().collect(),
+            ..self.frame()
+        }
+    }
+
+    /// The part of it that does not grow with jobs and grants.
+    pub(super) fn frame(&self) -> Snapshot {
+        Snapshot {
+            term: self.term,
+            seq: self.seq,
             accounts: self.accounts.values().cloned().collect(),
             balances: self.balances.iter().map(|(id, b)| (*id, *b)).collect(),
             agents: self
@@ -268,17 +280,15 @@ impl Farm {
                 .values()
                 .map(|agent| agent.row.clone())
                 .collect(),
-            dedupe: self.dedupe.values().cloned().collect(),
-            idempotency: self.idempotency.values().cloned().collect(),
             usage: self.used(),
             quotas: self.quotas.values().copied().collect(),
             budgets: self.budgets.values().cloned().collect(),
             capacities: self.capacities.values().cloned().collect(),
             expiries: self.expiries.values().cloned().collect(),
             loans: self.loans.values().cloned().collect(),
-            grants: self.grants.clone().into_iter().collect(),
             chain: self.chain,
             costs: self.costs.rows(),
+            ..Snapshot::default()
         }
     }
 }

@@ -8,6 +8,7 @@
 
 pub mod agent;
 pub mod budget;
+pub mod calibration;
 pub mod capacity;
 mod caps;
 mod cheap;
@@ -18,11 +19,13 @@ pub mod expiry;
 pub mod explain;
 mod failure;
 pub mod fold;
+pub mod forward;
 mod job;
 mod ledger;
 pub mod limits;
 pub mod live;
 mod loans;
+pub mod outlook;
 mod placement;
 mod pools;
 mod preempt;
@@ -60,6 +63,7 @@ use schemas::{
 use self::{
     agent::Agent,
     budget::BudgetRow,
+    calibration::{Finished, Promise},
     capacity::CapacityRow,
     caps::Load,
     command::{Command, Reply},
@@ -125,6 +129,7 @@ pub struct Farm {
     recent: BTreeMap<String, Recent>,
     /// Device time that is planned for an hour of a window whose hours have prices.
     planned: BTreeMap<(String, i64), i64>,
+    promises: BTreeMap<JobId, Promise>,
     handovers: BTreeMap<(AgentId, u32), Handover>,
     buckets: BTreeMap<String, Bucket>,
     /// Since when a lender lacks devices that are its own.
@@ -137,6 +142,7 @@ pub struct Farm {
     attempts_ended: Vec<&'static str>,
     /// Accounts whose jobs a budget ends.
     to_cancel: BTreeSet<AccountId>,
+    finished: Vec<Finished>,
 }
 
 #[derive(Clone, Debug)]
@@ -168,6 +174,8 @@ pub struct Outcome {
     pub wake: bool,
     /// Outcomes of attempts that ended, for the metrics.
     pub attempts_ended: Vec<&'static str>,
+    /// Jobs that were published, beside what was foretold of them.
+    pub finished: Vec<Finished>,
 }
 
 impl Farm {
@@ -212,6 +220,7 @@ impl Farm {
             Command::Checkpoint(report) => Reply::Written(self.checkpoint(report)),
             Command::Report(report) => Reply::Written(self.report(*report)),
             Command::Drain { agent, boot } => self.drain(agent, boot),
+            Command::Promise { job, promise } => self.promise(job, promise),
             Command::Tick => Reply::Done,
         };
         self.cancel_over_budget();
@@ -222,6 +231,7 @@ impl Farm {
             writes: std::mem::take(&mut self.writes),
             wake: std::mem::take(&mut self.wake),
             attempts_ended: std::mem::take(&mut self.attempts_ended),
+            finished: std::mem::take(&mut self.finished),
         }
     }
 

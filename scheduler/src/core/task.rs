@@ -23,6 +23,8 @@ use super::{
 pub(super) struct LiveLease {
     pub expires_at_ms: i64,
     pub phase: Phase,
+    /// Since when, as far as it was told.
+    pub phase_since_ms: i64,
     pub step: u32,
     pub steps: u32,
     pub step_ms: Option<u32>,
@@ -43,6 +45,7 @@ impl LiveLease {
         Self {
             expires_at_ms,
             phase: Phase::Encode,
+            phase_since_ms: 0,
             step: 0,
             steps: 0,
             step_ms: None,
@@ -340,10 +343,13 @@ impl Farm {
     /// A heartbeat named the lease: it runs its full time again from now.
     pub(super) fn renew(&mut self, id: TaskId, progress: &LeaseProgress) {
         let expires_at_ms = self.now + self.limits.lease_ttl_ms;
+        let now = self.now;
         let live = self.live_mut(id);
         live.expires_at_ms = expires_at_ms;
         live.unnamed = 0;
-        live.phase = progress.phase;
+        if live.phase != progress.phase {
+            (live.phase, live.phase_since_ms) = (progress.phase, now);
+        }
         live.steps = progress.steps;
         live.step = live.step.max(progress.step.min(progress.steps));
         live.step_ms = progress.step_ms.or(live.step_ms);

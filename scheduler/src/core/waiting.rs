@@ -140,10 +140,15 @@ impl Farm {
         (urgent + standard > 0).then_some(Waiting::BandBehind { urgent, standard })
     }
 
-    /// When the first running task of these nodes is expected to end.
+    /// When the first device of these nodes is expected to be free; one may be so already.
     fn earliest_free_ms(&self, online: &[&AgentRow]) -> Option<i64> {
-        let running = online.iter().flat_map(|node| self.leases_of(node.id));
-        running.map(|id| self.now + self.left_ms(id)).min()
+        let running = |node: &&&AgentRow| self.leases_of(node.id);
+        let is_free = |node: &&AgentRow| running(&node).len() < node.devices.len();
+        if online.iter().any(is_free) {
+            return Some(self.now);
+        }
+        let left = online.iter().flat_map(|node| running(&node));
+        left.map(|id| self.now + self.left_ms(id)).min()
     }
 
     /// Device seconds that still count for the account, over its weight.

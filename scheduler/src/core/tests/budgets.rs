@@ -195,7 +195,7 @@ fn what_is_refunded_counts_no_longer() {
             grant a                   s1#1 Leased, from step 0, 0 inputs
             fail s1#1 rejected        Failed
             budget project 4 month    Now
-            why 2/s0                  DevicesBusy { devices: 1, earliest_ms: None }
+            why 2/s0                  DevicesBusy { devices: 1, earliest_ms: Some(1000000) }
         "#]],
     );
 }

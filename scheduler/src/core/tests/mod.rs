@@ -5,6 +5,7 @@ mod budgets;
 mod capacity;
 mod failures;
 mod films;
+mod forward;
 mod leases;
 mod order;
 mod preemption;
