@@ -1,5 +1,7 @@
 //! Moving rows: `gather_rows`, of which a token embedding is the scaled form.
 
+pub mod cuda;
+
 use crate::{DType, Device, KernelError, Tensor};
 
 /// `out[n] = scale * table[ids[n]]`. table [R, D], ids U32 [N] -> out [N, D].

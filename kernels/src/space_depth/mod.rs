@@ -5,6 +5,8 @@
 //! first frame once, so expanding drops the first st-1 frames and gathering repeats them.
 //! F32 [batch, time, height, width, channel]; every value is read and written once.
 
+pub mod cuda;
+
 use crate::device::{Cpu, Device};
 use crate::error::KernelError;
 use crate::tensor::Tensor;
