@@ -15,9 +15,7 @@ use std::{
 
 use sha2::{Digest, Sha256};
 
-use super::catalogue::Module;
 use super::launch::{Card, Launch, Machine, MapShape};
-use super::source::emulation;
 use crate::KernelError;
 
 /// Why there is no emulator.
@@ -48,17 +46,17 @@ struct Process {
 }
 
 impl Emulator {
-    /// Compiles `modules` into `folder` (when that was not done before) and starts them, as a card of
-    /// compute capability `capability`.
+    /// Compiles a program of [`super::emulation`] into `folder` (when that was not done before) and starts
+    /// it, as a card of compute capability `capability`.
     ///
     /// # Errors
     /// [`EmulatorError`].
     pub fn start(
         folder: &Path,
-        modules: &[Module],
+        program: &str,
         capability: (u32, u32),
     ) -> Result<Self, EmulatorError> {
-        let program = build(folder, &emulation(modules))?;
+        let program = build(folder, program)?;
         let mut child = Command::new(program)
             // Fibers are no threads to the sanitizer; memory that ends with the process is no leak.
             .env(
@@ -94,8 +92,8 @@ impl Emulator {
         })
     }
 
-    /// How the next launches run: 0 in order and at once, other even seeds in another order, odd seeds
-    /// in another order with asynchronous work as late as allowed.
+    /// How the next launches run: 0 in order and at once; others in another order, with copies (bit 0)
+    /// and products (bit 1) as late as allowed.
     pub fn set_seed(&self, seed: u64) {
         self.seed.store(seed, Ordering::Relaxed);
     }

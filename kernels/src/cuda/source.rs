@@ -34,7 +34,7 @@ pub fn module_source(module: &Module) -> String {
 }
 
 /// A C++ program that holds all `modules` and runs them by command; see `emulator/main.hpp`.
-pub fn emulation(modules: &[Module]) -> String {
+pub fn emulation<'a>(modules: impl IntoIterator<Item = &'a Module>) -> String {
     let mut text = [MACHINE, INSTRUCTIONS, PRELUDE, LAYOUT].concat();
     let mut table = String::new();
     for module in modules {

@@ -1,5 +1,6 @@
 //! `cargo xtask`: the project's own commands. `demo` and `test` need nothing but Rust and Python 3.
 
+mod cuda;
 mod demo;
 mod ffmpeg;
 mod postgres;

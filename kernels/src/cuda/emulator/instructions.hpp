@@ -58,7 +58,7 @@ DEVICE unsigned shared_address(const void* at) {
 }
 DEVICE void copy_async16(unsigned to, const void* from, bool valid) {
     emulator::Copy copy = {to, from, valid};
-    if (emulator::machine.late)
+    if (emulator::machine.late_copies)
         emulator::machine.current->open.push_back(copy);
     else
         emulator::copy_now(copy);
@@ -160,7 +160,7 @@ static void tma_load(unsigned to, const void* map, unsigned bar, int c0, int c1,
     emulator::Transfer transfer{{}, to, bar, {c0, c1, c2, c3, c4}};
     memcpy(&transfer.map, map, sizeof(emulator::Map));
     if (to % 1024) emulator::fail("TMA: a swizzled box is not at a multiple of 1024");
-    if (emulator::machine.late)
+    if (emulator::machine.late_copies)
         emulator::machine.transfers.push_back(transfer);
     else
         emulator::transfer_now(transfer);
@@ -200,7 +200,7 @@ static void wgmma(unsigned columns, float* d, const unsigned* a, emulator::u64 l
             product.d.push_back(((Own*)lane)->d);
             product.a.push_back(((Own*)lane)->a);
         }
-        if (emulator::machine.late)
+        if (emulator::machine.late_products)
             w.open.push_back(product);
         else
             emulator::product_now(product);

@@ -130,7 +130,7 @@ struct Machine {
     std::map<u32, Group> named;
     std::deque<Transfer> transfers;
     u64 random = 1;
-    bool late = false;
+    bool late_copies = false, late_products = false;
     u64 blocked = 0;
 };
 inline Machine machine;
@@ -357,12 +357,13 @@ inline void run_block() {
     free(m.shared);
 }
 
-// Seed 0 runs threads in order and does everything at once; odd seeds do everything late.
+// Seed 0 runs threads in order and does everything at once. Other seeds shuffle; bit 0 makes copies late,
+// bit 1 products.
 inline void launch(Dim blocks, Dim threads, u32 shared_bytes, u64 seed, std::function<void()> body) {
     Machine& m = machine;
     if (threads.y != 1 || threads.z != 1 || threads.x % 32 || threads.x > 1024) fail("blocks have one dimension, whole warps, at most 1024 threads");
     m.blocks = blocks, m.threads = threads, m.shared_bytes = shared_bytes;
-    m.random = seed ? seed * 2654435761u + 12345 : 1, m.late = seed & 1;
+    m.random = seed ? seed * 2654435761u + 12345 : 1, m.late_copies = seed & 1, m.late_products = seed & 2;
     m.body = std::move(body);
     for (u32 z = 0; z < blocks.z; z++)
         for (u32 y = 0; y < blocks.y; y++)
