@@ -3,11 +3,13 @@
 pub mod admission;
 pub mod api;
 pub mod artifacts;
+pub mod bench;
 pub mod bootstrap;
 pub mod chores;
 pub mod clock;
 pub mod core;
 pub mod dispatcher;
+pub mod forecast;
 pub mod leader;
 pub mod metrics;
 pub mod pricing;

@@ -5,6 +5,7 @@
 
 mod cpu;
 pub mod cuda;
+mod pack;
 
 use crate::{Device, KernelError, Tensor};
 

@@ -9,6 +9,7 @@ use schemas::{
 };
 
 use super::{
+    calibration::Promise,
     explain::Waiting,
     quota::{Ordered, QuotaOrder},
     rows::{AccountRow, Fingerprint, KeyRow, NewJob},
@@ -58,6 +59,12 @@ pub enum Command {
         boot: Option<BootId>,
     },
 
+    /// What an answer foretold of a job.
+    Promise {
+        job: JobId,
+        promise: Promise,
+    },
+
     /// Time has passed. Never needed for correctness: every command looks at the clock first.
     Tick,
 }
@@ -81,6 +88,7 @@ impl Command {
             Self::Checkpoint(_) => "checkpoint",
             Self::Report(_) => "report",
             Self::Drain { .. } => "drain",
+            Self::Promise { .. } => "promise",
             Self::Tick => "tick",
         }
     }

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use super::{
     Farm, Job, Task,
     agent::Agent,
+    costs::{CostRow, Costs},
     decay::Decayed,
     limits::{Limits, RECENT_MS},
     queue::Queue,
@@ -39,6 +40,7 @@ pub struct Snapshot {
     pub grants: Vec<((AccountId, String), GpuMicros)>,
     /// Hash of the last entry of the ledger.
     pub chain: Option<Digest>,
+    pub costs: Vec<CostRow>,
 }
 
 /// A snapshot whose rows do not belong together.
@@ -67,10 +69,13 @@ impl Farm {
             quotas: BTreeMap::new(),
             grants: BTreeMap::new(),
             chain: None,
+            costs: Costs::default(),
             busy: BTreeMap::new(),
             queue: Queue::default(),
             timers: Timers::default(),
             loads: BTreeMap::new(),
+            prices: Default::default(),
+            promises: BTreeMap::new(),
             recent: Recent::default(),
             handovers: BTreeMap::new(),
             buckets: BTreeMap::new(),
@@ -78,6 +83,7 @@ impl Farm {
             writes: Vec::new(),
             wake: false,
             attempts_ended: Vec::new(),
+            finished: Vec::new(),
         }
     }
 
@@ -92,6 +98,7 @@ impl Farm {
         farm.quotas = by(snapshot.quotas, |row| row.account);
         farm.grants = snapshot.grants.into_iter().collect();
         farm.chain = snapshot.chain;
+        farm.costs = Costs::from_rows(snapshot.costs);
         farm.fold_jobs(snapshot.jobs, snapshot.reservations);
         farm.fold_tasks(snapshot.tasks)?;
         farm.fold_checkpoints(snapshot.checkpoints)?;
@@ -220,12 +227,22 @@ impl Farm {
     pub fn durable(&self) -> Snapshot {
         let tasks = || self.tasks.values();
         Snapshot {
-            term: self.term,
-            seq: self.seq,
             jobs: self.jobs.values().map(|job| job.row.clone()).collect(),
             tasks: tasks().map(|task| task.row.clone()).collect(),
             checkpoints: tasks().flat_map(|task| task.checkpoints.clone()).collect(),
             reservations: self.reservations.values().cloned().collect(),
+            dedupe: self.dedupe.values().cloned().collect(),
+            idempotency: self.idempotency.values().cloned().collect(),
+            grants: self.grants.clone().into_iter().collect(),
+            ..self.frame()
+        }
+    }
+
+    /// The part of it that does not grow with jobs and grants.
+    pub(super) fn frame(&self) -> Snapshot {
+        Snapshot {
+            term: self.term,
+            seq: self.seq,
             accounts: self.accounts.values().cloned().collect(),
             balances: self.balances.iter().map(|(id, b)| (*id, *b)).collect(),
             agents: self
@@ -233,12 +250,11 @@ impl Farm {
                 .values()
                 .map(|agent| agent.row.clone())
                 .collect(),
-            dedupe: self.dedupe.values().cloned().collect(),
-            idempotency: self.idempotency.values().cloned().collect(),
             usage: self.used(),
             quotas: self.quotas.values().copied().collect(),
-            grants: self.grants.clone().into_iter().collect(),
             chain: self.chain,
+            costs: self.costs.rows(),
+            ..Snapshot::default()
         }
     }
 }

@@ -7,22 +7,28 @@
 //! in [`queue`], who gets it in [`placement`], why something waits in [`waiting`].
 
 pub mod agent;
+pub mod calibration;
 mod caps;
 pub mod command;
+pub mod costs;
 pub mod decay;
 pub mod explain;
 mod failure;
 pub mod fold;
+pub mod forward;
 mod job;
 mod ledger;
 pub mod limits;
 pub mod live;
+pub mod outlook;
 mod placement;
 mod preempt;
+pub mod prices;
 mod queue;
 pub mod quota;
 mod recent;
 pub mod rows;
+pub mod sketch;
 mod start;
 mod submit;
 mod task;
@@ -47,8 +53,10 @@ use schemas::{
 
 use self::{
     agent::Agent,
+    calibration::{Finished, Promise},
     caps::Load,
     command::{Command, Reply},
+    costs::Costs,
     limits::{AGED_MS, Limits},
     preempt::{Bucket, Handover},
     queue::{Class, Entry, Place, Queue},
@@ -84,14 +92,18 @@ pub struct Farm {
     grants: BTreeMap<(AccountId, String), GpuMicros>,
     /// Hash of the last entry of the ledger.
     chain: Option<Digest>,
+    /// What work took so far.
+    costs: Costs,
 
     // Derived from the rows above.
     busy: BTreeMap<(AgentId, u32), TaskId>,
     queue: Queue,
     timers: Timers,
     loads: BTreeMap<AccountId, Load>,
+    prices: prices::Kept,
 
     // What only this leader knows.
+    promises: BTreeMap<JobId, Promise>,
     recent: Recent,
     handovers: BTreeMap<(AgentId, u32), Handover>,
     buckets: BTreeMap<String, Bucket>,
@@ -101,6 +113,7 @@ pub struct Farm {
     writes: Vec<Write>,
     wake: bool,
     attempts_ended: Vec<&'static str>,
+    finished: Vec<Finished>,
 }
 
 #[derive(Clone, Debug)]
@@ -130,6 +143,8 @@ pub struct Outcome {
     pub wake: bool,
     /// Outcomes of attempts that ended, for the metrics.
     pub attempts_ended: Vec<&'static str>,
+    /// Jobs that were published, beside what was foretold of them.
+    pub finished: Vec<Finished>,
 }
 
 impl Farm {
@@ -174,6 +189,7 @@ impl Farm {
             Command::Checkpoint(report) => Reply::Written(self.checkpoint(report)),
             Command::Report(report) => Reply::Written(self.report(*report)),
             Command::Drain { agent, boot } => self.drain(agent, boot),
+            Command::Promise { job, promise } => self.promise(job, promise),
             Command::Tick => Reply::Done,
         };
         self.preempt();
@@ -182,6 +198,7 @@ impl Farm {
             writes: std::mem::take(&mut self.writes),
             wake: std::mem::take(&mut self.wake),
             attempts_ended: std::mem::take(&mut self.attempts_ended),
+            finished: std::mem::take(&mut self.finished),
         }
     }
 
