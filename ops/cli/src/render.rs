@@ -17,11 +17,11 @@ use agent::{
     catalogue::{self, Entry},
     first_frame, mux,
     mux::Ffmpeg,
-    render,
+    render, shot,
 };
 use anyhow::{Context, Result, bail};
 use clap::Args;
-use diffusion::{Control, Generated, Start};
+use diffusion::{Control, Generated, Sink, Slate, Start};
 use kernels::Device;
 use scheduler::{
     admission::{
@@ -192,19 +192,21 @@ impl Shoot<'_> {
             }
         };
         let weights = &self.entry.weights;
-        let generated = diffusion::generate(weights, &recipe, Start::Fresh, &mut on_step)?;
-        let Generated::Finished(clip) = generated else {
-            bail!("stopped")
-        };
         let path = self.dir.join(format!("shot-{}.mkv", spec.shot));
-        bar.show(
-            "shot file",
-            done + (of - done).min(u64::from(self.order.record.shot_steps)),
-            of,
-            None,
-        );
-        render::write_shot(&self.ffmpeg, &clip, &path, &|| self.stop.load(Relaxed))?;
-        Ok((path, clip.latents_digest))
+        let mut latents = String::new();
+        let stop = || self.stop.load(Relaxed);
+        let (generated, written) = shot::write(&self.ffmpeg, &path, &stop, |feed| {
+            let mut sink = Noted {
+                feed,
+                latents: &mut latents,
+            };
+            diffusion::generate(weights, &recipe, Start::Fresh, &mut on_step, &mut sink)
+        });
+        match (generated?, written) {
+            (Generated::Paused(_), _) if stop() => bail!("stopped"),
+            (_, written) => written?,
+        }
+        Ok((path, latents))
     }
 
     fn first_frame(&self, spec: &RenderSpec) -> Result<Option<diffusion::Picture>> {
@@ -225,5 +227,22 @@ impl Shoot<'_> {
     fn assemble(&self, spec: &AssembleSpec, shots: &[PathBuf]) -> Result<FilmFiles> {
         let stop = || self.stop.load(Relaxed);
         Ok(assemble::film(&self.ffmpeg, spec, shots, self.dir, &stop)?)
+    }
+}
+
+/// A shot file's feed that remembers the digest of its latents.
+struct Noted<'a> {
+    feed: &'a mut shot::Feed,
+    latents: &'a mut String,
+}
+
+impl Sink for Noted<'_> {
+    fn open(&mut self, slate: &Slate, samples: Vec<f32>) -> Control {
+        self.latents.clone_from(&slate.latents_digest);
+        self.feed.open(slate, samples)
+    }
+
+    fn pictures(&mut self, rgb: &[u8]) -> Control {
+        self.feed.pictures(rgb)
     }
 }

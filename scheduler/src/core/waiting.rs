@@ -1,5 +1,7 @@
 //! Why a task that has not ended does not run: the first reason that holds, without SQL.
 
+use std::collections::BTreeSet;
+
 use schemas::{AccountId, TaskId, task::TaskSpec};
 
 use super::{
@@ -21,10 +23,7 @@ impl Farm {
             TaskState::Ready {
                 eligible_at_ms,
                 backoff: None,
-            } if *eligible_at_ms > self.now => Some(Waiting::WindowClosed {
-                window: self.job_at(row.job).row.window.clone().unwrap_or_default(),
-                opens_ms: *eligible_at_ms,
-            }),
+            } if *eligible_at_ms > self.now => Some(self.starts_later(row.job, *eligible_at_ms)),
             TaskState::Ready {
                 eligible_at_ms,
                 backoff,
@@ -78,6 +77,9 @@ impl Farm {
         if let Some(capped) = self.capped(row.id) {
             return Some(capped);
         }
+        if let Some(limit) = self.over_capacity_everywhere(row) {
+            return Some(limit);
+        }
         if let Some((agent, device)) = self.freed_for(row.id) {
             return Some(Waiting::Handover {
                 node: self.agent_name(agent),
@@ -103,6 +105,21 @@ impl Farm {
             0 => None,
             tasks_ahead => Some(Waiting::OwnQueue { tasks_ahead }),
         }
+    }
+
+    /// No pool that could do the task has a device that its accounts may use.
+    fn over_capacity_everywhere(&self, row: &TaskRow) -> Option<Waiting> {
+        let capable = self.agents.values().map(|agent| &agent.row);
+        let capable =
+            capable.filter(|node| node.state == AgentState::Online && can(node, row).is_ok());
+        let pools: BTreeSet<&str> = capable
+            .flat_map(|node| node.devices.iter().map(|device| device.class.as_str()))
+            .collect();
+        let mut limits = pools
+            .into_iter()
+            .map(|pool| self.over_capacity(row.id, pool));
+        let first = limits.next()??;
+        limits.all(|limit| limit.is_some()).then_some(first)
     }
 
     /// Work of earlier bands waits that one of these nodes could do; what they cannot do is in nobody's way.

@@ -30,6 +30,11 @@ fn copy(job: u128, account: u128) -> LiveCopy {
         error: None,
         rank: 0,
         window: None,
+        user: None,
+        not_before_ms: None,
+        deadline_ms: None,
+        could_start_ms: None,
+        saved: None,
     };
     LiveCopy {
         job,
