@@ -13,6 +13,7 @@ mod list;
 mod nodes;
 mod progress;
 mod quota;
+mod quota_rules;
 mod render;
 mod save;
 mod serve;

@@ -1,6 +1,7 @@
 //! `cargo xtask`: the project's own commands. `demo` and `test` need nothing but Rust and Python 3.
 
 mod bench;
+mod cuda;
 mod demo;
 mod ffmpeg;
 mod postgres;

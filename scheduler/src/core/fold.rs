@@ -5,16 +5,19 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::{
     Farm, Job, Task,
     agent::Agent,
+    budget::BudgetRow,
+    capacity::CapacityRow,
     costs::{CostRow, Costs},
     decay::Decayed,
+    expiry::ExpiryRow,
     limits::{Limits, RECENT_MS},
     queue::Queue,
     quota::QuotaRow,
-    recent::Recent,
     rows::{
         AccountRow, AgentRow, AgentState, Balance, CheckpointRow, DedupeRow, GoldenKey,
-        IdempotencyRow, JobRow, ReservationRow, TaskRow, TaskState,
+        IdempotencyRow, JobRow, LoanRow, ReservationRow, TaskRow, TaskState,
     },
+    start::Expected,
     task::LiveLease,
     timers::{Timer, Timers},
 };
@@ -36,6 +39,10 @@ pub struct Snapshot {
     pub idempotency: Vec<IdempotencyRow>,
     pub usage: Vec<(AccountId, Decayed)>,
     pub quotas: Vec<QuotaRow>,
+    pub budgets: Vec<BudgetRow>,
+    pub capacities: Vec<CapacityRow>,
+    pub expiries: Vec<ExpiryRow>,
+    pub loans: Vec<LoanRow>,
     /// Keys and amounts of all grants.
     pub grants: Vec<((AccountId, String), GpuMicros)>,
     /// Hash of the last entry of the ledger.
@@ -69,6 +76,10 @@ impl Farm {
             dedupe: BTreeMap::new(),
             idempotency: BTreeMap::new(),
             quotas: BTreeMap::new(),
+            budgets: BTreeMap::new(),
+            capacities: BTreeMap::new(),
+            expiries: BTreeMap::new(),
+            loans: BTreeMap::new(),
             grants: BTreeMap::new(),
             chain: None,
             golden: BTreeMap::new(),
@@ -79,9 +90,14 @@ impl Farm {
             loads: BTreeMap::new(),
             leased: [0; 3],
             quarantined: BTreeSet::new(),
+            stopped: BTreeMap::new(),
+            pool_used: BTreeMap::new(),
+            eligible: BTreeMap::new(),
+            short_since: BTreeMap::new(),
+            recent: BTreeMap::new(),
+            planned: BTreeMap::new(),
             prices: Default::default(),
             promises: BTreeMap::new(),
-            recent: Recent::default(),
             handovers: BTreeMap::new(),
             buckets: BTreeMap::new(),
             preempt_from_ms: 0,
@@ -94,6 +110,7 @@ impl Farm {
             wake: false,
             attempts_ended: Vec::new(),
             observed: Vec::new(),
+            to_cancel: BTreeSet::new(),
             finished: Vec::new(),
         }
     }
@@ -108,6 +125,14 @@ impl Farm {
         farm.balances = snapshot.balances.into_iter().collect();
         farm.quotas = by(snapshot.quotas, |row| row.account);
         farm.grants = snapshot.grants.into_iter().collect();
+        farm.budgets = by(snapshot.budgets, |row| row.account);
+        farm.capacities = by(snapshot.capacities, |row| (row.account, row.pool.clone()));
+        farm.expiries = by(snapshot.expiries, |row| (row.account, row.key.clone()));
+        farm.loans = by(snapshot.loans, |row| row.key.clone());
+        farm.fold_budgets();
+        for row in farm.expiries.values().cloned().collect::<Vec<_>>() {
+            farm.arm_expiry(&row);
+        }
         farm.chain = snapshot.chain;
         farm.golden = snapshot.golden.into_iter().collect();
         farm.costs = Costs::from_rows(snapshot.costs);
@@ -119,6 +144,7 @@ impl Farm {
         if !farm.busy.is_empty() {
             farm.preempt_from_ms = now + farm.limits.yield_grace_ms;
         }
+        farm.recount_capacity();
         Ok(farm)
     }
 
@@ -142,11 +168,13 @@ impl Farm {
             let job = Job {
                 tasks: Vec::new(),
                 progress_written_ms: self.now,
+                expected: Expected::default(),
                 row,
             };
             let id = job.row.id;
             self.jobs.insert(id, job);
             self.count_job(id, None);
+            self.arm_deadline(id);
         }
         self.reservations = by(reservations, |row| row.job);
         self.reservations
@@ -162,6 +190,7 @@ impl Farm {
                 continue; // ended just before RECENT_MS ago
             };
             job.tasks.push(row.id);
+            job.expected.add(row.kind(), row.estimate);
             ids.push(row.id);
             let leased = matches!(row.state, TaskState::Leased(_));
             let mut live = LiveLease::new(expires_at_ms, self.now);
@@ -176,6 +205,7 @@ impl Farm {
         }
         for id in ids {
             self.index_task(id);
+            self.note_planned(id);
         }
         let whole =
             |job: &Job| !job.tasks.is_empty() && self.reservations.contains_key(&job.row.id);
@@ -268,6 +298,10 @@ impl Farm {
                 .collect(),
             usage: self.used(),
             quotas: self.quotas.values().copied().collect(),
+            budgets: self.budgets.values().cloned().collect(),
+            capacities: self.capacities.values().cloned().collect(),
+            expiries: self.expiries.values().cloned().collect(),
+            loans: self.loans.values().cloned().collect(),
             chain: self.chain,
             golden: self.golden.clone().into_iter().collect(),
             costs: self.costs.rows(),

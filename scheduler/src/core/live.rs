@@ -140,7 +140,7 @@ impl Farm {
             .own_ahead(entry.account, entry.band, &entry.place)
     }
 
-    fn devices_online(&self) -> u32 {
+    pub(super) fn devices_online(&self) -> u32 {
         let devices = self.agents.values().map(|a| a.row.open_devices().count());
         devices.sum::<usize>() as u32
     }

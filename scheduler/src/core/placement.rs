@@ -11,7 +11,8 @@ use super::{
     command::LeaseReply,
     explain::Waiting,
     queue::{Class, Found, Verdict},
-    rows::{AgentRow, AgentState, AttemptRow, Holder, TaskRow, TaskState},
+    recent::Recent,
+    rows::{AgentRow, AgentState, AttemptRow, Band, Holder, TaskRow, TaskState},
     task::LiveLease,
     timers::Timer,
     write::Write,
@@ -69,14 +70,12 @@ impl Farm {
         }
         if let Some(task) = self.kept_for(request.agent, request.device) {
             self.handovers.remove(&(request.agent, request.device));
-            let band = self.job_at(self.task_at(task).row.job).row.band;
-            self.recent.note(band, false);
+            self.recent_of(request.agent, request.device).note(false);
             return self.grant(task, &request);
         }
         match self.pick(request.agent, request.device) {
             Some(Found { task, aged }) => {
-                let band = self.job_at(self.task_at(task).row.job).row.band;
-                self.recent.note(band, aged);
+                self.recent_of(request.agent, request.device).note(aged);
                 self.grant(task, &request)
             }
             None if self.wants_reference(request.agent, request.device) => LeaseReply::Probe,
@@ -100,8 +99,10 @@ impl Farm {
     }
 
     fn pick(&self, agent: AgentId, device: u32) -> Option<Found> {
-        let aged_by = self.recent.aged_may_go().then_some(self.now);
-        let order = self.recent.order(&self.queue);
+        let recent = self.recent.get(self.pool_of(agent, device));
+        let aged_may_go = recent.is_none_or(Recent::aged_may_go);
+        let aged_by = aged_may_go.then_some(self.now);
+        let order = recent.map_or(Band::ALL, |recent| recent.order(&self.queue, self.now));
         self.queue.find(aged_by, order, |place| {
             match self.fit(place.task, agent, device) {
                 Ok(()) => Verdict::Take,
@@ -129,7 +130,11 @@ impl Farm {
         if row.kind() == TaskKind::Assemble && !is_cpu(node, device) && self.gpu_work_waits(agent) {
             return Err(Misfit::CpuWork);
         }
-        if self.capped(task).is_some() {
+        if self.capped(task).is_some()
+            || self
+                .over_capacity(task, self.pool_of(agent, device))
+                .is_some()
+        {
             return Err(Misfit::Capped);
         }
         Ok(())

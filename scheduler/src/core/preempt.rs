@@ -72,13 +72,13 @@ impl Farm {
                 self.job_at(self.task_at(id).row.job).row.band > band
             });
             if let Some(victim) = victim.filter(|victim| self.take_token(*victim)) {
-                self.take_device(victim, task);
+                self.take_device(victim, YieldWhy::For(task));
             }
         }
     }
 
     /// Tells the victim to yield its device for the task, and writes that it had to.
-    pub(super) fn take_device(&mut self, victim: TaskId, task: TaskId) {
+    pub(super) fn take_device(&mut self, victim: TaskId, why: YieldWhy) {
         let now = self.now;
         let band = self.job_at(self.task_at(victim).row.job).row.band;
         self.observed.push(Observed::Preempted(band));
@@ -86,7 +86,7 @@ impl Farm {
             row.preemptions += 1;
             row.preempted_at_ms = Some(now);
         });
-        self.order_yield(victim, YieldWhy::For(task));
+        self.order_yield(victim, why);
     }
 
     /// No ping-pong: what was preempted does not preempt at once.
@@ -107,7 +107,7 @@ impl Farm {
         let yields = |id: &TaskId| {
             let live = self.task_at(*id).live.as_ref();
             let yields = live.and_then(|live| live.yields);
-            yields.is_some_and(|yields| yields.why == YieldWhy::For(task))
+            yields.is_some_and(|yields| yields.why.beneficiary() == Some(task))
         };
         kept.map(|(device, _)| *device).or_else(|| {
             let mut busy = self.busy.iter();
@@ -120,7 +120,7 @@ impl Farm {
     }
 
     /// A device is free that may do the task; each serves one task.
-    fn free_device(&self, task: TaskId, taken: &mut Vec<(AgentId, u32)>) -> bool {
+    pub(super) fn free_device(&self, task: TaskId, taken: &mut Vec<(AgentId, u32)>) -> bool {
         let rows = self.agents.values().map(|agent| &agent.row);
         let free = rows
             .flat_map(|row| row.open_devices().map(|d| (row.id, d.index)))
@@ -237,7 +237,7 @@ impl Farm {
         }
     }
 
-    fn take_token(&mut self, victim: TaskId) -> bool {
+    pub(super) fn take_token(&mut self, victim: TaskId) -> bool {
         let TaskState::Leased(holder) = self.task_at(victim).row.state else {
             return false;
         };

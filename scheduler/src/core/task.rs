@@ -52,10 +52,13 @@ pub(super) struct Yields {
 /// for is served in its turn.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum YieldWhy {
-    /// Its device is kept for this task afterwards.
+    /// A more urgent task, for which its device is kept afterwards.
     For(TaskId),
+    /// A task of the account that the device is lent by; it is kept for that task as well.
+    Owner(TaskId),
     Drain,
     Quarantine,
+    WindowClosed,
 }
 
 impl YieldWhy {
@@ -63,8 +66,18 @@ impl YieldWhy {
     pub fn text(self) -> &'static str {
         match self {
             Self::For(_) => "a more urgent task needs the device",
+            Self::Owner(_) => "the owner of the device needs it",
             Self::Drain => "the node drains",
             Self::Quarantine => "the device is in quarantine",
+            Self::WindowClosed => "its window has closed",
+        }
+    }
+
+    /// Who gets the device.
+    pub fn beneficiary(self) -> Option<TaskId> {
+        match self {
+            Self::For(task) | Self::Owner(task) => Some(task),
+            Self::Drain | Self::Quarantine | Self::WindowClosed => None,
         }
     }
 }
@@ -322,7 +335,7 @@ impl Farm {
         };
         let used = micros(device_us);
         self.end_attempt(id, "released", Some(reason.to_string()), Some(used.0));
-        let now = self.now;
+        let eligible_at_ms = self.may_go_on_ms(id);
         let step = self.task_at(id).resume_step();
         self.change_task(id, |row| {
             row.step = step;
@@ -330,7 +343,7 @@ impl Farm {
                 row.used.0 = row.used.0.saturating_add(used.0);
             }
             row.state = TaskState::Ready {
-                eligible_at_ms: now,
+                eligible_at_ms,
                 backoff: None,
             };
         });
@@ -459,7 +472,7 @@ impl Farm {
         };
         let number = row.attempt;
         let yields = self.task_at(id).live.as_ref().and_then(|live| live.yields);
-        if let Some(YieldWhy::For(task)) = yields.map(|yields| yields.why) {
+        if let Some(task) = yields.and_then(|yields| yields.why.beneficiary()) {
             self.hand_over(holder.agent, holder.device, task);
         }
         self.correct_usage(id, holder.granted_at_ms, device_us);

@@ -3,13 +3,16 @@
 use schemas::{AccountId, Digest, JobId, TaskId, task::Artefact};
 
 use super::{
+    budget::BudgetRow,
+    capacity::CapacityRow,
     costs::CostRow,
     decay::Decayed,
+    expiry::ExpiryRow,
     quota::{AuditRow, QuotaRow},
     rows::{
         AccountRow, AgentRow, AgentState, AttemptRow, Balance, CheckpointRow, DedupeRow, GoldenKey,
-        IdempotencyRow, JobRow, JobState, KeyRow, LedgerRow, NoticeRow, OutboxRow, ReservationRow,
-        ReservationState, TaskRow,
+        IdempotencyRow, JobRow, JobState, KeyRow, LedgerRow, LoanRow, NoticeRow, OutboxRow,
+        ReservationRow, ReservationState, TaskRow,
     },
     samples::SampleRow,
 };
@@ -84,6 +87,16 @@ pub enum Write {
     },
     InsertAccount(AccountRow),
     PutQuota(QuotaRow),
+    PutBudget(Box<BudgetRow>),
+    RemoveBudget(AccountId),
+    PutCapacity(CapacityRow),
+    RemoveCapacity {
+        account: AccountId,
+        pool: String,
+    },
+    PutExpiry(ExpiryRow),
+    PutLoan(LoanRow),
+    RemoveLoan(String),
     PutWeight {
         account: AccountId,
         weight: u32,
