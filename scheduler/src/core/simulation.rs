@@ -768,7 +768,7 @@ fn the_invariants_hold_whatever_happens_and_every_job_ends() {
             && probes > 0
             && poisoned > 0
             && quarantines as u64 > seeds
-            && late as u64 > seeds / 2,
+            && late as u64 > seeds / 4,
         "{faults} faults, {jobs} jobs, {published} films, {preemptions} preemptions, \
          {over_quota} over quota, {probes} probes, {quarantines} quarantines, {poisoned} poisoned, {late} too late"
     );

@@ -553,7 +553,7 @@ fn an_operators_quarantine_lets_running_work_go_on_elsewhere_from_its_step() {
             beat a s0#1:5             Run Yield { reason: "the device is in quarantine" }
             release s0#1 5            Ready
             grant a/1                 idle: devices_quarantined
-            why s0                    DevicesBusy { devices: 2, earliest_ms: None }
+            why s0                    DevicesBusy { devices: 2, earliest_ms: Some(1000000) }
             grant a                   s0#2 Leased, from step 5, 0 inputs
             node b release            Now: online
         "#]],
@@ -578,7 +578,7 @@ fn a_task_says_that_it_waits_for_devices_in_quarantine() {
             hello a                   Online
             hello b                   Online
             beat a xid=79             Run
-            why s0                    DevicesBusy { devices: 1, earliest_ms: None }
+            why s0                    DevicesBusy { devices: 1, earliest_ms: Some(1000000) }
             node b quarantine         Now: quarantined
             why s0                    DevicesQuarantined { devices: 2, first_return_ms: Some(1600000) }
             node a drain              Now: gone
