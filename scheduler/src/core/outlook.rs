@@ -216,7 +216,7 @@ impl Outlook {
             rows.checkpoints.extend(copy.checkpoints.iter().cloned());
             rows.reservations.push(ReservationRow {
                 job: copy.job.id,
-                project: copy.job.project,
+                account: copy.job.account(),
                 state: ReservationState::Pending,
                 reserved: GpuMicros::ZERO,
                 held: GpuMicros::ZERO,
