@@ -72,14 +72,16 @@ impl Stored {
 mod tests {
     use super::*;
 
-    fn values(round: fn(f32) -> f32) -> Vec<f32> {
+    type Round = fn(f32) -> f32;
+
+    fn values(round: Round) -> Vec<f32> {
         let value = |i: usize| ((i * 7919 % 20_011) as f32 - 10_005.0) / 3_001.0;
         (0..HALF_VALUES_MIN + 5).map(|i| round(value(i))).collect()
     }
 
     #[test]
     fn large_weights_keep_the_type_that_holds_them_and_every_bit() {
-        let cases: [(fn(f32) -> f32, &str); 3] = [
+        let cases: [(Round, &str); 3] = [
             (|v| bf16::from_f32(v).to_f32(), "BF16"),
             (|v| f16::from_f32(v).to_f32(), "F16"),
             (|v| v, "F32"),
