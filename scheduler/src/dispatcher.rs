@@ -30,6 +30,7 @@ use crate::{
         Farm,
         calibration::Promise,
         command::{Command, Ended, LeaseReply, Refusal, Reply, Submitted},
+        decay::Decayed,
         limits::Limits,
         live::{Counts, LiveJob},
         outlook::{Frame, LiveCopy},
@@ -356,6 +357,16 @@ impl Dispatcher {
     /// The farm without its jobs, to look ahead with.
     pub async fn outlook_frame(&self) -> Result<Frame, DispatchError> {
         self.look(Farm::outlook_frame).await
+    }
+
+    /// Accounts behind `after`, at most `limit`, with what they have had of the farm.
+    pub async fn outlook_accounts(
+        &self,
+        after: Option<AccountId>,
+        limit: usize,
+    ) -> Result<Vec<(AccountRow, Decayed)>, DispatchError> {
+        self.look(move |farm| farm.outlook_accounts(after, limit))
+            .await
     }
 
     /// Jobs that have not ended, in pages; with the last looked at, or `None` at the end.
