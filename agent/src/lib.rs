@@ -144,7 +144,7 @@ impl DrainHandle {
 pub async fn start(settings: Settings, token: &str) -> Result<Running, AgentError> {
     let listen = settings.metrics_listen;
     let client = Client::new(&settings.scheduler_url, token)?;
-    let beat_client = Client::new(&settings.scheduler_url, token)?;
+    let beat_client = client.beside()?;
     let prepare = tokio::task::spawn_blocking(move || Node::prepare(settings));
     let node = prepare.await.map_err(|_| AgentError::Worker)??;
     let leases = Arc::new(Leases::default());

@@ -276,7 +276,7 @@ pub(super) fn text(fields: &mut Fields, name: &str) -> Result<Option<String>, Re
     }
 }
 
-fn boolean(fields: &mut Fields, name: &str) -> Result<Option<bool>, Refusal> {
+pub(super) fn boolean(fields: &mut Fields, name: &str) -> Result<Option<bool>, Refusal> {
     match fields.remove(name) {
         None => Ok(None),
         Some(Node::Bool(is)) => Ok(Some(is)),
