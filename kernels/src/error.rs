@@ -71,7 +71,7 @@ impl KernelError {
     }
 
     /// A [`KernelError::Unsupported`].
-    pub(crate) fn unsupported(op: &'static str, why: impl Into<String>) -> Self {
+    pub fn unsupported(op: &'static str, why: impl Into<String>) -> Self {
         Self::Unsupported {
             op,
             why: why.into(),

@@ -16,6 +16,7 @@ pub mod conv_transpose1d;
 pub mod copy;
 pub mod device;
 pub mod error;
+pub mod group_norm;
 pub mod linear;
 pub mod modulation;
 pub mod norm;

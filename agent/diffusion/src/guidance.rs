@@ -91,10 +91,19 @@ mod tests {
 
     #[test]
     fn all_four_passes_equal_the_reference() {
-        let golden = Golden::open("sampler");
-        let arguments: Value = serde_json::from_str(golden.note("args.guidance")).unwrap();
+        guides_as_the_reference("sampler", "guidance");
+    }
+
+    #[test]
+    fn a_scale_of_zero_is_a_scale_as_in_the_formula() {
+        guides_as_the_reference("masked", "audio_zero");
+    }
+
+    fn guides_as_the_reference(file: &str, case: &str) {
+        let golden = Golden::open(file);
+        let arguments: Value = serde_json::from_str(golden.note(&format!("args.{case}"))).unwrap();
         let number = |name: &str| arguments[name].as_f64().unwrap() as f32;
-        let input = |name: &str| -> Tensor { golden.tensor(&format!("in.guidance.{name}")) };
+        let input = |name: &str| -> Tensor { golden.tensor(&format!("in.{case}.{name}")) };
         let (c, n, p, i) = (
             input("conditional"),
             input("negative"),
@@ -116,7 +125,7 @@ mod tests {
         let mut x = input("x");
         let sigmas = (number("sigma"), number("next"));
         guidance_step(golden.device(), &mut x, passes, guidance, sigmas, None).unwrap();
-        golden.check("out.guidance.x", x.f32s(), 1e-5);
+        golden.check(&format!("out.{case}.x"), x.f32s(), 1e-5);
     }
 
     #[test]

@@ -30,6 +30,7 @@ mod sampler;
 mod sigmas;
 mod text;
 mod transformer;
+mod upsampler;
 
 pub use checkpoint::Checkpoint;
 pub use clip::Clip;

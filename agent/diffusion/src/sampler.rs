@@ -72,7 +72,7 @@ impl Sampler<'_> {
         first: u32,
         on_step: &mut dyn FnMut(u32, &Latents) -> Control,
     ) -> Result<(Latents, u32), DiffusionError> {
-        let positions = self.transformer.positions(&self.grid)?;
+        let positions = self.transformer.positions(&self.grid, &[])?;
         let held = self.held_tokens()?;
         let mut state = self.upload(start)?;
         let mut latents = state.download();

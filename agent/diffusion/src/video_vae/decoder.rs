@@ -60,6 +60,11 @@ impl VideoDecoder {
         self.layout.latent_channels
     }
 
+    /// Where it runs.
+    pub(super) fn device(&self) -> &Device {
+        &self.borders.device
+    }
+
     /// Frames and pixels that one latent covers.
     pub fn compression(&self) -> Compression {
         self.layout.compression

@@ -57,6 +57,11 @@ impl VideoEncoder {
         self.layout.latent_channels
     }
 
+    /// Where it runs.
+    pub(super) fn device(&self) -> &Device {
+        &self.borders.device
+    }
+
     /// Frames and pixels that one latent covers.
     pub fn compression(&self) -> Compression {
         self.layout.compression

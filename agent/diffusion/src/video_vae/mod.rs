@@ -9,6 +9,7 @@ mod config;
 mod decoder;
 mod encoder;
 mod resnet;
+mod tiling;
 
 #[cfg(test)]
 mod tests;
@@ -20,6 +21,7 @@ use crate::weights::{Component, WeightsError};
 pub use config::Compression;
 pub use decoder::VideoDecoder;
 pub use encoder::VideoEncoder;
+pub use tiling::{Tiles, Tiling};
 
 /// Mean and deviation of every latent channel over the training data.
 #[derive(Debug, Clone)]
