@@ -10,8 +10,8 @@ use std::{
 };
 
 use diffusion::{
-    Checkpoint, Clip, Control, DiffusionError, Generated, ModelInfo, Progress, Recipe, Start,
-    Weights,
+    Checkpoint, Clip, Control, DiffusionError, Generated, Given, GuidanceChanges, ModelInfo,
+    Progress, Recipe, Shift, Start, Weights,
 };
 use schemas::{
     agent::{CheckpointRef, FailureClass, Outcome, Phase},
@@ -23,6 +23,7 @@ use crate::{
     clock::BootMs,
     desk::{Broken, Desk},
     first_frame,
+    given::Fit,
     held::{Held, Verdict},
     metrics::Metrics,
     mux::{self, Ffmpeg, MuxError, Stop},
@@ -44,8 +45,10 @@ pub fn recipe(spec: &RenderSpec, first_frame: Option<diffusion::Picture>) -> Rec
         fps: spec.fps,
         seed: spec.seed,
         steps: spec.steps,
-        guidance_scale: spec.guidance_scale,
-        first_frame,
+        guidance: GuidanceChanges::scale(spec.guidance_scale),
+        shift: Shift::default(),
+        refine: None,
+        given: Given::first_frame(first_frame),
     }
 }
 
@@ -124,7 +127,7 @@ async fn first_frame(
     let path = desk.fetch(digest, "first-frame").await?;
     let (width, height) = (spec.width, spec.height);
     let (read, _) = desk
-        .blocking(move || first_frame::read(&path, width, height))
+        .blocking(move || first_frame::read(&path, width, height, Fit::Cover))
         .await?;
     read.map(Some).map_err(|error| Broken::Failed {
         class: FailureClass::Rejected,

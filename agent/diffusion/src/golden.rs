@@ -4,7 +4,7 @@
 //! Larger weights are not stored: the note `drawn` names their shapes in order, and both sides draw
 //! the same values from a hash of their places ([`drawn`]).
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use kernels::{Device, Tensor};
 use safetensors::tensor::{Dtype, TensorView};
@@ -122,8 +122,16 @@ impl Golden {
     }
 }
 
-/// Weights of the note `drawn`, a list of [name, shape, scale], as a file.
+/// Weights of the note `drawn` as a file.
 fn drawn_file(shapes: &str) -> TensorFile {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("drawn.safetensors");
+    write_drawn(shapes, &path);
+    TensorFile::open(&path).unwrap()
+}
+
+/// Writes drawn weights, a list of [name, shape, scale], to a file.
+pub fn write_drawn(shapes: &str, path: &Path) {
     let shapes: Vec<(String, Vec<usize>, f32)> = serde_json::from_str(shapes).unwrap();
     let bytes: Vec<Vec<u8>> = (0u32..)
         .zip(&shapes)
@@ -140,10 +148,7 @@ fn drawn_file(shapes: &str) -> TensorFile {
             TensorView::new(Dtype::F32, dims.clone(), bytes).unwrap(),
         )
     });
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("drawn.safetensors");
-    std::fs::write(&path, safetensors::serialize(views, None).unwrap()).unwrap();
-    TensorFile::open(&path).unwrap()
+    std::fs::write(path, safetensors::serialize(views, None).unwrap()).unwrap();
 }
 
 /// Value `at` of tensor `number` in -1..1, as `drawn` in ops/train/golden.py: a hash's 24 bits.

@@ -8,10 +8,13 @@ pub mod audio_vae;
 pub mod checkpoint;
 pub mod clip;
 pub mod error;
+pub mod given;
+pub mod guidance;
 pub mod info;
 pub mod latent;
 pub mod progress;
 pub mod recipe;
+pub mod sigmas;
 pub mod tensors;
 pub mod video_vae;
 pub mod vocoder;
@@ -20,14 +23,12 @@ pub mod weights;
 mod convolution;
 #[cfg(test)]
 mod golden;
-mod guidance;
 mod layers;
 mod memory;
 mod model;
 mod noise;
 mod run;
 mod sampler;
-mod sigmas;
 mod text;
 mod transformer;
 mod upsampler;
@@ -35,11 +36,14 @@ mod upsampler;
 pub use checkpoint::Checkpoint;
 pub use clip::Clip;
 pub use error::DiffusionError;
-pub use info::{ModelInfo, Size};
+pub use given::{Given, GivenFilm, GivenSound, Span, Still, Wave};
+pub use guidance::GuidanceChanges;
+pub use info::{ModelInfo, Size, SoundFormat};
 pub use latent::Latents;
 pub use model::Weights;
 pub use progress::{Control, Generated, OnStep, Phase, Progress, Start};
-pub use recipe::{Picture, Recipe};
+pub use recipe::{Picture, Recipe, Refine};
+pub use sigmas::Shift;
 
 /// Makes the clip of `recipe`, or pauses when `on_step` says so.
 ///

@@ -21,6 +21,8 @@ use crate::weights::{Component, Config, WeightsError};
 
 pub use adjust::{adain, tone_map};
 
+/// The class that is supported.
+const CLASS: &str = "LTX2LatentUpsamplerModel";
 /// Groups of every norm.
 const GROUPS: usize = 32;
 /// Added to the variance in every norm.
@@ -83,13 +85,31 @@ fn read(config: &Config) -> Result<Layout, WeightsError> {
     })
 }
 
+/// Refuses an upsampler of other latents, or of another factor than two stages have.
+///
+/// # Errors
+/// [`WeightsError::Field`], [`WeightsError::Class`].
+pub fn check(component: &Component, channels: usize) -> Result<(), WeightsError> {
+    component.expect_class(&[CLASS])?;
+    let (config, layout) = (component.config(), read(component.config())?);
+    if layout.channels != channels {
+        let reason = format!("{}, but vae has {channels}", layout.channels);
+        return Err(config.refuse("in_channels", reason));
+    }
+    if layout.factor != 2 {
+        let reason = format!("{}, but two stages differ by 2", layout.factor);
+        return Err(config.refuse("rational_spatial_scale", reason));
+    }
+    Ok(())
+}
+
 impl Upsampler {
     /// Reads the part `latent_upsampler`.
     ///
     /// # Errors
     /// A [`WeightsError`] that names the file and the field or tensor.
     pub fn load(component: &Component, device: &Device) -> Result<Self, WeightsError> {
-        component.expect_class(&["LTX2LatentUpsamplerModel"])?;
+        component.expect_class(&[CLASS])?;
         let layout = read(component.config())?;
         component.config().warn_unread();
         let source = Source { component, device };
@@ -115,11 +135,6 @@ impl Upsampler {
     /// Channels of a latent.
     pub fn channels(&self) -> usize {
         self.channels
-    }
-
-    /// How many times higher and wider the result is.
-    pub fn factor(&self) -> usize {
-        self.factor
     }
 
     /// Upsamples latents F32 [1, f, h, w, channel] of the autoencoder's own scale.

@@ -55,6 +55,11 @@ impl VideoDecoder {
         })
     }
 
+    /// Mean and deviation of the sampler's latents.
+    pub(crate) fn statistics(&self) -> &Statistics {
+        &self.statistics
+    }
+
     /// Channels of a latent.
     pub fn latent_channels(&self) -> usize {
         self.layout.latent_channels

@@ -41,6 +41,12 @@ impl Tiling {
         }),
     };
 
+    /// As [`Tiling::PUBLISHED`], the clip whole in time.
+    pub const SPACE: Self = Self {
+        time: None,
+        ..Self::PUBLISHED
+    };
+
     /// Refuses sizes that latents do not divide, or a stride of 0 or beyond the size.
     ///
     /// # Errors
