@@ -2,10 +2,7 @@
 
 use std::{
     path::{Path, PathBuf},
-    sync::{
-        Arc,
-        atomic::{AtomicU32, Ordering::Relaxed},
-    },
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -14,7 +11,7 @@ use diffusion::{
     Progress, Recipe, Shift, Start, Weights,
 };
 use schemas::{
-    agent::{CheckpointRef, FailureClass, Outcome, Phase},
+    agent::{CheckpointRef, FailureClass, Outcome, Phase, Times},
     task::{RenderSpec, Variant},
 };
 use tokio::sync::watch;
@@ -96,21 +93,30 @@ pub async fn run(
         None,
     );
     let start = start(studio, desk, checkpoint).await;
-    let taken = take(studio, desk, Arc::clone(&entry.weights), recipe, start).await?;
+    let mut taken = take(studio, desk, Arc::clone(&entry.weights), recipe, start).await?;
     let clip = match taken.generated {
         _ if desk.is_abandoned() => return Err(Broken::Abandoned),
         Generated::Paused(at) => return release(desk, *at, taken.device_us).await,
         Generated::Finished(clip) => clip,
     };
-    let shot = shot_file(studio, desk, *clip).await?;
+    let (shot, mux_us) = shot_file(studio, desk, *clip).await?;
     desk.held.enter(Phase::Upload);
+    let began = Instant::now();
     let artefact = desk.upload(Variant::Shot, &shot).await?;
-    let (device_us, steps_run) = (taken.device_us, taken.steps_run);
+    taken.times.mux_us = Some(mux_us);
+    taken.times.upload_us = Some(micros(began.elapsed()));
+    taken.times.load_us = entry.tell_load_us();
     Ok(Outcome::Succeeded {
         artefacts: vec![artefact],
-        device_us,
-        steps_run,
+        device_us: taken.device_us,
+        steps_run: taken.steps_run,
+        times: taken.times,
     })
+}
+
+/// Whole microseconds.
+pub fn micros(time: Duration) -> u64 {
+    u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
 }
 
 fn steps_total(recipe: &Recipe, info: &ModelInfo) -> u32 {
@@ -167,6 +173,7 @@ struct Taken {
     generated: Generated,
     device_us: u64,
     steps_run: u32,
+    times: Times,
 }
 
 /// Runs the engine on a thread of its own and stores checkpoints beside it.
@@ -179,8 +186,7 @@ async fn take(
 ) -> Result<Taken, Broken> {
     // Only the newest matters: one that comes while another is on its way replaces what waits.
     let (sender, mut newest) = watch::channel(None::<Arc<Checkpoint>>);
-    let look = Look::new(studio, &desk.held, sender);
-    let steps_run = Arc::clone(&look.steps_run);
+    let mut look = Look::new(studio, &desk.held, sender);
     let metrics = studio.metrics.clone();
     let (saver_desk, saver_metrics) = (Arc::clone(desk), studio.metrics.clone());
     let saver = tokio::spawn(async move {
@@ -195,17 +201,20 @@ async fn take(
             }
         }
     });
-    let engine = desk
-        .blocking(move || generate(&weights, &recipe, start, look, &metrics))
-        .await;
+    let run = move || {
+        let generated = generate(&weights, &recipe, start, &mut look, &metrics);
+        (generated, look.steps_run, look.times())
+    };
+    let engine = desk.blocking(run).await;
     // A checkpoint on its way is worth nothing now, and after the report it would be refused.
     saver.abort();
     let _ = saver.await;
-    let (generated, device_us) = engine?;
+    let ((generated, steps_run, times), device_us) = engine?;
     Ok(Taken {
         generated: generated?,
         device_us,
-        steps_run: steps_run.load(Relaxed),
+        steps_run,
+        times,
     })
 }
 
@@ -214,7 +223,7 @@ fn generate(
     weights: &Weights,
     recipe: &Recipe,
     start: Start,
-    mut look: Look,
+    look: &mut Look,
     metrics: &Metrics,
 ) -> Result<Generated, DiffusionError> {
     let mut on_step = |progress: &Progress<'_>| look.stepped(progress);
@@ -243,14 +252,19 @@ async fn release(desk: &Desk, at: Checkpoint, device_us: u64) -> Result<Outcome,
     })
 }
 
-async fn shot_file(studio: &Arc<Studio>, desk: &Arc<Desk>, clip: Clip) -> Result<PathBuf, Broken> {
+/// The shot file, and what FFmpeg took for it in microseconds.
+async fn shot_file(
+    studio: &Arc<Studio>,
+    desk: &Arc<Desk>,
+    clip: Clip,
+) -> Result<(PathBuf, u64), Broken> {
     desk.held.enter(Phase::Mux);
     let path = desk.dir.join("shot.mkv");
     let (studio, watched, target) = (Arc::clone(studio), Arc::clone(desk), path.clone());
     let write = move || write_shot(&studio.ffmpeg, &clip, &target, &|| watched.is_abandoned());
-    let (written, _) = desk.blocking(write).await?;
+    let (written, mux_us) = desk.blocking(write).await?;
     written?;
-    Ok(path)
+    Ok((path, mux_us))
 }
 
 /// Looks after each step: tells progress, obeys directives, takes checkpoints.
@@ -261,7 +275,10 @@ struct Look {
     checkpoint_steps: u32,
     checkpoint_after: Duration,
     drain_finish_ms: u64,
-    steps_run: Arc<AtomicU32>,
+    steps_run: u32,
+    encode: Duration,
+    steps: Duration,
+    decode: Duration,
     last_look: Instant,
     last_step: Option<u32>,
     saved_at: Instant,
@@ -281,7 +298,10 @@ impl Look {
             checkpoint_steps: studio.settings.checkpoint_steps.max(1),
             checkpoint_after: Duration::from_millis(studio.settings.checkpoint_ms),
             drain_finish_ms: studio.settings.drain_finish_ms,
-            steps_run: Arc::default(),
+            steps_run: 0,
+            encode: Duration::ZERO,
+            steps: Duration::ZERO,
+            decode: Duration::ZERO,
             last_look: Instant::now(),
             last_step: None,
             saved_at: Instant::now(),
@@ -309,10 +329,15 @@ impl Look {
         let ran = self.last_step.is_some_and(|last| progress.step > last);
         let took = self.last_look.elapsed();
         if ran {
-            self.steps_run.fetch_add(1, Relaxed);
+            self.steps_run += 1;
             self.metrics.steps.inc();
             self.metrics.step_seconds.observe(took.as_secs_f64());
         }
+        *match self.last_step {
+            None => &mut self.encode,
+            Some(_) if ran => &mut self.steps,
+            Some(_) => &mut self.decode,
+        } += took;
         let step_ms = u32::try_from(took.as_millis()).unwrap_or(u32::MAX);
         self.held
             .stepped(progress.step, progress.steps, ran.then_some(step_ms));
@@ -320,6 +345,17 @@ impl Look {
             self.saved_step = progress.step;
         }
         self.last_step = Some(progress.step);
+    }
+
+    /// What each part took, once the engine has ended: after the last look it decoded.
+    fn times(&self) -> Times {
+        let decode = self.decode + self.last_look.elapsed();
+        Times {
+            encode_us: Some(micros(self.encode)),
+            steps_us: (self.steps_run > 0).then(|| micros(self.steps)),
+            decode_us: Some(micros(decode)),
+            ..Times::default()
+        }
     }
 
     /// Waits here while the lease may have ended: no step is begun behind the fence.

@@ -22,6 +22,7 @@ pub mod modulation;
 pub mod norm;
 pub mod patchify;
 pub mod pixel_norm;
+pub mod product;
 pub mod resample1d;
 pub mod rope;
 pub mod sampling;
@@ -33,7 +34,6 @@ pub mod tensor;
 pub mod to_frames;
 pub mod upsample_nearest;
 
-mod matmul;
 mod simd;
 #[cfg(test)]
 mod testing;

@@ -9,7 +9,7 @@ mod writer;
 #[cfg(test)]
 mod tests;
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use schemas::{
     AccountId, AgentId, BootId, GpuMicros, JobId,
@@ -31,6 +31,7 @@ use crate::{
         command::{Command, Ended, LeaseReply, Refusal, Reply, Submitted},
         limits::Limits,
         live::{Counts, LiveJob},
+        prices::PriceBook,
         quota::{Ordered, QuotaOrder, QuotaView},
         rows::{AccountRow, Fingerprint, KeyRow, NewJob},
     },
@@ -311,6 +312,11 @@ impl Dispatcher {
     /// Weights that agents of the farm can render with, by name; those of agents online first.
     pub async fn weights(&self) -> Result<Vec<WeightsInfo>, DispatchError> {
         self.look(Farm::weights).await
+    }
+
+    /// What work takes, and on which devices.
+    pub async fn prices(&self) -> Result<Arc<PriceBook>, DispatchError> {
+        self.look(Farm::prices).await
     }
 
     /// Windows that a job may name.

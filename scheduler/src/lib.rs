@@ -3,6 +3,7 @@
 pub mod admission;
 pub mod api;
 pub mod artifacts;
+pub mod bench;
 pub mod bootstrap;
 pub mod chores;
 pub mod clock;

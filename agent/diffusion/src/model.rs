@@ -298,6 +298,16 @@ impl Weights {
         &self.info
     }
 
+    /// The device that the weights are on.
+    pub fn device(&self) -> &Device {
+        &self.device
+    }
+
+    /// Tokens that a prompt is padded to.
+    pub(crate) fn text_tokens(&self) -> usize {
+        self.text.tokens()
+    }
+
     /// Words of the prompt that the model has not learnt.
     pub fn unknown_words(&self, prompt: &str) -> Vec<String> {
         self.info.unknown_words(prompt)

@@ -1,5 +1,6 @@
 //! `cargo xtask`: the project's own commands. `demo` and `test` need nothing but Rust and Python 3.
 
+mod bench;
 mod demo;
 mod ffmpeg;
 mod postgres;
@@ -35,12 +36,14 @@ enum Task {
     Demo(demo::Demo),
     /// Everything that a change must pass: set-up, fmt, clippy, all tests, the official SDK.
     Test(test::Test),
+    Bench(bench::Bench),
 }
 
 fn main() -> ExitCode {
     let outcome = match Arguments::parse().command {
         Task::Demo(demo) => demo.run(),
         Task::Test(test) => test.run(),
+        Task::Bench(bench) => bench.run(),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

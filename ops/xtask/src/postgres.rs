@@ -24,7 +24,17 @@ const USER: &str = "postgres";
 const START_MAX: Duration = Duration::from_secs(30);
 const PASSWORD_BYTES: usize = 16;
 
-/// A server for the tests. Its commits are not durable: only the process may crash here.
+/// What makes the server of the tests fast: only the process may crash there.
+const FLEETING: &[&str] = &["fsync=off"];
+/// What a server is measured with; everything else is its default.
+pub const DURABLE: &[&str] = &[
+    "fsync=on",
+    "synchronous_commit=on",
+    "shared_buffers=512MB",
+    "max_wal_size=4GB",
+];
+
+/// A server of this process, or one that was named. See [`start`] for how durable its commits are.
 pub struct Server {
     pub url: String,
     own: Option<Own>,
@@ -37,7 +47,7 @@ struct Own {
     child: Child,
 }
 
-/// The server named, or a new one; installs PostgreSQL when there is none.
+/// For tests: the server named, or a new one whose commits are not durable; installs PostgreSQL when there is none.
 pub fn start() -> Result<Server> {
     if let Ok(url) = std::env::var(VARIABLE) {
         ensure!(
@@ -46,6 +56,15 @@ pub fn start() -> Result<Server> {
         );
         return Ok(Server { url, own: None });
     }
+    start_own(FLEETING)
+}
+
+/// For benchmarks: a new one with the settings [`DURABLE`].
+pub fn start_durable() -> Result<Server> {
+    start_own(DURABLE)
+}
+
+fn start_own(settings: &[&str]) -> Result<Server> {
     let programs = match newest() {
         Some(programs) => programs,
         None => {
@@ -60,8 +79,8 @@ pub fn start() -> Result<Server> {
     let ids = if is_root() { Some(ids()?) } else { None };
     let folder = std::env::temp_dir().join(format!("dailies-pg-{}", std::process::id()));
     let password = make(&folder, &programs, ids)?;
-    let child =
-        serve(&folder, &programs, ids).inspect_err(|_| drop(fs::remove_dir_all(&folder)))?;
+    let child = serve(&folder, &programs, ids, settings)
+        .inspect_err(|_| drop(fs::remove_dir_all(&folder)))?;
     let url = format!(
         "postgres://dailies:{password}@localhost/?host={}",
         folder.display()
@@ -148,21 +167,23 @@ fn make(folder: &Path, programs: &Path, ids: Option<(u32, u32)>) -> Result<Strin
 }
 
 /// In the foreground, so that an interrupt from the terminal reaches it too.
-fn serve(folder: &Path, programs: &Path, ids: Option<(u32, u32)>) -> Result<Child> {
+fn serve(
+    folder: &Path,
+    programs: &Path,
+    ids: Option<(u32, u32)>,
+    settings: &[&str],
+) -> Result<Child> {
     let log = fs::File::create(folder.join("log"))?;
-    let child = program(programs, "postgres", ids)
+    let mut server = program(programs, "postgres", ids);
+    for setting in settings {
+        server.args(["-c", setting]);
+    }
+    let child = server
         .arg("-D")
         .arg(folder.join("data"))
         .arg("-k")
         .arg(folder)
-        .args([
-            "-c",
-            "listen_addresses=",
-            "-c",
-            "fsync=off",
-            "-c",
-            "max_connections=200",
-        ])
+        .args(["-c", "listen_addresses=", "-c", "max_connections=200"])
         .stderr(log)
         .spawn();
     child.context("cannot start the server")
@@ -203,6 +224,19 @@ impl Drop for Own {
 }
 
 impl Server {
+    /// One of the server's own programs, to be given an address.
+    pub fn client(&self, name: &str) -> Command {
+        match &self.own {
+            Some(own) => program(&own.programs, name, None),
+            None => Command::new(name),
+        }
+    }
+
+    /// Address of one database on it, which is made by who opens it.
+    pub fn database(&self, name: &str) -> String {
+        self.url.replacen("/?", &format!("/{name}?"), 1)
+    }
+
     /// How it is shown: without the password.
     pub fn name(&self) -> String {
         match &self.own {

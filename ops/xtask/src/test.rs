@@ -27,10 +27,10 @@ impl Test {
             ];
             run(cargo().args(clippy).args(["--", "-D", "warnings"]))?;
         }
-        // The process tests start this binary.
-        run(cargo().args(["build", "--workspace", "--bins", "--locked"]))?;
-        let run_on = |what: &[&str], server: Option<&str>| {
-            let mut tests = tests(what);
+        // The process tests start the binary. With the tests, so that both have the same features: nothing is built twice.
+        run(cargo().args(["build", "--workspace", "--all-targets", "--locked"]))?;
+        let run_on = |only: Option<&str>, server: Option<&str>| {
+            let mut tests = tests(only);
             tests
                 .args(&self.filter)
                 .env("FFMPEG", &ffmpeg)
@@ -41,14 +41,14 @@ impl Test {
         };
         // First the server: without it the last line says what was left out.
         let server = postgres::start();
-        run_on(&["--workspace"], None)?;
+        run_on(None, None)?;
         match server {
             Ok(server) => {
                 eprintln!(
                     "the tests that need a database once more, on {}",
                     server.name()
                 );
-                run_on(ON_BOTH, Some(&server.url))
+                run_on(Some(OPEN_ONE), Some(&server.url))
             }
             Err(error) => {
                 println!("skipped: no PostgreSQL ({error:#}); 1 of 2 databases was tested");
@@ -58,22 +58,22 @@ impl Test {
     }
 }
 
-/// Crates whose tests open a database.
-const ON_BOTH: &[&str] = &["-p", "scheduler", "-p", "tests"];
-/// Of these, what does open one.
-const OPEN_ONE: &str = "test(/store|dispatcher|chores|http_tests|leader/) | binary(farm) | binary(away) | binary(crash)";
+/// The tests that open a database.
+const OPEN_ONE: &str = "(package(scheduler) & test(/store|dispatcher|chores|http_tests|leader/)) \
+    | binary(farm) | binary(away) | binary(crash)";
 
-fn tests(what: &[&str]) -> Command {
+/// Always of the whole workspace: for a part of it, cargo would choose other features and build twice.
+fn tests(only: Option<&str>) -> Command {
     let mut tests = cargo();
     if has_nextest() {
-        tests.args(["nextest", "run", "--locked", "--no-fail-fast"]);
-        if what == ON_BOTH {
-            tests.args(["--no-tests", "pass", "-E", OPEN_ONE]);
+        tests.args(["nextest", "run", "--workspace"]);
+        tests.args(["--locked", "--no-fail-fast"]);
+        if let Some(only) = only {
+            tests.args(["--no-tests", "pass", "-E", only]);
         }
     } else {
-        tests.args(["test", "--locked", "--no-fail-fast"]);
+        tests.args(["test", "--workspace", "--locked", "--no-fail-fast"]);
     }
-    tests.args(what);
     tests
 }
 

@@ -3,12 +3,15 @@
 //! A model is a name for weights: the weights' own name, or an alias from the settings (`sora-2`).
 //! An alias keeps the official list of seconds; the weights' own name takes any whole second.
 
-use std::{collections::BTreeMap, fmt};
+use std::{collections::BTreeMap, fmt, sync::Arc};
 
 use schemas::{Digest, agent::WeightsInfo};
 use serde::{Deserialize, Serialize};
 
-use crate::{pricing::CostClass, storyboard::Clip};
+use crate::{
+    core::{costs::CostClass, prices::PriceBook},
+    storyboard::Clip,
+};
 
 /// Sizes that the official API lists; every model takes them, FFmpeg scales.
 pub const OFFICIAL_SIZES: &[Size] = &[
@@ -151,6 +154,8 @@ pub struct Catalogue {
     pub default_model: String,
     /// Windows in which a job may ask to start.
     pub windows: Vec<String>,
+    /// What work takes on the farm's devices.
+    pub prices: Arc<PriceBook>,
 }
 
 impl Catalogue {
@@ -185,6 +190,7 @@ impl Catalogue {
             models,
             default_model: settings.default_model.clone(),
             windows: Vec::new(),
+            prices: Arc::default(),
         }
     }
 

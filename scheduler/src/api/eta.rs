@@ -44,6 +44,7 @@ pub fn eta(live: &LiveJob, now_ms: i64) -> Eta {
         starts_at: Some(starts_ms / 1_000),
         completes_at_p50: Some((now_ms + rest_ms).div_euclid(1_000) + 1),
         completes_at_p90: Some((now_ms + rest_ms * P90_PERCENT / 100).div_euclid(1_000) + 2),
+        ..Eta::default()
     }
 }
 

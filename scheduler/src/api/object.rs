@@ -2,13 +2,16 @@
 
 use schemas::{
     task::{TaskKind, Variant},
-    video::{Eta, Shot, Status, Usage, Video, VideoError},
+    video::{Eta, Reason, Shot, Status, Usage, Video, VideoError},
 };
 
 use super::eta;
 use crate::{
     admission::{JobRecord, START_NOW},
-    core::rows::{JobState, ReservationState},
+    core::{
+        explain::Waiting,
+        rows::{JobState, ReservationState},
+    },
     store::read::{JobView, LiveJob, TaskView},
 };
 
@@ -65,7 +68,24 @@ pub fn video(view: &JobView, live: Option<&LiveJob>, now_ms: i64) -> Video {
         waiting: live
             .and_then(|live| live.waiting.as_ref())
             .map(|why| why.code().into()),
+        reason: live
+            .and_then(|live| live.waiting.as_ref())
+            .map(|why| reason(why, now_ms)),
         warnings: record.warnings,
+    }
+}
+
+/// Why a task waits, as clients read it.
+pub fn reason(why: &Waiting, now_ms: i64) -> Reason {
+    let mut blocker = serde_json::to_value(why).expect("a reason holds only texts and numbers");
+    if let Some(fields) = blocker.as_object_mut() {
+        fields.remove("code"); // told beside it
+    }
+    Reason {
+        code: why.code().into(),
+        message: why.words(now_ms),
+        blocker,
+        eta_unknown: why.has_no_end(),
     }
 }
 
@@ -210,6 +230,7 @@ fn usage(view: &JobView, record: &JobRecord) -> Usage {
         reserved_gpu_seconds: view.reservation.reserved.as_secs_f64(),
         gpu_seconds: schemas::GpuMicros(used).as_secs_f64(),
         video_seconds: f64::from(record.seconds),
+        cost: None,
     }
 }
 

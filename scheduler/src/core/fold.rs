@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use super::{
     Farm, Job, Task,
     agent::Agent,
+    costs::{CostRow, Costs},
     decay::Decayed,
     limits::{Limits, RECENT_MS},
     queue::Queue,
@@ -39,6 +40,7 @@ pub struct Snapshot {
     pub grants: Vec<((AccountId, String), GpuMicros)>,
     /// Hash of the last entry of the ledger.
     pub chain: Option<Digest>,
+    pub costs: Vec<CostRow>,
 }
 
 /// A snapshot whose rows do not belong together.
@@ -67,10 +69,12 @@ impl Farm {
             quotas: BTreeMap::new(),
             grants: BTreeMap::new(),
             chain: None,
+            costs: Costs::default(),
             busy: BTreeMap::new(),
             queue: Queue::default(),
             timers: Timers::default(),
             loads: BTreeMap::new(),
+            prices: Default::default(),
             recent: Recent::default(),
             handovers: BTreeMap::new(),
             buckets: BTreeMap::new(),
@@ -92,6 +96,7 @@ impl Farm {
         farm.quotas = by(snapshot.quotas, |row| row.account);
         farm.grants = snapshot.grants.into_iter().collect();
         farm.chain = snapshot.chain;
+        farm.costs = Costs::from_rows(snapshot.costs);
         farm.fold_jobs(snapshot.jobs, snapshot.reservations);
         farm.fold_tasks(snapshot.tasks)?;
         farm.fold_checkpoints(snapshot.checkpoints)?;
@@ -239,6 +244,7 @@ impl Farm {
             quotas: self.quotas.values().copied().collect(),
             grants: self.grants.clone().into_iter().collect(),
             chain: self.chain,
+            costs: self.costs.rows(),
         }
     }
 }

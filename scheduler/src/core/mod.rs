@@ -9,6 +9,7 @@
 pub mod agent;
 mod caps;
 pub mod command;
+pub mod costs;
 pub mod decay;
 pub mod explain;
 mod failure;
@@ -19,10 +20,12 @@ pub mod limits;
 pub mod live;
 mod placement;
 mod preempt;
+pub mod prices;
 mod queue;
 pub mod quota;
 mod recent;
 pub mod rows;
+pub mod sketch;
 mod start;
 mod submit;
 mod task;
@@ -49,6 +52,7 @@ use self::{
     agent::Agent,
     caps::Load,
     command::{Command, Reply},
+    costs::Costs,
     limits::{AGED_MS, Limits},
     preempt::{Bucket, Handover},
     queue::{Class, Entry, Place, Queue},
@@ -84,12 +88,15 @@ pub struct Farm {
     grants: BTreeMap<(AccountId, String), GpuMicros>,
     /// Hash of the last entry of the ledger.
     chain: Option<Digest>,
+    /// What work took so far.
+    costs: Costs,
 
     // Derived from the rows above.
     busy: BTreeMap<(AgentId, u32), TaskId>,
     queue: Queue,
     timers: Timers,
     loads: BTreeMap<AccountId, Load>,
+    prices: prices::Kept,
 
     // What only this leader knows.
     recent: Recent,

@@ -10,6 +10,7 @@ use uuid::Uuid;
 
 use super::{
     Farm,
+    costs::{CostKey, CostRow},
     decay::Decayed,
     fold::Snapshot,
     limits::{Limits, PREEMPTIONS_MAX},
@@ -39,6 +40,7 @@ pub struct Model {
     pub outbox: Vec<OutboxRow>,
     pub quotas: BTreeMap<AccountId, QuotaRow>,
     pub audit: Vec<AuditRow>,
+    pub costs: BTreeMap<CostKey, CostRow>,
     pub removed: Vec<JobId>,
     pub seq: i64,
     pub term: u64,
@@ -96,6 +98,7 @@ impl Model {
                 assert_eq!(self.balances.insert(account, now), was);
             }
             Write::PutUsage { account, usage } => drop(self.usage.insert(account, usage)),
+            Write::PutCost(row) => drop(self.costs.insert(row.key.clone(), row)),
             Write::InsertAgent(row) => fresh(self.agents.insert(row.id, row)),
             Write::UpdateAgent { was, row } => {
                 let old = self.agents.insert(row.id, row).expect("no such agent");
@@ -151,6 +154,7 @@ impl Model {
             quotas: self.quotas.values().copied().collect(),
             grants: self.grants(),
             chain: self.chain(),
+            costs: self.costs.values().cloned().collect(),
         }
     }
 

@@ -4,7 +4,7 @@ use schemas::{
     AgentId, GpuMicros, TaskId,
     agent::{
         CheckpointRef, CheckpointReport, FailureClass, LeaseProgress, LeaseRef, Outcome, Phase,
-        Report, WriteAnswer,
+        Report, Times, WriteAnswer,
     },
     task::{Artefact, TaskKind, Variant},
 };
@@ -71,7 +71,8 @@ impl Farm {
                 artefacts,
                 device_us,
                 steps_run,
-            } => self.succeed(&lease, artefacts, device_us, steps_run),
+                times,
+            } => self.succeed(&lease, artefacts, device_us, (steps_run, &times)),
             Outcome::Released {
                 checkpoint,
                 reason,
@@ -172,7 +173,7 @@ impl Farm {
         lease: &LeaseRef,
         output: Vec<Artefact>,
         device_us: u64,
-        steps_run: u32,
+        (steps_run, times): (u32, &Times),
     ) -> Result<WriteAnswer, Refusal> {
         if let Some(known) = self.succeeded_before(lease, &output) {
             return known;
@@ -190,6 +191,7 @@ impl Farm {
             .as_ref()
             .map_or(0, |live| live.first_step);
         let steps = first_step.saturating_add(steps_run);
+        self.learn(id, times, steps_run);
         self.end_attempt(id, "succeeded", None, Some(used.0));
         self.keep_artefacts(job, id, &output);
         self.change_task(id, |row| {

@@ -3,6 +3,7 @@
 use schemas::{AccountId, Digest, JobId, TaskId, task::Artefact};
 
 use super::{
+    costs::CostRow,
     decay::Decayed,
     quota::{AuditRow, QuotaRow},
     rows::{
@@ -73,6 +74,8 @@ pub enum Write {
         account: AccountId,
         usage: Decayed,
     },
+    /// What work of a kind took so far.
+    PutCost(CostRow),
     InsertAgent(AgentRow),
     UpdateAgent {
         was: AgentState,

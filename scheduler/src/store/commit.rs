@@ -14,6 +14,7 @@ use super::{
         idempotency_model, job_model, key_model, ledger_model, name, outbox_model,
         reservation_model, task_model, text, usage_model,
     },
+    costs,
     entity::{
         agent, api_key, artefact_ref, attempt, balance, checkpoint, dedupe, idempotency, job,
         leader, reservation, task, tombstone, usage,
@@ -81,6 +82,7 @@ async fn run(tx: &DatabaseTransaction, write: &Write) -> Result<Option<u64>, DbE
         Write::InsertKey(row) => insert(tx, key_model(row)).await?,
         Write::InsertOutbox(row) => insert(tx, outbox_model(row)).await?,
         Write::PutUsage { account, usage } => put_usage(tx, *account, *usage).await?,
+        Write::PutCost(row) => costs::put(tx, row).await?,
         Write::PutQuota(row) => quota::put(tx, row).await?,
         Write::PutWeight { account, weight } => {
             return quota::put_weight(tx, *account, *weight).await.map(Some);

@@ -11,6 +11,7 @@ use super::{
         account_row, agent_row, balance_row, checkpoint_row, dedupe_row, idempotency_row, job_row,
         reservation_row, task_row, usage_row,
     },
+    costs,
     entity::{
         account, agent, balance, checkpoint, dedupe, idempotency, job, leader, reservation, task,
         usage,
@@ -119,6 +120,7 @@ async fn read_farm(
         .into_iter()
         .map(idempotency_row)
         .collect::<Result<_, _>>()?;
+    costs::read(tx, into).await?;
     quota::read(tx, into).await
 }
 

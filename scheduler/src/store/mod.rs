@@ -7,6 +7,7 @@
 pub mod chores;
 mod commit;
 mod convert;
+mod costs;
 pub mod entity;
 mod load;
 pub mod lock;

@@ -40,12 +40,10 @@ pub(super) fn stages<'a>(weights: &'a Weights, recipe: &Recipe) -> Vec<Stage<'a>
     let grid = Grid::of(recipe, &weights.compression);
     let shrink = if recipe.refine.is_some() { SHRINK } else { 1 };
     let small = grid.shrunk(shrink);
-    let steps = recipe.steps.unwrap_or(weights.info.steps);
-    let tokens = recipe.shift.tokens(small.video_tokens());
     let layers = weights.transformer.config().layers;
     let first = Stage {
         grid: small,
-        sigmas: weights.schedule.sigmas(steps, tokens),
+        sigmas: weights.sigmas(recipe, &small),
         guidance: weights.guidance.clone().with(&recipe.guidance, layers),
         before: 0,
         transformer: &weights.transformer,

@@ -50,6 +50,11 @@ impl TextEncoder {
         })
     }
 
+    /// Tokens that a prompt is padded to.
+    pub fn tokens(&self) -> usize {
+        self.tokenizer.length()
+    }
+
     /// Widths of the context for video and audio.
     pub fn widths(&self) -> (usize, usize) {
         self.connectors.widths()

@@ -263,6 +263,7 @@ impl Farm {
             artefacts,
             device_us: 1_000,
             steps_run: STEPS_RUN,
+            times: Default::default(),
         };
         let report = Report {
             lease: offer.lease,

@@ -1,0 +1,52 @@
+//! `cargo xtask bench NAME`: measures, prints a table and writes `target/bench/NAME.json`.
+//!
+//! A benchmark is a file here that answers [`Row`]s; programs that it runs write theirs, one JSON
+//! object a line, into a file that it names ([`row::read`]). Everything else is done once, here.
+
+mod farm;
+mod machine;
+mod raw;
+mod row;
+
+use std::fs;
+
+use anyhow::{Context, Result};
+use clap::Subcommand;
+
+use self::{machine::Machine, row::Row};
+use crate::target;
+
+/// Measure, beside others who do the same, and say under which conditions.
+#[derive(clap::Args)]
+pub struct Bench {
+    #[command(subcommand)]
+    name: Name,
+}
+
+#[derive(Subcommand)]
+enum Name {
+    /// The scheduler: submits, leases, decisions, restart and memory, beside other queues.
+    Farm(farm::Farm),
+}
+
+impl Bench {
+    pub fn run(&self) -> Result<()> {
+        let machine = Machine::look();
+        let (name, rows) = match &self.name {
+            Name::Farm(farm) => ("farm", farm.run()?),
+        };
+        println!("{machine}\n{}", row::table(&rows));
+        keep(name, &machine, &rows)
+    }
+}
+
+fn keep(name: &str, machine: &Machine, rows: &[Row]) -> Result<()> {
+    let folder = target().join("bench");
+    fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
+    let path = folder.join(format!("{name}.json"));
+    let told = serde_json::json!({"bench": name, "machine": machine, "rows": rows});
+    fs::write(&path, serde_json::to_string_pretty(&told)?)
+        .with_context(|| format!("cannot write {}", path.display()))?;
+    println!("{}", path.display());
+    Ok(())
+}
