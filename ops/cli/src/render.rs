@@ -328,7 +328,8 @@ impl Shoot<'_> {
         let mut clip = self.clip(spec, rendered, given, turn, bar)?;
         reel.latents.push(clip.latents_digest.clone());
         drop_front(&mut clip, context);
-        bar.show("shot file", turn.of.min(turn.done + 1), turn.of, None);
+        let ran = turn.done + u64::from(self.order.record.shot_steps);
+        bar.show("shot file", ran, turn.of, None);
         self.write(inputs, place, &clip, &path)?;
         if reel.tail.is_some() {
             let frames = clip.frame_count().min(place.shown);
