@@ -243,8 +243,11 @@ pub fn slice(wave: &Wave, start_s: f64, seconds: f64) -> Wave {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use diffusion::{Sink, Slate};
+
     use crate::{
-        mux::{go_on, write_shot},
+        mux::go_on,
+        shot,
         wav::{self, Sound},
     };
 
@@ -279,18 +282,20 @@ mod tests {
     fn grey_film(ffmpeg: &Ffmpeg, path: &Path, width: u32, height: u32) {
         let picture = (width * height * 3) as usize;
         let rgb: Vec<u8> = (0..8).flat_map(|at| vec![20 + at * 25; picture]).collect();
-        let picture = crate::mux::Picture {
+        let slate = Slate {
             width,
             height,
             fps: 8,
-            rgb: &rgb,
-        };
-        let sound = Sound {
-            rate: 8_000,
+            frames: 8,
+            sample_rate: 8_000,
             channels: 1,
-            samples: &[0.25; 8_000],
+            latents_digest: String::new(),
         };
-        write_shot(ffmpeg, picture, sound, path, &go_on).unwrap();
+        let (_, written) = shot::write(ffmpeg, path, &go_on, |feed| {
+            feed.open(&slate, vec![0.25; 8_000]);
+            feed.pictures(&rgb)
+        });
+        written.unwrap();
     }
 
     #[test]

@@ -1,14 +1,14 @@
 //! A Render task: recipe, engine with checkpoints beside it, shot file.
 
 use std::{
-    path::{Path, PathBuf},
+    path::PathBuf,
     sync::Arc,
     time::{Duration, Instant},
 };
 
 use diffusion::{
-    Checkpoint, Clip, Control, DiffusionError, Generated, Given, GuidanceChanges, ModelInfo,
-    Progress, Recipe, Shift, Start, Weights,
+    Checkpoint, Control, DiffusionError, Generated, Given, GuidanceChanges, ModelInfo, Progress,
+    Recipe, Shift, Sink, Start, Weights,
 };
 use schemas::{
     agent::{CheckpointRef, FailureClass, Outcome, Phase, Times},
@@ -23,9 +23,9 @@ use crate::{
     given::Fit,
     held::{Held, Verdict},
     metrics::Metrics,
-    mux::{self, Ffmpeg, MuxError, Stop},
+    mux::MuxError,
+    shot,
     studio::Studio,
-    wav::Sound,
 };
 
 /// How often a fenced step looks whether its lease was renewed.
@@ -47,27 +47,6 @@ pub fn recipe(spec: &RenderSpec, first_frame: Option<diffusion::Picture>) -> Rec
         refine: None,
         given: Given::first_frame(first_frame),
     }
-}
-
-/// Writes a clip as shot file.
-pub fn write_shot(
-    ffmpeg: &Ffmpeg,
-    clip: &Clip,
-    path: &Path,
-    stop: Stop<'_>,
-) -> Result<(), MuxError> {
-    let picture = mux::Picture {
-        width: clip.width,
-        height: clip.height,
-        fps: clip.fps,
-        rgb: &clip.frames,
-    };
-    let sound = Sound {
-        rate: clip.sample_rate,
-        channels: clip.channels,
-        samples: &clip.samples,
-    };
-    mux::write_shot(ffmpeg, picture, sound, path, stop)
 }
 
 /// Renders a leased shot, from `checkpoint` when there is one.
@@ -93,17 +72,20 @@ pub async fn run(
         None,
     );
     let start = start(studio, desk, checkpoint).await;
-    let mut taken = take(studio, desk, Arc::clone(&entry.weights), recipe, start).await?;
-    let clip = match taken.generated {
+    let shot = desk.dir.join("shot.mkv");
+    let weights = Arc::clone(&entry.weights);
+    let mut taken = take(studio, desk, weights, recipe, start, shot.clone()).await?;
+    match (taken.generated, taken.written) {
         _ if desk.is_abandoned() => return Err(Broken::Abandoned),
-        Generated::Paused(at) => return release(desk, *at, taken.device_us).await,
-        Generated::Finished(clip) => clip,
-    };
-    let (shot, mux_us) = shot_file(studio, desk, *clip).await?;
+        // The shot file of a run that paused was stopped with it; anything else paused the run.
+        (Generated::Paused(at), Ok(()) | Err(MuxError::Stopped { .. })) => {
+            return release(desk, *at, taken.device_us).await;
+        }
+        (_, written) => written?,
+    }
     desk.held.enter(Phase::Upload);
     let began = Instant::now();
     let artefact = desk.upload(Variant::Shot, &shot).await?;
-    taken.times.mux_us = Some(mux_us);
     taken.times.upload_us = Some(micros(began.elapsed()));
     taken.times.load_us = entry.tell_load_us();
     Ok(Outcome::Succeeded {
@@ -171,18 +153,22 @@ async fn start(studio: &Studio, desk: &Desk, checkpoint: Option<CheckpointRef>) 
 
 struct Taken {
     generated: Generated,
+    /// How the shot file ended.
+    written: Result<(), MuxError>,
     device_us: u64,
     steps_run: u32,
     times: Times,
 }
 
-/// Runs the engine on a thread of its own and stores checkpoints beside it.
+/// Runs the engine on a thread of its own, writes what it decodes as the shot file `path`, and stores
+/// checkpoints beside it.
 async fn take(
     studio: &Arc<Studio>,
     desk: &Arc<Desk>,
     weights: Arc<Weights>,
     recipe: Recipe,
     start: Start,
+    path: PathBuf,
 ) -> Result<Taken, Broken> {
     // Only the newest matters: one that comes while another is on its way replaces what waits.
     let (sender, mut newest) = watch::channel(None::<Arc<Checkpoint>>);
@@ -201,17 +187,30 @@ async fn take(
             }
         }
     });
-    let run = move || {
-        let generated = generate(&weights, &recipe, start, &mut look, &metrics);
-        (generated, look.steps_run, look.times())
+    let (studio, watched) = (Arc::clone(studio), Arc::clone(desk));
+    let shoot = move || {
+        shot::write(&studio.ffmpeg, &path, &|| watched.is_abandoned(), |feed| {
+            let began = Instant::now();
+            let generated = generate(&weights, &recipe, start, &mut look, &metrics, feed);
+            watched.held.enter(Phase::Mux);
+            (
+                generated,
+                look.steps_run,
+                look.times(),
+                micros(began.elapsed()),
+            )
+        })
     };
-    let engine = desk.blocking(run).await;
+    let engine = desk.blocking(shoot).await;
     // A checkpoint on its way is worth nothing now, and after the report it would be refused.
     saver.abort();
     let _ = saver.await;
-    let ((generated, steps_run, times), device_us) = engine?;
+    let (((generated, steps_run, mut times, device_us), written), all_us) = engine?;
+    // FFmpeg works beside the engine; only what it needs beyond it counts.
+    times.mux_us = Some(all_us.saturating_sub(device_us));
     Ok(Taken {
         generated: generated?,
+        written,
         device_us,
         steps_run,
         times,
@@ -225,16 +224,17 @@ fn generate(
     start: Start,
     look: &mut Look,
     metrics: &Metrics,
+    sink: &mut dyn Sink,
 ) -> Result<Generated, DiffusionError> {
     let mut on_step = |progress: &Progress<'_>| look.stepped(progress);
-    match diffusion::generate(weights, recipe, start, &mut on_step) {
+    match diffusion::generate(weights, recipe, start, &mut on_step, sink) {
         Err(DiffusionError::Checkpoint(error)) => {
             tracing::warn!(%error, "checkpoint refused, the shot begins anew");
             metrics
                 .checkpoints_refused
                 .with_label_values(&["foreign"])
                 .inc();
-            diffusion::generate(weights, recipe, Start::Fresh, &mut on_step)
+            diffusion::generate(weights, recipe, Start::Fresh, &mut on_step, sink)
         }
         ended => ended,
     }
@@ -250,21 +250,6 @@ async fn release(desk: &Desk, at: Checkpoint, device_us: u64) -> Result<Outcome,
         reason: desk.held.reason(),
         device_us,
     })
-}
-
-/// The shot file, and what FFmpeg took for it in microseconds.
-async fn shot_file(
-    studio: &Arc<Studio>,
-    desk: &Arc<Desk>,
-    clip: Clip,
-) -> Result<(PathBuf, u64), Broken> {
-    desk.held.enter(Phase::Mux);
-    let path = desk.dir.join("shot.mkv");
-    let (studio, watched, target) = (Arc::clone(studio), Arc::clone(desk), path.clone());
-    let write = move || write_shot(&studio.ffmpeg, &clip, &target, &|| watched.is_abandoned());
-    let (written, mux_us) = desk.blocking(write).await?;
-    written?;
-    Ok((path, mux_us))
 }
 
 /// Looks after each step: tells progress, obeys directives, takes checkpoints.

@@ -61,6 +61,13 @@ impl Device {
         }
     }
 
+    /// Compute threads of the host that the device's ops may use.
+    pub fn threads(&self) -> usize {
+        match self {
+            Self::Cpu(cpu) => cpu.threads(),
+        }
+    }
+
     /// Runs `work` with this device's threads at hand, so that ops inside start without a hand-over.
     pub fn scope<R: Send>(&self, work: impl FnOnce() -> R + Send) -> R {
         match self {

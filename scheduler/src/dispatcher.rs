@@ -9,7 +9,7 @@ mod writer;
 #[cfg(test)]
 mod tests;
 
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
 use schemas::{
     AccountId, AgentId, BootId, GpuMicros, JobId,
@@ -28,9 +28,11 @@ use crate::{
     clock::Clock,
     core::{
         Farm,
+        calibration::Promise,
         command::{Command, Ended, LeaseReply, Refusal, Reply, Submitted},
         limits::Limits,
         live::{Counts, LiveJob},
+        outlook::{Frame, LiveCopy},
         prices::PriceBook,
         quota::{Ordered, QuotaOrder, QuotaView},
         rows::{AccountRow, Fingerprint, KeyRow, NewJob},
@@ -213,13 +215,9 @@ impl Dispatcher {
         self.look(Farm::quota_views).await
     }
 
-    /// What a job of the project that holds as much would be refused with for lack of quota.
-    pub async fn over_quota(
-        &self,
-        project: AccountId,
-        hold: GpuMicros,
-    ) -> Result<Option<Refusal>, DispatchError> {
-        self.look(move |farm| farm.over_quota(project, hold)).await
+    /// What this job would be refused with: it could never start, or it cannot be paid.
+    pub async fn refusal(&self, job: NewJob) -> Result<Option<Refusal>, DispatchError> {
+        self.look(move |farm| farm.refused(&job)).await
     }
 
     pub async fn add_key(&self, row: KeyRow) -> Result<(), DispatchError> {
@@ -314,8 +312,32 @@ impl Dispatcher {
         self.look(Farm::weights).await
     }
 
+    /// What the tightest limit above the project leaves; `None` where nothing is metered.
+    pub async fn quota_left(&self, project: AccountId) -> Result<Option<GpuMicros>, DispatchError> {
+        self.look(move |farm| farm.quota_left(project)).await
+    }
+
+    /// The farm without its jobs, to look ahead with.
+    pub async fn outlook_frame(&self) -> Result<Frame, DispatchError> {
+        self.look(Farm::outlook_frame).await
+    }
+
+    /// Jobs that have not ended, in pages; with the last looked at, or `None` at the end.
+    pub async fn outlook_page(
+        &self,
+        after: Option<JobId>,
+        limit: usize,
+    ) -> Result<(Vec<LiveCopy>, Option<JobId>), DispatchError> {
+        self.look(move |farm| farm.outlook_page(after, limit)).await
+    }
+
+    /// Remembers what was foretold of a job, to compare it with the truth.
+    pub async fn promise(&self, job: JobId, promise: Promise) -> Result<(), DispatchError> {
+        self.send(Command::Promise { job, promise }).await.map(drop)
+    }
+
     /// What work takes, and on which devices.
-    pub async fn prices(&self) -> Result<Arc<PriceBook>, DispatchError> {
+    pub async fn prices(&self) -> Result<PriceBook, DispatchError> {
         self.look(Farm::prices).await
     }
 

@@ -165,6 +165,16 @@ impl GuidancePlan {
         }
     }
 
+    /// Passes of a step.
+    pub fn passes(&self) -> usize {
+        let others = [
+            self.needs_negative(),
+            self.needs_perturbed(),
+            self.needs_isolated(),
+        ];
+        1 + others.into_iter().filter(|needed| *needed).count()
+    }
+
     /// The plan with a recipe's changes. A perturbed pass that no block is named for skips the
     /// published block, or where there are fewer, the middle one of `layers`.
     #[must_use]

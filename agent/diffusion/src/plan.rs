@@ -2,6 +2,7 @@
 
 use crate::error::DiffusionError;
 use crate::latent::Grid;
+use crate::memory::{self, Memory};
 use crate::model::Weights;
 use crate::recipe::Recipe;
 
@@ -18,6 +19,8 @@ pub struct Plan {
     pub text_tokens: usize,
     /// Guidance of picture and sound; 1 is off.
     pub guidance: (f32, f32),
+    /// Memory, with as much for the pictures as the device has free now.
+    pub memory: Memory,
 }
 
 impl Weights {
@@ -36,6 +39,7 @@ impl Weights {
             audio_tokens: grid.audio,
             text_tokens: self.text_tokens(),
             guidance: (guidance.video.scale, guidance.audio.scale),
+            memory: memory::fit(self, &grid, self.device.free_bytes()),
         })
     }
 

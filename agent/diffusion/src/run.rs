@@ -7,7 +7,7 @@ mod stage;
 mod tests;
 
 use crate::checkpoint::{Checkpoint, Identity};
-use crate::clip::Clip;
+use crate::clip::{Sink, Slate};
 use crate::error::DiffusionError;
 use crate::latent::{Grid, Latents};
 use crate::memory;
@@ -33,9 +33,25 @@ enum State {
     Latents(Latents),
 }
 
-/// Where a run stands at the beginning of a stage.
+/// Where the run meets its caller.
+struct Ends<'a, 'b> {
+    on_step: &'a mut OnStep<'b>,
+    sink: &'a mut dyn Sink,
+    /// Values that a layer of the picture decoder is given at a time.
+    piece: usize,
+}
+
+/// How far a run is.
 #[derive(Clone, Copy)]
 struct Place {
+    phase: Phase,
+    step: u32,
+    pictures: u32,
+}
+
+/// Where a run stands at the beginning of a stage.
+#[derive(Clone, Copy)]
+struct Turn {
     number: usize,
     /// Steps done.
     done: u32,
@@ -49,14 +65,20 @@ pub(crate) fn run(
     recipe: &Recipe,
     start: Start,
     on_step: &mut OnStep<'_>,
+    sink: &mut dyn Sink,
 ) -> Result<Generated, DiffusionError> {
     recipe.check(&weights.info)?;
     let run = Run::new(weights, recipe);
     if let Start::Resume(checkpoint) = &start {
         checkpoint.belongs_to(&run.identity)?;
     }
-    memory::check(weights, recipe, run.grid())?;
-    weights.device.scope(|| run.generate(start, on_step))
+    let piece = memory::admit(weights, recipe, run.grid())?.piece;
+    let mut ends = Ends {
+        on_step,
+        sink,
+        piece,
+    };
+    weights.device.scope(|| run.generate(start, &mut ends))
 }
 
 impl<'a> Run<'a> {
@@ -88,11 +110,7 @@ impl<'a> Run<'a> {
         &last.expect("every recipe has a stage").grid
     }
 
-    fn generate(
-        &self,
-        start: Start,
-        on_step: &mut OnStep<'_>,
-    ) -> Result<Generated, DiffusionError> {
+    fn generate(&self, start: Start, ends: &mut Ends<'_, '_>) -> Result<Generated, DiffusionError> {
         let (mut state, mut done) = match start {
             Start::Fresh => (State::Noise(None), 0),
             Start::Noise(noise) => (State::Noise(Some(noise)), 0),
@@ -103,12 +121,12 @@ impl<'a> Run<'a> {
         let open = self.stages.iter().filter(is_open).count().max(1);
         let begin = self.stages.len() - open;
         for number in begin..self.stages.len() {
-            let at = Place {
+            let at = Turn {
                 number,
                 done,
                 is_first: number == begin,
             };
-            let (latents, reached, control) = self.stage(at, state, on_step)?;
+            let (latents, reached, control) = self.stage(at, state, ends)?;
             if control == Control::Pause {
                 return Ok(self.paused(reached, latents));
             }
@@ -117,15 +135,18 @@ impl<'a> Run<'a> {
         let State::Latents(latents) = state else {
             unreachable!("every stage leaves latents")
         };
-        self.decode(latents, on_step)
+        match self.decode(&latents, ends)? {
+            Control::Continue => Ok(Generated::Finished),
+            Control::Pause => Ok(self.paused(done, latents)),
+        }
     }
 
     /// Runs one stage, and gives its latents, the steps done then and what the caller said last.
     fn stage(
         &self,
-        at: Place,
+        at: Turn,
         state: State,
-        on_step: &mut OnStep<'_>,
+        ends: &mut Ends<'_, '_>,
     ) -> Result<(Latents, u32, Control), DiffusionError> {
         let (weights, recipe, stage) = (self.weights, self.recipe, &self.stages[at.number]);
         let texts = stage.texts(weights, recipe)?;
@@ -139,9 +160,7 @@ impl<'a> Run<'a> {
                 sampler.begin(noise, None)
             }
         };
-        if at.is_first
-            && self.tell(on_step, self.phase(at.done), at.done, &latents) == Control::Pause
-        {
+        if at.is_first && self.tell(ends, self.place(at.done), &latents) == Control::Pause {
             return Ok((latents, at.done, Control::Pause));
         }
         if at.number > 0 && at.done == stage.before {
@@ -151,8 +170,7 @@ impl<'a> Run<'a> {
         }
         self.check_size(stage, &sampler, &latents)?;
         let mut after = |step: u32, latents: &Latents| {
-            let step = stage.before + step;
-            self.tell(on_step, self.phase(step), step, latents)
+            self.tell(ends, self.place(stage.before + step), latents)
         };
         let (latents, ran, said) = sampler.denoise(latents, at.done - stage.before, &mut after)?;
         Ok((latents, stage.before + ran, said))
@@ -175,11 +193,17 @@ impl<'a> Run<'a> {
         Err(DiffusionError::recipe("latents", reason))
     }
 
-    fn phase(&self, step: u32) -> Phase {
-        if step < self.steps() {
+    /// The place after some denoising steps.
+    fn place(&self, step: u32) -> Place {
+        let phase = if step < self.steps() {
             Phase::Denoise
         } else {
             Phase::Decode
+        };
+        Place {
+            phase,
+            step,
+            pictures: 0,
         }
     }
 
@@ -197,54 +221,63 @@ impl<'a> Run<'a> {
         Generated::Paused(Box::new(self.checkpoint(step, &latents)))
     }
 
-    fn tell(
-        &self,
-        on_step: &mut OnStep<'_>,
-        phase: Phase,
-        step: u32,
-        latents: &Latents,
-    ) -> Control {
-        let save = || self.checkpoint(step, latents);
-        on_step(&Progress {
-            phase,
-            step,
+    fn tell(&self, ends: &mut Ends<'_, '_>, place: Place, latents: &Latents) -> Control {
+        let save = || self.checkpoint(place.step, latents);
+        (ends.on_step)(&Progress {
+            phase: place.phase,
+            step: place.step,
             steps: self.steps(),
+            pictures: place.pictures,
+            pictures_total: self.recipe.frames,
             save: &save,
         })
     }
 
-    /// Frames and samples of finished latents; between the two the caller may pause.
+    /// Samples and frames of finished latents, into the sink.
     fn decode(
         &self,
-        latents: Latents,
-        on_step: &mut OnStep<'_>,
-    ) -> Result<Generated, DiffusionError> {
-        let (weights, recipe, steps) = (self.weights, self.recipe, self.steps());
-        let frames = finish::frames(weights, recipe, self.grid(), &latents)?;
-        if self.tell(on_step, Phase::Decode, steps, &latents) == Control::Pause {
-            return Ok(self.paused(steps, latents));
+        latents: &Latents,
+        ends: &mut Ends<'_, '_>,
+    ) -> Result<Control, DiffusionError> {
+        let (weights, recipe) = (self.weights, self.recipe);
+        let mut place = self.place(self.steps());
+        let samples = finish::samples(weights, recipe, self.grid(), latents)?;
+        if ends.sink.open(&self.slate(latents), samples) == Control::Pause
+            || self.tell(ends, place, latents) == Control::Pause
+        {
+            return Ok(Control::Pause);
         }
-        Ok(Generated::Finished(Box::new(Clip {
-            width: recipe.width,
-            height: recipe.height,
-            fps: recipe.fps,
-            frames,
-            sample_rate: weights.info.sample_rate,
-            channels: weights.info.channels,
-            samples: finish::samples(weights, recipe, self.grid(), &latents)?,
-            latents_digest: digest(&latents),
-        })))
+        let piece = ends.piece;
+        let picture = recipe.width as usize * recipe.height as usize * 3;
+        finish::pictures(weights, recipe, self.grid(), latents, piece, &mut |rgb| {
+            place.pictures += (rgb.len() / picture) as u32;
+            if ends.sink.pictures(rgb) == Control::Pause {
+                return Control::Pause;
+            }
+            match place.pictures < recipe.frames {
+                true => self.tell(ends, place, latents),
+                false => Control::Continue,
+            }
+        })
+    }
+
+    fn slate(&self, latents: &Latents) -> Slate {
+        Slate {
+            width: self.recipe.width,
+            height: self.recipe.height,
+            fps: self.recipe.fps,
+            frames: self.recipe.frames,
+            sample_rate: self.weights.info.sample_rate,
+            channels: self.weights.info.channels,
+            latents_digest: digest(latents),
+        }
     }
 }
 
 fn digest(latents: &Latents) -> String {
     let mut hasher = blake3::Hasher::new();
-    for stream in [&latents.video, &latents.audio] {
-        let bytes: Vec<u8> = stream
-            .iter()
-            .flat_map(|value| value.to_le_bytes())
-            .collect();
-        hasher.update(&bytes);
+    for value in latents.video.iter().chain(&latents.audio) {
+        hasher.update(&value.to_le_bytes());
     }
     hasher.finalize().to_hex().to_string()
 }

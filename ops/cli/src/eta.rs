@@ -12,6 +12,11 @@ pub fn words(video: &Video) -> String {
     say(&video.eta, waits, now_s())
 }
 
+/// The same for a film that was not made yet.
+pub fn of(eta: &Eta) -> String {
+    say(eta, true, now_s())
+}
+
 /// Seconds since 1970.
 fn now_s() -> f64 {
     let now = SystemTime::now().duration_since(UNIX_EPOCH);

@@ -42,6 +42,8 @@ use shoot::{Shoot, context_frames};
 
 #[derive(Args, Debug)]
 pub struct RenderArgs {
+    /// What to see and hear, such as "a red ball falls on a wooden floor".
+    prompt: String,
     #[command(flatten)]
     film: FilmArgs,
     /// Where to put the film.
@@ -140,7 +142,7 @@ fn order(args: &RenderArgs, entry: &Entry) -> Result<Order> {
     let length = picture.filter(|_| given.video.is_some());
     let seconds = length.map(|picture| (picture.seconds + 0.01).floor().max(1.0).to_string());
     let request = VideoRequest {
-        prompt: film.prompt.clone(),
+        prompt: args.prompt.clone(),
         model: Some(MODEL_DEFAULT.into()),
         seconds: film.seconds.clone().or(seconds),
         size: film.size.clone().or(size),

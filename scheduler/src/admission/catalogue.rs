@@ -3,7 +3,7 @@
 //! A model is a name for weights: the weights' own name, or an alias from the settings (`sora-2`).
 //! An alias keeps the official list of seconds; the weights' own name takes any whole second.
 
-use std::{collections::BTreeMap, fmt, sync::Arc};
+use std::{collections::BTreeMap, fmt};
 
 use schemas::{Digest, agent::WeightsInfo};
 use serde::{Deserialize, Serialize};
@@ -155,7 +155,7 @@ pub struct Catalogue {
     /// Windows in which a job may ask to start.
     pub windows: Vec<String>,
     /// What work takes on the farm's devices.
-    pub prices: Arc<PriceBook>,
+    pub prices: PriceBook,
 }
 
 impl Catalogue {
@@ -190,7 +190,7 @@ impl Catalogue {
             models,
             default_model: settings.default_model.clone(),
             windows: Vec::new(),
-            prices: Arc::default(),
+            prices: PriceBook::default(),
         }
     }
 

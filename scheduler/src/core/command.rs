@@ -9,6 +9,7 @@ use schemas::{
 };
 
 use super::{
+    calibration::Promise,
     explain::Waiting,
     quota::{Ordered, QuotaOrder},
     rows::{AccountRow, Fingerprint, KeyRow, NewJob},
@@ -58,6 +59,12 @@ pub enum Command {
         boot: Option<BootId>,
     },
 
+    /// What an answer foretold of a job.
+    Promise {
+        job: JobId,
+        promise: Promise,
+    },
+
     /// Time has passed. Never needed for correctness: every command looks at the clock first.
     Tick,
 }
@@ -81,6 +88,7 @@ impl Command {
             Self::Checkpoint(_) => "checkpoint",
             Self::Report(_) => "report",
             Self::Drain { .. } => "drain",
+            Self::Promise { .. } => "promise",
             Self::Tick => "tick",
         }
     }
@@ -154,6 +162,12 @@ pub enum Refusal {
     KeyReused,
     #[error("the job is not valid: {0}")]
     Invalid(String),
+    /// No instant is left at which the job may begin; `param` is the field of the request to blame.
+    #[error("the job could never start: {why}")]
+    NeverStarts { param: &'static str, why: String },
+    /// The budget of an account is used up until this instant.
+    #[error("the budget of {account} is used up")]
+    OverBudget { account: String, until_ms: i64 },
     /// A metered account lacks what the job would hold.
     #[error("account {account} is short by {} s", short_by.as_secs_f64())]
     OverQuota {

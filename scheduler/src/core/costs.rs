@@ -82,8 +82,10 @@ pub struct CostRow {
 /// All that was measured. Cheap to clone.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Costs {
-    rows: BTreeMap<CostKey, Arc<BTreeMap<Part, Sketch>>>,
+    rows: Arc<Rows>,
 }
+
+type Rows = BTreeMap<CostKey, Arc<BTreeMap<Part, Sketch>>>;
 
 /// What an estimate must know about weights.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -179,7 +181,7 @@ impl Costs {
     pub fn from_rows(rows: Vec<CostRow>) -> Self {
         let rows = rows.into_iter().map(|row| (row.key, Arc::new(row.parts)));
         Self {
-            rows: rows.collect(),
+            rows: Arc::new(rows.collect()),
         }
     }
 
@@ -193,7 +195,8 @@ impl Costs {
 
     /// Adds one number to a part; answers the row as it is now.
     pub fn add(&mut self, key: &CostKey, numbers: &[(Part, u64)]) -> CostRow {
-        let parts = Arc::make_mut(self.rows.entry(key.clone()).or_default());
+        let rows = Arc::make_mut(&mut self.rows);
+        let parts = Arc::make_mut(rows.entry(key.clone()).or_default());
         for (part, value) in numbers {
             parts.entry(*part).or_default().add(*value);
         }
@@ -276,7 +279,8 @@ fn blend(believed: Spread, measured: Option<&Sketch>) -> Spread {
     Spread([at(0, 100), at(1, 500), at(2, 900), at(3, 990)])
 }
 
-pub(super) fn key(spec: &TaskSpec, device: &str) -> CostKey {
+/// Whose times a task on this class of device shares.
+pub fn key(spec: &TaskSpec, device: &str) -> CostKey {
     let (weights, width, height, frames) = match spec {
         TaskSpec::Render(render) => (&*render.weights, render.width, render.height, render.frames),
         TaskSpec::Assemble(film) => (FILM, film.width, film.height, film.shot_frames.iter().sum()),

@@ -1,20 +1,23 @@
 //! Memory from rows: how a scheduler starts, and what a failed commit falls back to.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
     Farm, Job, Task,
     agent::Agent,
+    budget::BudgetRow,
+    capacity::CapacityRow,
     costs::{CostRow, Costs},
     decay::Decayed,
+    expiry::ExpiryRow,
     limits::{Limits, RECENT_MS},
     queue::Queue,
     quota::QuotaRow,
-    recent::Recent,
     rows::{
         AccountRow, AgentRow, AgentState, Balance, CheckpointRow, DedupeRow, IdempotencyRow,
-        JobRow, ReservationRow, TaskRow, TaskState,
+        JobRow, LoanRow, ReservationRow, TaskRow, TaskState,
     },
+    start::Expected,
     task::LiveLease,
     timers::{Timer, Timers},
 };
@@ -36,6 +39,10 @@ pub struct Snapshot {
     pub idempotency: Vec<IdempotencyRow>,
     pub usage: Vec<(AccountId, Decayed)>,
     pub quotas: Vec<QuotaRow>,
+    pub budgets: Vec<BudgetRow>,
+    pub capacities: Vec<CapacityRow>,
+    pub expiries: Vec<ExpiryRow>,
+    pub loans: Vec<LoanRow>,
     /// Keys and amounts of all grants.
     pub grants: Vec<((AccountId, String), GpuMicros)>,
     /// Hash of the last entry of the ledger.
@@ -67,6 +74,10 @@ impl Farm {
             dedupe: BTreeMap::new(),
             idempotency: BTreeMap::new(),
             quotas: BTreeMap::new(),
+            budgets: BTreeMap::new(),
+            capacities: BTreeMap::new(),
+            expiries: BTreeMap::new(),
+            loans: BTreeMap::new(),
             grants: BTreeMap::new(),
             chain: None,
             costs: Costs::default(),
@@ -74,14 +85,22 @@ impl Farm {
             queue: Queue::default(),
             timers: Timers::default(),
             loads: BTreeMap::new(),
+            stopped: BTreeMap::new(),
+            pool_used: BTreeMap::new(),
+            eligible: BTreeMap::new(),
+            short_since: BTreeMap::new(),
+            recent: BTreeMap::new(),
+            planned: BTreeMap::new(),
             prices: Default::default(),
-            recent: Recent::default(),
+            promises: BTreeMap::new(),
             handovers: BTreeMap::new(),
             buckets: BTreeMap::new(),
             now: 0,
             writes: Vec::new(),
             wake: false,
             attempts_ended: Vec::new(),
+            to_cancel: BTreeSet::new(),
+            finished: Vec::new(),
         }
     }
 
@@ -95,6 +114,14 @@ impl Farm {
         farm.balances = snapshot.balances.into_iter().collect();
         farm.quotas = by(snapshot.quotas, |row| row.account);
         farm.grants = snapshot.grants.into_iter().collect();
+        farm.budgets = by(snapshot.budgets, |row| row.account);
+        farm.capacities = by(snapshot.capacities, |row| (row.account, row.pool.clone()));
+        farm.expiries = by(snapshot.expiries, |row| (row.account, row.key.clone()));
+        farm.loans = by(snapshot.loans, |row| row.key.clone());
+        farm.fold_budgets();
+        for row in farm.expiries.values().cloned().collect::<Vec<_>>() {
+            farm.arm_expiry(&row);
+        }
         farm.chain = snapshot.chain;
         farm.costs = Costs::from_rows(snapshot.costs);
         farm.fold_jobs(snapshot.jobs, snapshot.reservations);
@@ -102,6 +129,7 @@ impl Farm {
         farm.fold_checkpoints(snapshot.checkpoints)?;
         farm.fold_agents(snapshot.agents);
         farm.fold_kept(snapshot.dedupe, snapshot.idempotency);
+        farm.recount_capacity();
         Ok(farm)
     }
 
@@ -125,11 +153,13 @@ impl Farm {
             let job = Job {
                 tasks: Vec::new(),
                 progress_written_ms: self.now,
+                expected: Expected::default(),
                 row,
             };
             let id = job.row.id;
             self.jobs.insert(id, job);
             self.count_job(id, None);
+            self.arm_deadline(id);
         }
         self.reservations = by(reservations, |row| row.job);
         self.reservations
@@ -145,6 +175,7 @@ impl Farm {
                 continue; // ended just before RECENT_MS ago
             };
             job.tasks.push(row.id);
+            job.expected.add(row.kind(), row.estimate);
             ids.push(row.id);
             let leased = matches!(row.state, TaskState::Leased(_));
             let mut live = LiveLease::new(expires_at_ms);
@@ -159,6 +190,7 @@ impl Farm {
         }
         for id in ids {
             self.index_task(id);
+            self.note_planned(id);
         }
         let whole =
             |job: &Job| !job.tasks.is_empty() && self.reservations.contains_key(&job.row.id);
@@ -225,12 +257,22 @@ impl Farm {
     pub fn durable(&self) -> Snapshot {
         let tasks = || self.tasks.values();
         Snapshot {
-            term: self.term,
-            seq: self.seq,
             jobs: self.jobs.values().map(|job| job.row.clone()).collect(),
             tasks: tasks().map(|task| task.row.clone()).collect(),
             checkpoints: tasks().flat_map(|task| task.checkpoints.clone()).collect(),
             reservations: self.reservations.values().cloned().collect(),
+            dedupe: self.dedupe.values().cloned().collect(),
+            idempotency: self.idempotency.values().cloned().collect(),
+            grants: self.grants.clone().into_iter().collect(),
+            ..self.frame()
+        }
+    }
+
+    /// The part of it that does not grow with jobs and grants.
+    pub(super) fn frame(&self) -> Snapshot {
+        Snapshot {
+            term: self.term,
+            seq: self.seq,
             accounts: self.accounts.values().cloned().collect(),
             balances: self.balances.iter().map(|(id, b)| (*id, *b)).collect(),
             agents: self
@@ -238,13 +280,15 @@ impl Farm {
                 .values()
                 .map(|agent| agent.row.clone())
                 .collect(),
-            dedupe: self.dedupe.values().cloned().collect(),
-            idempotency: self.idempotency.values().cloned().collect(),
             usage: self.used(),
             quotas: self.quotas.values().copied().collect(),
-            grants: self.grants.clone().into_iter().collect(),
+            budgets: self.budgets.values().cloned().collect(),
+            capacities: self.capacities.values().cloned().collect(),
+            expiries: self.expiries.values().cloned().collect(),
+            loans: self.loans.values().cloned().collect(),
             chain: self.chain,
             costs: self.costs.rows(),
+            ..Snapshot::default()
         }
     }
 }

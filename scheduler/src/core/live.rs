@@ -1,22 +1,28 @@
 //! What only memory knows: live progress, queue places, the farm's weights and counts.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use schemas::{
-    GpuMicros, JobId, TaskId,
+    AccountId, JobId, TaskId,
     agent::{Phase, WeightsInfo},
-    task::TaskKind,
+    task::{TaskKind, TaskSpec},
 };
 
 use super::{
     Farm,
     explain::Waiting,
-    rows::{AgentState, JobState, TaskState},
+    outlook::Rest,
+    prices::PriceBook,
+    rows::{AgentState, Band, JobState, TaskState},
 };
 
 /// A job that has not ended, as memory sees it.
 #[derive(Clone, Debug)]
 pub struct LiveJob {
+    pub id: JobId,
+    pub project: AccountId,
+    pub band: Band,
+    pub prices: PriceBook,
     /// 1-based place among jobs that wait; absent once one of its tasks was granted.
     pub queue_position: Option<u64>,
     /// Why its first unfinished task waits; absent while a task runs.
@@ -24,8 +30,8 @@ pub struct LiveJob {
     pub tasks: Vec<LiveTask>,
     /// Devices of agents online, at least 1 for arithmetic with it.
     pub devices: u32,
-    /// Expected device time of all jobs before it that have not ended.
-    pub ahead: GpuMicros,
+    /// Eligible shots of its account and band before its own.
+    pub own_ahead: u64,
 }
 
 /// One task of a live job, in task order.
@@ -37,12 +43,16 @@ pub struct LiveTask {
     pub phase: Option<Phase>,
     pub step: u32,
     pub steps: u32,
-    /// Milliseconds a step, as its agent measures it.
-    pub step_ms: Option<u32>,
     /// Unix milliseconds of its grant, when leased.
     pub granted_at_ms: Option<i64>,
-    pub estimate: GpuMicros,
-    pub done: bool,
+    /// It could run, and waits.
+    pub is_ready: bool,
+    pub spec: Arc<TaskSpec>,
+    /// Where it stands while it runs.
+    pub rest: Option<Rest>,
+    /// Steps that are saved.
+    pub saved: u32,
+    pub is_done: bool,
 }
 
 /// Counts for the metrics.
@@ -73,8 +83,12 @@ impl Farm {
             queue_position: waits.then(|| waiting_before.count() as u64 + 1),
             waiting: self.job_waiting(&job.tasks),
             tasks: job.tasks.iter().map(|task| self.live_task(*task)).collect(),
+            own_ahead: self.own_ahead(&job.tasks),
             devices: self.devices_online().max(1),
-            ahead: GpuMicros(before().map(|other| self.work_left_us(&other.tasks)).sum()),
+            id,
+            project: job.row.project,
+            band: job.row.band,
+            prices: self.prices(),
         })
     }
 
@@ -96,28 +110,29 @@ impl Farm {
             phase: live.map(|live| live.phase),
             step: live.map_or(row.step, |live| live.step),
             steps: live.map_or(row.steps, |live| live.steps),
-            step_ms: live.and_then(|live| live.step_ms),
             granted_at_ms: match row.state {
                 TaskState::Leased(holder) => Some(holder.granted_at_ms),
                 _ => None,
             },
-            estimate: row.estimate,
-            done: matches!(row.state, TaskState::Succeeded { .. }),
+            is_ready: matches!(row.state, TaskState::Ready { .. }),
+            spec: Arc::clone(&row.spec),
+            rest: self.rest(id),
+            saved: task.resume_step(),
+            is_done: row.state.is_terminal(),
         }
     }
 
-    fn work_left_us(&self, tasks: &[TaskId]) -> i64 {
-        let left = |id: &TaskId| {
-            let row = &self.task_at(*id).row;
-            match row.state.is_terminal() {
-                true => 0,
-                false => row.estimate.0,
-            }
+    fn own_ahead(&self, tasks: &[TaskId]) -> u64 {
+        let ready = |id: &&TaskId| matches!(self.task_at(**id).row.state, TaskState::Ready { .. });
+        let Some(first) = tasks.iter().find(ready) else {
+            return 0;
         };
-        tasks.iter().map(left).sum()
+        let entry = self.entry(*first, self.now);
+        self.queue
+            .own_ahead(entry.account, entry.band, &entry.place)
     }
 
-    fn devices_online(&self) -> u32 {
+    pub(super) fn devices_online(&self) -> u32 {
         let online = |a: &&super::agent::Agent| a.row.state == AgentState::Online;
         let devices = self.agents.values().filter(online);
         devices.map(|a| a.row.devices.len() as u32).sum()

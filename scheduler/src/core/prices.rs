@@ -26,6 +26,12 @@ pub struct Pool {
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct PriceBook {
     pub costs: Costs,
+    farm: Arc<Devices>,
+}
+
+/// What there is to work with.
+#[derive(Clone, Debug, Default, PartialEq)]
+struct Devices {
     /// By name of the weights; the largest pool first.
     pools: BTreeMap<String, Vec<Pool>>,
     classes: BTreeMap<String, CostClass>,
@@ -35,8 +41,8 @@ impl PriceBook {
     /// Devices that can do this work; before any is known it is the reference device.
     pub fn pools(&self, spec: &TaskSpec) -> Vec<Pool> {
         let found = match spec {
-            TaskSpec::Render(render) => self.pools.get(&render.weights),
-            TaskSpec::Assemble(_) => self.pools.get(FILM),
+            TaskSpec::Render(render) => self.farm.pools.get(&render.weights),
+            TaskSpec::Assemble(_) => self.farm.pools.get(FILM),
         };
         found.cloned().unwrap_or_else(|| {
             vec![Pool {
@@ -71,15 +77,15 @@ impl PriceBook {
 
     fn class_of(&self, spec: &TaskSpec) -> Option<CostClass> {
         match spec {
-            TaskSpec::Render(render) => self.classes.get(&render.weights).copied(),
+            TaskSpec::Render(render) => self.farm.classes.get(&render.weights).copied(),
             TaskSpec::Assemble(_) => Some(CostClass::default()),
         }
     }
 }
 
-/// The price book of this moment, made when it is asked for and forgotten when what it is made of changes.
+/// The devices of this moment, counted when they are asked for and forgotten when an agent changes.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Kept(OnceLock<Arc<PriceBook>>);
+pub(super) struct Kept(OnceLock<Arc<Devices>>);
 
 impl Kept {
     pub fn forget(&mut self) {
@@ -88,15 +94,16 @@ impl Kept {
 }
 
 impl Farm {
-    pub fn prices(&self) -> Arc<PriceBook> {
-        Arc::clone(self.prices.0.get_or_init(|| Arc::new(self.price_book())))
+    pub fn prices(&self) -> PriceBook {
+        let devices = self.prices.0.get_or_init(|| Arc::new(self.devices()));
+        PriceBook {
+            costs: self.costs.clone(),
+            farm: Arc::clone(devices),
+        }
     }
 
-    fn price_book(&self) -> PriceBook {
-        let mut book = PriceBook {
-            costs: self.costs.clone(),
-            ..PriceBook::default()
-        };
+    fn devices(&self) -> Devices {
+        let mut devices = Devices::default();
         let mut counts: BTreeMap<(String, String), u32> = BTreeMap::new();
         let known = self.agents.values().map(|agent| &agent.row);
         for row in known.filter(|row| row.state != AgentState::Gone) {
@@ -107,18 +114,21 @@ impl Farm {
                     steps: info.steps,
                     rate_ppm: rate.unwrap_or(CostClass::default().rate_ppm),
                 };
-                book.classes.insert(info.name.clone(), class);
+                devices.classes.insert(info.name.clone(), class);
             }
             for (kind, device) in works(row) {
                 *counts.entry((kind, device)).or_default() += 1;
             }
         }
-        for ((kind, class), devices) in counts {
-            let pools = book.pools.entry(kind).or_default();
-            pools.push(Pool { class, devices });
+        for ((kind, class), count) in counts {
+            let pools = devices.pools.entry(kind).or_default();
+            pools.push(Pool {
+                class,
+                devices: count,
+            });
             pools.sort_by_key(|pool| std::cmp::Reverse(pool.devices));
         }
-        book
+        devices
     }
 
     /// A task has succeeded: its times are learnt under the class of its device.
@@ -140,7 +150,6 @@ impl Farm {
 
     pub(super) fn add_numbers(&mut self, key: &CostKey, numbers: &[(Part, u64)]) {
         let row = self.costs.add(key, numbers);
-        self.prices.forget();
         self.writes.push(Write::PutCost(row));
     }
 

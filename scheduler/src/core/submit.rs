@@ -15,6 +15,7 @@ use super::{
         Dedupe, DedupeJob, DedupeRow, Fingerprint, IdempotencyRow, JobRow, JobState, KeptOutcome,
         NewJob, NewTask, TaskRow, TaskState,
     },
+    start::Expected,
     timers::Timer,
     write::Write,
 };
@@ -28,7 +29,7 @@ impl Farm {
             return answer;
         }
         if !job.dedupe.as_ref().is_some_and(|d| self.knows(d))
-            && let Some(refusal) = self.over_quota(job.project, job.hold)
+            && let Some(refusal) = self.refused(&job)
         {
             return Submitted::Refused(refusal);
         }
@@ -49,6 +50,18 @@ impl Farm {
         }
         self.create(job);
         Submitted::Created(id)
+    }
+
+    /// Why a job that is well formed is not taken: it could never start, or it cannot be paid.
+    pub fn refused(&self, job: &NewJob) -> Option<Refusal> {
+        let user = job.user.as_ref().map(|user| user.id);
+        let account = user.filter(|id| self.accounts.contains_key(id));
+        let account = account.unwrap_or(job.project);
+        let window = job.window.as_deref();
+        let expected = expected(&job.tasks);
+        self.never_starts(window, job.not_before_ms, job.deadline_ms, expected)
+            .or_else(|| self.over_budget(account))
+            .or_else(|| self.over_quota(account, job.hold))
     }
 
     fn check_job(&self, job: &NewJob) -> Result<(), String> {
@@ -186,10 +199,12 @@ impl Farm {
     }
 
     fn create(&mut self, job: NewJob) {
+        let user = self.user_of(job.project, job.user);
         let row = JobRow {
             id: job.id,
             seq: self.next_seq(),
             project: job.project,
+            user,
             seed: job.seed,
             band: job.band,
             state: JobState::Waiting,
@@ -199,7 +214,13 @@ impl Farm {
             error: None,
             rank: job.rank,
             window: job.window,
+            not_before_ms: job.not_before_ms,
+            deadline_ms: job.deadline_ms,
+            could_start_ms: None,
+            saved: None,
         };
+        let expected = expected(&job.tasks);
+        let (row, eligible_at_ms) = self.plan_start(row, expected);
         self.writes.push(Write::InsertJob {
             row: row.clone(),
             request: job.request,
@@ -211,17 +232,18 @@ impl Farm {
                 row,
                 tasks,
                 progress_written_ms: self.now,
+                expected,
             },
         );
         for (index, task) in job.tasks.into_iter().enumerate() {
-            self.create_task(job.id, index as u32, task);
+            self.create_task(job.id, index as u32, task, eligible_at_ms);
         }
-        self.hold(job.id, job.project, job.hold);
+        self.arm_deadline(job.id);
+        self.hold(job.id, user.unwrap_or(job.project), job.hold);
         self.announce(job.id, "video.queued");
     }
 
-    fn create_task(&mut self, job: JobId, index: u32, task: NewTask) {
-        let eligible_at_ms = self.may_start_ms(job);
+    fn create_task(&mut self, job: JobId, index: u32, task: NewTask, eligible_at_ms: i64) {
         let row = TaskRow {
             id: task.id,
             job,
@@ -262,6 +284,14 @@ impl Farm {
         );
         self.index_task(task.id);
     }
+}
+
+fn expected(tasks: &[NewTask]) -> Expected {
+    let mut expected = Expected::default();
+    for task in tasks {
+        expected.add(task.spec.kind(), task.estimate);
+    }
+    expected
 }
 
 fn check_tasks(tasks: &[NewTask]) -> Result<(), String> {

@@ -23,6 +23,8 @@ use super::{
 pub(super) struct LiveLease {
     pub expires_at_ms: i64,
     pub phase: Phase,
+    /// Since when, as far as it was told.
+    pub phase_since_ms: i64,
     pub step: u32,
     pub steps: u32,
     pub step_ms: Option<u32>,
@@ -30,7 +32,9 @@ pub(super) struct LiveLease {
     pub unnamed: u32,
     /// Since when its agent is told to yield.
     pub yield_since_ms: Option<i64>,
-    /// The urgent task for which it yields.
+    /// Why it is told to.
+    pub yield_why: &'static str,
+    /// The task for which it yields.
     pub yield_for: Option<TaskId>,
     /// Where this attempt began.
     pub first_step: u32,
@@ -41,14 +45,22 @@ impl LiveLease {
         Self {
             expires_at_ms,
             phase: Phase::Encode,
+            phase_since_ms: 0,
             step: 0,
             steps: 0,
             step_ms: None,
             unnamed: 0,
             yield_since_ms: None,
+            yield_why: "",
             yield_for: None,
             first_step: 0,
         }
+    }
+
+    /// Its agent learns of it at the next heartbeat.
+    pub fn tell_to_yield(&mut self, now: i64, why: &'static str) {
+        self.yield_since_ms = Some(now);
+        self.yield_why = why;
     }
 }
 
@@ -279,7 +291,7 @@ impl Farm {
         };
         let used = micros(device_us);
         self.end_attempt(id, "released", Some(reason.to_string()), Some(used.0));
-        let now = self.now;
+        let eligible_at_ms = self.may_go_on_ms(id);
         let task = self.task_at(id);
         let (step, beneficiary) = (
             task.resume_step(),
@@ -295,7 +307,7 @@ impl Farm {
                 row.used.0 = row.used.0.saturating_add(used.0);
             }
             row.state = TaskState::Ready {
-                eligible_at_ms: now,
+                eligible_at_ms,
                 backoff: None,
             };
         });
@@ -331,10 +343,13 @@ impl Farm {
     /// A heartbeat named the lease: it runs its full time again from now.
     pub(super) fn renew(&mut self, id: TaskId, progress: &LeaseProgress) {
         let expires_at_ms = self.now + self.limits.lease_ttl_ms;
+        let now = self.now;
         let live = self.live_mut(id);
         live.expires_at_ms = expires_at_ms;
         live.unnamed = 0;
-        live.phase = progress.phase;
+        if live.phase != progress.phase {
+            (live.phase, live.phase_since_ms) = (progress.phase, now);
+        }
         live.steps = progress.steps;
         live.step = live.step.max(progress.step.min(progress.steps));
         live.step_ms = progress.step_ms.or(live.step_ms);

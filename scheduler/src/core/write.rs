@@ -3,12 +3,15 @@
 use schemas::{AccountId, Digest, JobId, TaskId, task::Artefact};
 
 use super::{
+    budget::BudgetRow,
+    capacity::CapacityRow,
     costs::CostRow,
     decay::Decayed,
+    expiry::ExpiryRow,
     quota::{AuditRow, QuotaRow},
     rows::{
         AccountRow, AgentRow, AgentState, AttemptRow, Balance, CheckpointRow, DedupeRow,
-        IdempotencyRow, JobRow, JobState, KeyRow, LedgerRow, OutboxRow, ReservationRow,
+        IdempotencyRow, JobRow, JobState, KeyRow, LedgerRow, LoanRow, OutboxRow, ReservationRow,
         ReservationState, TaskRow,
     },
 };
@@ -83,6 +86,16 @@ pub enum Write {
     },
     InsertAccount(AccountRow),
     PutQuota(QuotaRow),
+    PutBudget(Box<BudgetRow>),
+    RemoveBudget(AccountId),
+    PutCapacity(CapacityRow),
+    RemoveCapacity {
+        account: AccountId,
+        pool: String,
+    },
+    PutExpiry(ExpiryRow),
+    PutLoan(LoanRow),
+    RemoveLoan(String),
     PutWeight {
         account: AccountId,
         weight: u32,

@@ -19,7 +19,7 @@ use super::{
         agent, api_key, artefact_ref, attempt, balance, checkpoint, dedupe, idempotency, job,
         leader, reservation, task, tombstone, usage,
     },
-    failed, quota,
+    failed, quota, rules,
 };
 use crate::core::{
     decay::Decayed,
@@ -88,6 +88,13 @@ async fn run(tx: &DatabaseTransaction, write: &Write) -> Result<Option<u64>, DbE
             return quota::put_weight(tx, *account, *weight).await.map(Some);
         }
         Write::InsertAudit(row) => quota::note(tx, row).await?,
+        Write::PutBudget(_)
+        | Write::RemoveBudget(_)
+        | Write::PutCapacity(_)
+        | Write::RemoveCapacity { .. }
+        | Write::PutExpiry(_)
+        | Write::PutLoan(_)
+        | Write::RemoveLoan(_) => rules::run(tx, write).await?,
         Write::PutDedupe(row) => put_dedupe(tx, row).await?,
         Write::PutIdempotency(row) => put_idempotency(tx, row).await?,
         Write::KeepArtefacts { .. } | Write::KeepInputs { .. } => keep(tx, write).await?,
@@ -115,6 +122,7 @@ async fn update_job(tx: &DatabaseTransaction, was: JobState, row: &JobRow) -> Re
         ended_at_ms: Set(model.ended_at_ms),
         error_code: Set(model.error_code),
         error_message: Set(model.error_message),
+        saved: Set(model.saved),
         ..Default::default()
     };
     let done = job::Entity::update_many()
@@ -246,6 +254,7 @@ async fn put_balance(
         held_us: Set(model.held_us),
         spent_us: Set(model.spent_us),
         mint_us: Set(model.mint_us),
+        loan_us: Set(model.loan_us),
         ..Default::default()
     };
     let done = balance::Entity::update_many()
@@ -255,6 +264,7 @@ async fn put_balance(
         .filter(balance::Column::HeldUs.eq(was.held.0))
         .filter(balance::Column::SpentUs.eq(was.spent.0))
         .filter(balance::Column::MintUs.eq(was.mint.0))
+        .filter(balance::Column::LoanUs.eq(was.loan.0))
         .exec(tx)
         .await?;
     Ok(Some(done.rows_affected))

@@ -14,6 +14,7 @@ pub mod lock;
 pub mod migration;
 pub mod quota;
 pub mod read;
+mod rules;
 pub mod upkeep;
 mod url;
 

@@ -5,41 +5,56 @@ use crate::audio_vae::COMPRESSION as ROWS;
 use crate::error::DiffusionError;
 use crate::latent::{Grid, Latents};
 use crate::model::Weights;
+use crate::progress::Control;
 use crate::recipe::Recipe;
 
+/// Pictures of a given film that are handed over at once.
+const PICTURES_AT_ONCE: usize = 8;
 /// Seconds in which a made sound and a given one cross over.
 const FADE_S: f64 = 0.01;
 
-/// Pictures of the clip, RGB24. A film that is given whole is not decoded again.
-pub(super) fn frames(
+/// Hands over the pictures of the clip, RGB24, a few at a time. A film that is given whole is not
+/// decoded again.
+pub(super) fn pictures(
     weights: &Weights,
     recipe: &Recipe,
     grid: &Grid,
     latents: &Latents,
-) -> Result<Vec<u8>, DiffusionError> {
+    piece: usize,
+    on_pictures: &mut dyn FnMut(&[u8]) -> Control,
+) -> Result<Control, DiffusionError> {
     let kept = kept_frames(recipe, &weights.compression);
+    let picture = recipe.width as usize * recipe.height as usize * 3;
     let film = recipe.given.film.as_ref();
     if let Some(film) = film
         && kept.len() == grid.video[0]
         && kept.iter().all(|kept| *kept)
         && film.frames(recipe) == recipe.frames
     {
-        return Ok(film.rgb.clone());
+        for rgb in film.rgb.chunks(picture * PICTURES_AT_ONCE) {
+            if on_pictures(rgb) == Control::Pause {
+                return Ok(Control::Pause);
+            }
+        }
+        return Ok(Control::Continue);
     }
     let channels = weights.transformer.config().video.in_channels;
     let values = &latents.video[..grid.video_tokens() * channels];
-    let decoded = weights.video_decoder.frames(values, grid.video)?;
-    let mut frames = decoded.u8s().to_vec();
-    let Some(film) = film else {
-        return Ok(frames);
-    };
-    let picture = recipe.width as usize * recipe.height as usize * 3;
-    for (latent, _) in kept.iter().enumerate().filter(|(_, kept)| **kept) {
-        let pictures = covered(latent, weights.compression.video[0]);
-        let bytes = pictures.start * picture..pictures.end * picture;
-        frames[bytes.clone()].copy_from_slice(&film.rgb[bytes]);
-    }
-    Ok(frames)
+    let step = weights.compression.video[0];
+    let is_kept = |frame: usize| kept.get(frame.div_ceil(step)).copied().unwrap_or(false);
+    let mut at = 0;
+    let decoder = &weights.video_decoder;
+    let control = decoder.pictures(values, grid.video, piece, &mut |frames| {
+        let mut rgb = frames.u8s().to_vec();
+        for (frame, made) in (at..).zip(rgb.chunks_exact_mut(picture)) {
+            if let Some(film) = film.filter(|_| is_kept(frame)) {
+                made.copy_from_slice(&film.rgb[frame * picture..][..picture]);
+            }
+        }
+        at += rgb.len() / picture;
+        Ok(on_pictures(&rgb))
+    })?;
+    Ok(control)
 }
 
 /// Interleaved samples, exactly as long as the pictures. A sound that is given whole is not decoded

@@ -4,6 +4,7 @@
 mod connector;
 mod features;
 mod gemma;
+mod memory;
 mod tokenizer;
 
 use std::path::Path;

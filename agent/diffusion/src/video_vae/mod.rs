@@ -8,7 +8,9 @@
 mod config;
 mod decoder;
 mod encoder;
+mod memory;
 mod resnet;
+mod stream;
 mod tiling;
 
 #[cfg(test)]
@@ -19,7 +21,7 @@ use kernels::{Device, KernelError, Tensor};
 use crate::weights::{Component, WeightsError};
 
 pub use config::Compression;
-pub use decoder::VideoDecoder;
+pub use decoder::{OnFrames, VideoDecoder};
 pub use encoder::VideoEncoder;
 pub use tiling::{Tiles, Tiling};
 

@@ -12,11 +12,10 @@ use agent::{
     first_frame,
     given::{self, Fit, Shape},
     mux::{self, Ffmpeg},
-    render,
-    wav::Sound,
+    render, shot,
 };
 use anyhow::{Context, Result, bail};
-use diffusion::{Clip, Control, Generated, Given, Start};
+use diffusion::{Control, Generated, Given, Sink, Slate, Start, Wave};
 use scheduler::admission::Order;
 use schemas::{
     Digest,
@@ -163,40 +162,60 @@ impl Shoot<'_> {
         let first = self.first_frame(spec)?;
         let given = inputs.of_shot(place, first, reel.tail.as_ref())?;
         let path = self.dir.join(format!("shot-{}.mkv", spec.shot));
-        let mut clip = self.clip(spec, rendered, given, turn, bar)?;
-        reel.latents.push(clip.latents_digest.clone());
-        drop_front(&mut clip, context);
-        let ran = turn.done + u64::from(self.order.record.shot_steps);
-        bar.show("shot file", ran, turn.of, None);
-        self.write(inputs, place, &clip, &path)?;
+        let recipe = self.recipe(spec, rendered, given);
+        let stop = || self.stop.load(Relaxed);
+        let mut cut = Cut {
+            context,
+            picture: inputs.original_picture(place)?,
+            sound: inputs.original_sound(place),
+            latents: String::new(),
+            left: 0,
+        };
+        let mut on_step = self.progress(turn, bar);
+        let weights = &self.entry.weights;
+        let (generated, written) = shot::write(&self.ffmpeg, &path, &stop, |feed| {
+            let mut sink = Splice {
+                cut: &mut cut,
+                feed,
+            };
+            diffusion::generate(weights, &recipe, Start::Fresh, &mut on_step, &mut sink)
+        });
+        match (generated?, written) {
+            (Generated::Paused(_), _) if stop() => bail!("stopped"),
+            (_, written) => written?,
+        }
+        reel.latents.push(cut.latents);
         if reel.tail.is_some() {
-            let frames = clip.frame_count().min(place.shown);
-            reel.tail = Some(inputs.tail(&path, frames, self.context())?);
+            reel.tail = Some(inputs.tail(&path, place.shown, self.context())?);
         }
         reel.shots.push(path);
         Ok(())
     }
 
-    fn clip(
-        &self,
-        spec: &RenderSpec,
-        frames: u32,
-        given: Given,
+    fn recipe(&self, spec: &RenderSpec, frames: u32, given: Given) -> diffusion::Recipe {
+        diffusion::Recipe {
+            frames,
+            guidance: self.args.tune.changes(spec.guidance_scale),
+            shift: self.args.tune.shift(),
+            refine: self.args.stages.refine(),
+            given,
+            ..render::recipe(spec, None)
+        }
+    }
+
+    /// Shows each step, and stops when the user does.
+    fn progress<'b>(
+        &'b self,
         turn: Turn,
-        bar: &Bar,
-    ) -> Result<Clip> {
-        let mut recipe = render::recipe(spec, None);
-        recipe.frames = frames;
-        recipe.guidance = self.args.tune.changes(spec.guidance_scale);
-        recipe.shift = self.args.tune.shift();
-        recipe.refine = self.args.stages.refine();
-        recipe.given = given;
+        bar: &'b Bar,
+    ) -> impl FnMut(&diffusion::Progress<'_>) -> Control + Send + 'b {
         let begun = Instant::now();
         let Turn { done, of, .. } = turn;
-        let mut on_step = |progress: &diffusion::Progress<'_>| {
+        let steps = f64::from(self.order.record.shot_steps);
+        move |progress| {
             // Steps of a second stage are not in the order's count.
             let share = f64::from(progress.step) / f64::from(progress.steps.max(1));
-            let ran = (share * f64::from(self.order.record.shot_steps)) as u64;
+            let ran = (share * steps) as u64;
             let left = (ran > 0)
                 .then(|| begun.elapsed().as_secs_f64() / ran as f64 * (of - done - ran) as f64);
             bar.show(progress.phase.name(), done + ran, of, left);
@@ -204,46 +223,7 @@ impl Shoot<'_> {
                 true => Control::Pause,
                 false => Control::Continue,
             }
-        };
-        let weights = &self.entry.weights;
-        match diffusion::generate(weights, &recipe, Start::Fresh, &mut on_step)? {
-            Generated::Finished(clip) => Ok(*clip),
-            Generated::Paused(_) => bail!("stopped"),
         }
-    }
-
-    /// Writes a shot file; a picture or a sound that was given and stays is that of its file.
-    fn write(&self, inputs: &Inputs<'_>, place: Place, clip: &Clip, path: &Path) -> Result<()> {
-        let original = inputs.original_picture(place)?;
-        let picture = match &original {
-            Some((shape, rgb)) => mux::Picture {
-                width: shape.width,
-                height: shape.height,
-                fps: shape.fps,
-                rgb,
-            },
-            None => mux::Picture {
-                width: clip.width,
-                height: clip.height,
-                fps: clip.fps,
-                rgb: &clip.frames,
-            },
-        };
-        let given = inputs.original_sound(place);
-        let sound = match &given {
-            Some(wave) => Sound {
-                rate: wave.format.rate,
-                channels: wave.format.channels,
-                samples: &wave.samples,
-            },
-            None => Sound {
-                rate: clip.sample_rate,
-                channels: clip.channels,
-                samples: &clip.samples,
-            },
-        };
-        let stop = || self.stop.load(Relaxed);
-        Ok(mux::write_shot(&self.ffmpeg, picture, sound, path, &stop)?)
     }
 
     fn first_frame(&self, spec: &RenderSpec) -> Result<Option<diffusion::Picture>> {
@@ -277,14 +257,57 @@ struct Reel {
     tail: Option<Tail>,
 }
 
-/// Leaves off the first `frames` of a clip, which the shot before already shows.
-fn drop_front(clip: &mut Clip, frames: u32) {
-    let picture = clip.width as usize * clip.height as usize * 3;
-    clip.frames.drain(..frames as usize * picture);
-    let seconds = f64::from(frames) / f64::from(clip.fps);
-    let samples = (seconds * f64::from(clip.sample_rate)).round() as usize;
-    let samples = samples * usize::from(clip.channels);
-    clip.samples.drain(..samples.min(clip.samples.len()));
+/// What a shot file takes from elsewhere than the clip, and leaves off it.
+struct Cut {
+    /// Frames at the front that the shot before already shows.
+    context: u32,
+    picture: Option<(Shape, Vec<u8>)>,
+    sound: Option<Wave>,
+    latents: String,
+    /// Bytes of pictures that are still to be left off.
+    left: usize,
+}
+
+/// Feeds a shot file with a clip, cut.
+struct Splice<'a> {
+    cut: &'a mut Cut,
+    feed: &'a mut shot::Feed,
+}
+
+impl Sink for Splice<'_> {
+    fn open(&mut self, slate: &Slate, mut samples: Vec<f32>) -> Control {
+        let (cut, mut slate) = (&mut *self.cut, slate.clone());
+        cut.latents.clone_from(&slate.latents_digest);
+        let picture = slate.width as usize * slate.height as usize * 3;
+        cut.left = cut.context as usize * picture;
+        let seconds = f64::from(cut.context) / f64::from(slate.fps);
+        let front = (seconds * f64::from(slate.sample_rate)).round() as usize;
+        samples.drain(..(front * usize::from(slate.channels)).min(samples.len()));
+        slate.frames -= cut.context;
+        if let Some(wave) = cut.sound.take() {
+            (slate.sample_rate, slate.channels) = (wave.format.rate, wave.format.channels);
+            samples = wave.samples;
+        }
+        let Some((shape, rgb)) = &cut.picture else {
+            return self.feed.open(&slate, samples);
+        };
+        let picture = shape.width as usize * shape.height as usize * 3;
+        (slate.width, slate.height) = (shape.width, shape.height);
+        slate.frames = (rgb.len() / picture) as u32;
+        match self.feed.open(&slate, samples) {
+            Control::Continue => self.feed.pictures(rgb),
+            Control::Pause => Control::Pause,
+        }
+    }
+
+    fn pictures(&mut self, rgb: &[u8]) -> Control {
+        let skip = self.cut.left.min(rgb.len());
+        self.cut.left -= skip;
+        match self.cut.picture.is_none() && skip < rgb.len() {
+            true => self.feed.pictures(&rgb[skip..]),
+            false => Control::Continue,
+        }
+    }
 }
 
 /// Frames that a continued film looks back at: a whole number of latents, at least one.

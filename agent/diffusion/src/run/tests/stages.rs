@@ -42,9 +42,10 @@ fn pause_at(weights: &Weights, recipe: &Recipe, step: u32) -> Checkpoint {
         true => Control::Pause,
         false => Control::Continue,
     };
-    match run(weights, recipe, Start::Fresh, &mut on_step).unwrap() {
+    let mut sink = Clip::default();
+    match run(weights, recipe, Start::Fresh, &mut on_step, &mut sink).unwrap() {
         Generated::Paused(checkpoint) => *checkpoint,
-        Generated::Finished(_) => panic!("it should have paused"),
+        Generated::Finished => panic!("it should have paused"),
     }
 }
 
@@ -69,10 +70,7 @@ fn a_clip_of_two_stages_is_the_same_bits_when_cut_anywhere() {
         steps.push((progress.step, progress.steps, values));
         Control::Continue
     };
-    let Generated::Finished(whole) = run(&weights, &recipe, Start::Fresh, &mut on_step).unwrap()
-    else {
-        panic!("nobody paused it")
-    };
+    let whole = finish_telling(&weights, &recipe, Start::Fresh, &mut on_step);
     let (small, large) = (3 * 2 * 2 * 32, 3 * 4 * 4 * 32);
     let sizes: Vec<usize> = steps.iter().map(|(_, _, values)| *values).collect();
     assert_eq!(
@@ -103,13 +101,8 @@ fn the_second_stage_may_have_weights_of_its_own() {
     let pair = finish(&paired, &recipe, Start::Fresh);
     assert_same(&clip, &pair, "with the same weights for both");
     let checkpoint = pause_at(&alone, &recipe, 5);
-    let resumed = run(
-        &paired,
-        &recipe,
-        Start::Resume(Box::new(checkpoint)),
-        &mut go,
-    );
-    let error = resumed.unwrap_err().to_string();
+    let start = Start::Resume(Box::new(checkpoint));
+    let error = error_of(&paired, &recipe, start).to_string();
     assert!(error.contains("set of weights"), "{error}");
     let missing = open().with_refiner(root.path().join("vae").as_path());
     assert!(missing.unwrap_err().to_string().contains("transformer"));
@@ -128,6 +121,6 @@ fn what_is_done_between_the_stages_changes_the_clip() {
         digests.push(finish(&weights, &recipe, Start::Fresh).latents_digest);
     }
     assert!(digests[0] != digests[1] && digests[0] != digests[2] && digests[1] != digests[2]);
-    let error = run(&WEIGHTS, &refined(32), Start::Fresh, &mut go).unwrap_err();
+    let error = error_of(&WEIGHTS, &refined(32), Start::Fresh);
     assert!(error.to_string().contains("latent_upsampler"), "{error}");
 }
