@@ -34,7 +34,7 @@ mod text;
 mod transformer;
 mod upsampler;
 
-pub use checkpoint::Checkpoint;
+pub use checkpoint::{Checkpoint, CheckpointError};
 pub use clip::{Clip, Sink, Slate};
 pub use error::DiffusionError;
 pub use given::{Given, GivenFilm, GivenSound, Span, Still, Wave};
