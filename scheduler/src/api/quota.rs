@@ -137,7 +137,7 @@ pub async fn grant(
     }))
 }
 
-fn only_operators(caller: &Caller) -> Result<(), ApiError> {
+pub(super) fn only_operators(caller: &Caller) -> Result<(), ApiError> {
     match caller.admin {
         true => Ok(()),
         false => Err(Refusal::new(

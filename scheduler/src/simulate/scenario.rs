@@ -122,7 +122,21 @@ pub struct NodeGroup {
 #[serde(deny_unknown_fields)]
 pub struct Tenant {
     pub name: String,
+    /// Its part of the farm beside the others.
+    #[serde(default = "one_part")]
+    pub weight: u32,
+    /// Devices by class that are its own, that it may borrow, that it lends.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub capacity: BTreeMap<String, StoryCapacity>,
     pub arrivals: Vec<Arrivals>,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct StoryCapacity {
+    pub nominal: u32,
+    pub borrow: u32,
+    pub lend: u32,
 }
 
 /// Films that come all at once, or one by one by chance.
@@ -161,6 +175,9 @@ fn one() -> f64 {
 }
 fn repair() -> f64 {
     1.0
+}
+fn one_part() -> u32 {
+    1
 }
 fn one_shot() -> u32 {
     1
@@ -213,6 +230,8 @@ impl Scenario {
         use crate::core::rows::Band::{Overnight, Standard, Urgent};
         let tenant = |name: &str, arrivals| Tenant {
             name: name.into(),
+            weight: 1,
+            capacity: BTreeMap::new(),
             arrivals,
         };
         Self {

@@ -25,6 +25,8 @@ fn story(nodes: u32, devices: u32, arrivals: Vec<Arrivals>) -> Scenario {
         }],
         tenants: vec![Tenant {
             name: "studio".into(),
+            weight: 1,
+            capacity: BTreeMap::new(),
             arrivals,
         }],
     }
@@ -296,6 +298,8 @@ fn an_account_that_had_much_waits_at_most_until_its_work_is_aged() {
     );
     scenario.tenants.push(Tenant {
         name: "flood".into(),
+        weight: 1,
+        capacity: BTreeMap::new(),
         arrivals: vec![film(Band::Standard, 300, 4.0, Some(14.0))],
     });
     let report = run(&scenario).unwrap();
@@ -308,4 +312,41 @@ fn an_account_that_had_much_waits_at_most_until_its_work_is_aged() {
     // Few films of the flood are older than it is.
     let bound_s = 4.0 * 3600.0 + 10.0 * 620.0;
     assert!(wait_s <= bound_s, "{wait_s} s: {report}");
+}
+
+#[test]
+fn devices_of_an_account_are_lent_while_it_sleeps_and_are_back_within_minutes() {
+    let four = StoryCapacity {
+        nominal: 4,
+        borrow: 4,
+        lend: 4,
+    };
+    let tenant = |name: &str, at_h, count| Tenant {
+        name: name.into(),
+        weight: 1,
+        capacity: BTreeMap::from([("gpu".to_owned(), four)]),
+        arrivals: vec![films(count, at_h)],
+    };
+    let mut scenario = story(4, 2, Vec::new());
+    scenario.tenants = vec![tenant("batch", 0.0, 40), tenant("owner", 2.5, 8)];
+    let report = run(&scenario).unwrap();
+    let before = report
+        .samples
+        .iter()
+        .filter(|s| (0.5..2.4).contains(&s.at_h));
+    assert!(before.clone().all(|s| s.busy == [8, 0]), "all was lent");
+    let after = report
+        .samples
+        .iter()
+        .filter(|s| (2.8..4.0).contains(&s.at_h));
+    assert!(after.clone().count() > 3 && after.clone().all(|s| s.busy == [4, 4]));
+    assert_eq!(
+        report.rows[0].yields, 4,
+        "no more than is owed gives way: {report}"
+    );
+    for tenant in &mut scenario.tenants {
+        tenant.capacity.clear();
+    }
+    let free = run(&scenario).unwrap();
+    assert_eq!(free.rows[0].yields, 0, "without the rule nobody gives way");
 }

@@ -22,6 +22,7 @@ use crate::core::{
     Farm,
     command::{Command, LeaseReply, Reply},
     limits::Limits,
+    quota::{QuotaChange, QuotaOrder},
     rows::{AccountRow, JobState, Level, NewJob, NewTask},
     write::Write,
 };
@@ -125,6 +126,20 @@ impl<'a> World<'a> {
     fn begin(&mut self) {
         for row in accounts(self.scenario) {
             self.apply(Command::AddAccount(row));
+        }
+        for (index, tenant) in self.scenario.tenants.iter().enumerate() {
+            for (pool, rule) in &tenant.capacity {
+                let change = QuotaChange::Capacity {
+                    pool: pool.clone(),
+                    limits: Some([rule.nominal, rule.borrow, rule.lend]),
+                };
+                let order = QuotaOrder {
+                    actor: "scenario".into(),
+                    account: account(index),
+                    change,
+                };
+                self.apply(Command::OrderQuota(Box::new(order)));
+            }
         }
         for node in 0..self.nodes.len() {
             self.start(node);
@@ -448,11 +463,10 @@ fn accounts(scenario: &Scenario) -> Vec<AccountRow> {
     };
     let tenants = scenario.tenants.iter().enumerate();
     std::iter::once(row(org, None, Level::Org, "farm"))
-        .chain(
-            tenants.map(|(index, tenant)| {
-                row(account(index), Some(org), Level::Project, &tenant.name)
-            }),
-        )
+        .chain(tenants.map(|(index, tenant)| AccountRow {
+            weight: tenant.weight,
+            ..row(account(index), Some(org), Level::Project, &tenant.name)
+        }))
         .collect()
 }
 
