@@ -37,27 +37,34 @@ pub struct Outcome {
 }
 
 impl Outcome {
-    /// Relative L2 distance; infinite when a value is NaN on one side only or the lengths differ.
+    /// See [`relative_distance`].
     pub fn distance(&self) -> f64 {
-        let (mut difference, mut size) = (0.0, 0.0);
-        for (a, b) in self.found.iter().zip(&self.expected) {
-            if a == b || (a.is_nan() && b.is_nan()) {
-                size += f64::from(*b).powi(2);
-                continue;
-            }
-            difference += (f64::from(*a) - f64::from(*b)).powi(2);
-            size += f64::from(*b).powi(2);
-        }
-        if self.found.len() != self.expected.len() || difference.is_nan() {
-            return f64::INFINITY;
-        }
-        (difference / size.max(1e-30)).sqrt()
+        relative_distance(&self.found, &self.expected)
     }
 
     /// Whether it is right.
     pub fn is_right(&self) -> bool {
         self.distance() <= self.tolerance
     }
+}
+
+/// Relative L2 distance; infinite when a value is NaN on one side only or the lengths differ.
+pub fn relative_distance(found: &[f32], expected: &[f32]) -> f64 {
+    let (mut difference, mut size) = (0.0, 0.0);
+    for (a, b) in found.iter().zip(expected) {
+        size += if b.is_nan() {
+            0.0
+        } else {
+            f64::from(*b).powi(2)
+        };
+        if a != b && !(a.is_nan() && b.is_nan()) {
+            difference += (f64::from(*a) - f64::from(*b)).powi(2);
+        }
+    }
+    if found.len() != expected.len() || difference.is_nan() {
+        return f64::INFINITY;
+    }
+    (difference / size.max(1e-30)).sqrt()
 }
 
 type Run = Box<dyn Fn(&Bench<'_>) -> Result<Outcome, KernelError> + Send + Sync>;

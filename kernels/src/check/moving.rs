@@ -17,7 +17,7 @@ pub(super) fn cases(scale: Scale) -> Vec<Case> {
     let mut cases = Vec::new();
     let mut pixels = vec![(1, 1), (9, 3), (17, 48), (5, 130), (9, 512), (2, 2048)];
     if scale == Scale::Model {
-        pixels.extend([(16 * 96 * 64, 1024), (121 * 128 * 128, 128)]);
+        pixels.extend([(8192, 1024), (65_536, 128)]);
     }
     for act in ACTS {
         for (count, channels) in &pixels {
@@ -185,6 +185,17 @@ fn copies(cases: &mut Vec<Case>, act: Element) {
             average(bench.cpu, &parts?, &mut expected)?;
             let out = bench.poisoned(act, &[101])?;
             copy::cuda::average(bench.gpu, &bench.put(act, &x)?, &out)?;
+            bench.outcome(&out, &expected, elementwise_tolerance(act))
+        },
+    ));
+    cases.push(Case::new(
+        "random_fill",
+        format!("{act:?} 1003"),
+        move |bench| {
+            let value = |index| copy::cuda::random_value(index, 9, 0.5);
+            let out = bench.poisoned(act, &[1003])?;
+            copy::cuda::random_fill(bench.gpu, &out, 9, 0.5)?;
+            let expected = Tensor::from_f32(bench.cpu, &[1003], (0..1003).map(value).collect())?;
             bench.outcome(&out, &expected, elementwise_tolerance(act))
         },
     ));

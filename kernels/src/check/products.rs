@@ -19,36 +19,41 @@ const SAMPLED_ROWS: usize = 32;
 
 pub(super) fn cases(scale: Scale) -> Vec<Case> {
     let mut cases = Vec::new();
-    let mut shapes = vec![
+    let small = [
         (1, 2, 1),
         (127, 130, 64),
         (129, 6, 72),
         (3, 128, 200),
         (130, 258, 65),
     ];
-    if scale == Scale::Model {
-        shapes.extend([
-            (6144, 4096, 4096),
-            (6144, 16_384, 4096),
-            (6144, 4096, 16_384),
-            (126, 2048, 2048),
-            (1024, 4096, 4096),
-        ]);
-    }
     for act in ACTS {
-        for (m, n, k) in &shapes {
-            for (kind, name) in EPILOGUES.iter().enumerate() {
-                let dims = [*m, *n, *k];
-                cases.push(Case::new(
-                    "linear",
-                    format!("{act:?} {m}x{n}x{k} {name}"),
-                    move |bench| run_linear(bench, act, dims, kind),
-                ));
-            }
+        for (m, n, k) in small {
+            (0..EPILOGUES.len()).for_each(|kind| products(&mut cases, act, [m, n, k], kind));
         }
         convolutions(&mut cases, act, scale);
     }
+    if scale == Scale::Model {
+        let shapes = [
+            [6144, 4096, 4096],
+            [6144, 16_384, 4096],
+            [6144, 4096, 16_384],
+            [126, 2048, 2048],
+        ];
+        for shape in shapes {
+            [0, 4]
+                .iter()
+                .for_each(|kind| products(&mut cases, Element::BF16, shape, *kind));
+        }
+    }
     cases
+}
+
+fn products(cases: &mut Vec<Case>, act: Element, dims: [usize; 3], kind: usize) {
+    let [m, n, k] = dims;
+    let shape = format!("{act:?} {m}x{n}x{k} {}", EPILOGUES[kind]);
+    cases.push(Case::new("linear", shape, move |bench| {
+        run_linear(bench, act, dims, kind)
+    }));
 }
 
 fn run_linear(

@@ -61,3 +61,22 @@ to_frames(const act* __restrict__ x, u8* __restrict__ out, u64 count) {
         for (u32 j = 0; j < left; j++) out[at + j] = (u8)(bytes[j / 4] >> (8 * (j % 4)));
     }
 }
+
+// Values in -scale..scale that depend on the seed and the index alone: inputs of measurements, because
+// zeros run faster than anything real. `hash_of` in copy/cuda.rs is the same.
+DEVICE u32 hash_of(u32 x) {
+    x ^= x >> 16, x *= 0x7feb352du, x ^= x >> 15, x *= 0x846ca68bu;
+    return x ^ x >> 16;
+}
+KERNEL(256)
+random_fill(act* __restrict__ out, u64 count, u32 seed, float scale) {
+    const u64 at = ((u64)blockIdx.x * 256 + threadIdx.x) * 8;
+    if (at >= count) return;
+    const u32 left = count - at < 8 ? (u32)(count - at) : 8;
+    float v[8];
+    UNROLL for (u32 j = 0; j < 8; j++) {
+        const u32 bits = hash_of(hash_of((u32)(at + j) ^ seed) + (u32)((at + j) >> 32));
+        v[j] = ((bits >> 8) / 8388608.f - 1.f) * scale;
+    }
+    store_upto(out + at, left, true, v);
+}

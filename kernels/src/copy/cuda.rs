@@ -105,3 +105,29 @@ pub fn to_frames(gpu: &Gpu, x: &Array, out: &Array) -> Result<(), KernelError> {
         arguments,
     ))
 }
+
+/// Values in -scale..scale that depend on the seed and the index alone, made on the device.
+///
+/// # Errors
+/// [`KernelError::Unsupported`], and what a launch gives.
+pub fn random_fill(gpu: &Gpu, out: &Array, seed: u32, scale: f32) -> Result<(), KernelError> {
+    let arguments = Arguments::new()
+        .array(out)
+        .long(out.count() as u64)
+        .word(seed)
+        .float(scale);
+    let module = module_of("random_fill", MODULES, out.element())?;
+    gpu.launch(&flat("random_fill", module, out.count(), arguments))
+}
+
+/// The value that [`random_fill`] puts at an index, before it is rounded to the array's type.
+pub(crate) fn random_value(index: u64, seed: u32, scale: f32) -> f32 {
+    let bits = hash_of(hash_of(index as u32 ^ seed).wrapping_add((index >> 32) as u32));
+    ((bits >> 8) as f32 / 8_388_608.0 - 1.0) * scale
+}
+
+fn hash_of(mut x: u32) -> u32 {
+    x = (x ^ x >> 16).wrapping_mul(0x7feb_352d);
+    x = (x ^ x >> 15).wrapping_mul(0x846c_a68b);
+    x ^ x >> 16
+}

@@ -90,6 +90,7 @@ const COPY_ENTRIES: &[&str] = &[
     "gather_rows",
     "average",
     "to_frames",
+    "random_fill",
 ];
 const SPACE_ENTRIES: &[&str] = &[
     "depth_to_space",

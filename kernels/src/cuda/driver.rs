@@ -303,6 +303,13 @@ impl Machine for Driver {
             .map_err(failed("fill"))
     }
 
+    fn copy(&self, from: u64, to: u64, bytes: u64) -> Result<(), KernelError> {
+        self.bind()?;
+        // SAFETY: both ranges were allocated.
+        unsafe { result::memcpy_dtod_async(to, from, bytes as usize, self.stream) }
+            .map_err(failed("copy"))
+    }
+
     fn launch(&self, launch: &Launch) -> Result<(), KernelError> {
         self.bind()?;
         let function = self.function(launch)?;

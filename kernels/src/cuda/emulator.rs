@@ -276,6 +276,12 @@ impl Machine for Emulator {
         })
     }
 
+    fn copy(&self, from: u64, to: u64, bytes: u64) -> Result<(), KernelError> {
+        let mut held = vec![0; bytes as usize];
+        self.read(from, &mut held)?;
+        self.write(to, &held)
+    }
+
     fn launch(&self, launch: &Launch) -> Result<(), KernelError> {
         let seed = self.seed.load(Ordering::Relaxed);
         let said = self.exchange(launch.entry, |process| {

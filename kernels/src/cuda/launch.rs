@@ -144,6 +144,12 @@ pub trait Machine: Send + Sync {
     /// [`KernelError::Driver`].
     fn fill(&self, address: u64, bytes: u64, value: u8) -> Result<(), KernelError>;
 
+    /// Copies inside the machine.
+    ///
+    /// # Errors
+    /// [`KernelError::Driver`].
+    fn copy(&self, from: u64, to: u64, bytes: u64) -> Result<(), KernelError>;
+
     /// Starts a kernel.
     ///
     /// # Errors
@@ -286,6 +292,16 @@ impl Gpu {
         }
         self.machine.write(array.address(), bytes)?;
         Ok(array)
+    }
+
+    /// Copies an array into another of the same type and shape.
+    ///
+    /// # Errors
+    /// [`KernelError::Shape`], [`KernelError::Driver`].
+    pub fn copy(&self, from: &Array, to: &Array) -> Result<(), KernelError> {
+        to.expect("copy", "to", from.element(), from.dims())?;
+        self.machine
+            .copy(from.address(), to.address(), from.bytes())
     }
 
     /// The bytes of an array, after all work so far.

@@ -34,6 +34,13 @@ pub fn nvrtc() -> Option<Nvrtc> {
     Nvrtc::new(&Libraries::find(&folders)).ok()
 }
 
+/// Whether C++ can be compiled.
+pub fn has_compiler() -> bool {
+    ["g++", "clang++"]
+        .iter()
+        .any(|name| Command::new(name).arg("--version").output().is_ok())
+}
+
 /// Folder for what takes long to make and is the same every time.
 pub fn cache() -> Option<PathBuf> {
     let folder = folder().unwrap_or_else(|| PathBuf::from(env!("CARGO_TARGET_TMPDIR")));

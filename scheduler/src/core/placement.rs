@@ -19,7 +19,7 @@ use super::{
 };
 use schemas::TaskId;
 
-/// How agents name a device that is no GPU.
+/// How the class of a device that is no GPU begins.
 pub(super) const CPU_CLASS: &str = "cpu";
 
 /// Why a task cannot run on a device.
@@ -143,7 +143,7 @@ impl Farm {
     fn gpu_work_waits(&self, agent: AgentId) -> bool {
         let cpu_can = self.agents.values().any(|other| {
             let row = &other.row;
-            let cpu = row.devices.iter().any(|d| d.class == CPU_CLASS);
+            let cpu = row.devices.iter().any(|d| d.class.starts_with(CPU_CLASS));
             row.state == AgentState::Online && row.ffmpeg.is_some() && cpu
         });
         cpu_can
@@ -242,5 +242,5 @@ pub(super) fn can(node: &AgentRow, task: &TaskRow) -> Result<(), Misfit> {
 fn is_cpu(node: &AgentRow, device: u32) -> bool {
     node.devices
         .iter()
-        .any(|d| d.index == device && d.class == CPU_CLASS)
+        .any(|d| d.index == device && d.class.starts_with(CPU_CLASS))
 }

@@ -346,21 +346,6 @@ impl Queue {
         })
     }
 
-    /// The sibling account that is served before this one, on the first level where there is one.
-    pub fn leads(&self, account: AccountId, band: Band) -> Option<AccountId> {
-        let tree = &self.bands[band as usize];
-        let mut next = Some(account);
-        while let Some(id) = next {
-            let parent = self.accounts.get(&id).and_then(|share| share.parent);
-            let first = tree.get(&parent)?.children.first()?.1;
-            if first != id {
-                return Some(first);
-            }
-            next = parent;
-        }
-        None
-    }
-
     /// Classes of eligible tasks.
     pub fn classes(&self) -> impl Iterator<Item = &Class> {
         self.classes.keys()
