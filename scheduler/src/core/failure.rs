@@ -28,6 +28,7 @@ impl Farm {
     ) {
         let holder = self.holder(id);
         self.end_attempt(id, class_name(class), Some(message.clone()), None);
+        let saved_step = self.task_at(id).resume_step();
         self.observed.push(Observed::Failed(class));
         if matches!(class, FailureClass::Numeric | FailureClass::DeviceFault) {
             self.drop_suspect(id, holder.agent);
@@ -44,6 +45,10 @@ impl Farm {
             blame(row, &holder, class, &message);
             row.step = step;
             row.memory_bytes = row.memory_bytes.max(memory_bytes);
+            // Steps that are run again are charged when they are run again.
+            if step < saved_step {
+                row.used.0 = row.used.0 / i64::from(saved_step) * i64::from(step);
+            }
             row.state = match verdict(row, class) {
                 Verdict::Retry => {
                     let retry_ms = now + backoff_ms(row, class);

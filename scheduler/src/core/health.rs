@@ -341,7 +341,7 @@ impl Farm {
 
     /// Forgets checkpoints of the task that the node made lately; a task that waits then goes on from the one before.
     pub(super) fn drop_suspect(&mut self, id: TaskId, agent: AgentId) {
-        let suspect = self.suspects(agent);
+        let (suspect, saved_step) = (self.suspects(agent), self.task_at(id).resume_step());
         let kept = &mut self.task_at_mut(id).checkpoints;
         let dropped: Vec<u32> = kept
             .iter()
@@ -356,7 +356,13 @@ impl Farm {
         let step = self.task_at(id).resume_step();
         let waits = matches!(self.task_at(id).row.state, TaskState::Ready { .. });
         if !dropped.is_empty() && waits {
-            self.change_task(id, |row| row.step = step);
+            self.change_task(id, |row| {
+                row.step = step;
+                // Steps that are run again are charged when they are run again.
+                if step < saved_step {
+                    row.used.0 = row.used.0 / i64::from(saved_step) * i64::from(step);
+                }
+            });
         }
     }
 }
