@@ -20,7 +20,8 @@ use super::{
 #[derive(Clone, Debug)]
 pub struct LiveJob {
     pub id: JobId,
-    pub project: AccountId,
+    /// Who is served: the user or the project.
+    pub account: AccountId,
     pub band: Band,
     pub prices: PriceBook,
     /// 1-based place among jobs that wait; absent once one of its tasks was granted.
@@ -86,7 +87,7 @@ impl Farm {
             own_ahead: self.own_ahead(&job.tasks),
             devices: self.devices_online().max(1),
             id,
-            project: job.row.project,
+            account: job.row.account(),
             band: job.row.band,
             prices: self.prices(),
         })
