@@ -32,7 +32,7 @@ pub struct ConvWeights {
     kernel: [usize; 3],
     in_channels: usize,
     out_channels: usize,
-    card: Option<DeviceConv>,
+    card: Option<Box<DeviceConv>>,
 }
 
 impl ConvWeights {
@@ -69,6 +69,7 @@ impl ConvWeights {
         };
         let card = device.gpu().map(upload).transpose()?;
         let packed = Self::from_values(kernel, in_channels, bias, value);
+        let card = card.map(Box::new);
         Ok(Self { card, ..packed })
     }
 
@@ -109,7 +110,7 @@ impl ConvWeights {
 
     /// The copy on a card, for weights that were made for a device that has one.
     pub(crate) fn on_card(&self) -> Option<&DeviceConv> {
-        self.card.as_ref()
+        self.card.as_deref()
     }
 
     /// Kernel size in (time, height, width).

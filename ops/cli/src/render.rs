@@ -15,6 +15,7 @@ use std::{
 use agent::{
     assemble::{self, FilmFiles},
     catalogue::{self, Entry},
+    device::Engine,
     first_frame, mux,
     mux::Ffmpeg,
     render, shot,
@@ -22,7 +23,6 @@ use agent::{
 use anyhow::{Context, Result, bail};
 use clap::Args;
 use diffusion::{Control, Generated, Sink, Slate, Start};
-use kernels::Device;
 use scheduler::{
     admission::{
         self, Catalogue, CatalogueSettings, Order, Reference, ReferenceFit, SEED_MAX, VideoRequest,
@@ -55,6 +55,26 @@ pub struct RenderArgs {
     /// Threads of the engine [default: one for each core]. The film does not depend on it.
     #[arg(long)]
     threads: Option<usize>,
+    /// What computes. `cuda` multiplies, attends and convolves on the first NVIDIA GPU, in bf16, so its films
+    /// differ a little from the CPU's; `dailies doctor` says what it needs.
+    #[arg(long, value_enum, default_value = "cpu")]
+    device: DeviceName,
+}
+
+/// Names of [`Engine`] on the command line.
+#[derive(clap::ValueEnum, Clone, Copy, Debug)]
+enum DeviceName {
+    Cpu,
+    Cuda,
+}
+
+impl DeviceName {
+    fn engine(self) -> Engine {
+        match self {
+            Self::Cpu => Engine::Cpu,
+            Self::Cuda => Engine::Cuda,
+        }
+    }
 }
 
 /// What was made, for the closing line.
@@ -87,7 +107,7 @@ fn film(args: &RenderArgs, stop: &AtomicBool) -> Result<()> {
         None => std::thread::available_parallelism().map_or(1, usize::from),
     };
     let ffmpeg = Ffmpeg::find(None)?;
-    let device = Device::cpu(threads)?;
+    let device = args.device.engine().open(threads, &[])?;
     let dir = match &args.weights {
         Some(dir) => dir.clone(),
         None => catalogue::find_builtin()?,
