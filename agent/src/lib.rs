@@ -12,6 +12,7 @@ mod desk;
 pub mod device;
 pub mod doctor;
 pub mod first_frame;
+pub mod given;
 pub mod heartbeat;
 pub mod held;
 pub mod host;
