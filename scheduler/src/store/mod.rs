@@ -4,6 +4,7 @@
 //! [`load`] reads what the core is folded from, [`read`] is what the API shows,
 //! [`upkeep`] is what chores remove.
 
+pub mod charges;
 pub mod chores;
 mod commit;
 mod convert;
