@@ -7,6 +7,7 @@ mod agents;
 mod auth;
 mod body;
 mod content;
+mod costs;
 mod error;
 mod estimate;
 mod eta;
@@ -15,6 +16,7 @@ mod form;
 mod frame;
 mod hashes;
 mod inflight;
+mod keys;
 mod limits;
 mod models;
 mod node;
@@ -33,7 +35,7 @@ use std::sync::Arc;
 
 use axum::{
     Router, middleware,
-    routing::{any, get, post},
+    routing::{any, delete, get, post},
 };
 use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
@@ -41,7 +43,7 @@ use tower_http::catch_panic::CatchPanicLayer;
 
 pub use agents::{AgentApi, agent_api};
 pub use limits::RateSettings;
-pub use standby::standby_api;
+pub use standby::{Standby, standby_api};
 
 use crate::{
     admission::CatalogueSettings, artifacts::Artifacts, dispatcher::Dispatcher,
@@ -137,6 +139,8 @@ pub fn videos_api(state: ApiState) -> Router {
         .route("/v1/videos/{id}/events", get(events::stream))
         .route("/v1/models", get(models::list))
         .route("/v1/models/{id}", get(models::retrieve))
+        .route("/v1/organization/costs", get(costs::costs))
+        .route("/v1/organization/usage/videos", get(costs::usage))
         .route("/v1/organization/quota", get(quota::list).post(quota::open))
         .route(
             "/v1/organization/quota/{account}",
@@ -146,6 +150,8 @@ pub fn videos_api(state: ApiState) -> Router {
             "/v1/organization/quota/{account}/grants",
             post(quota::grant),
         )
+        .route("/v1/organization/keys", get(keys::list).post(keys::create))
+        .route("/v1/organization/keys/{id}", delete(keys::revoke))
         // Not a fallback, so that this router can be merged with others.
         .route("/v1", unknown())
         .route("/v1/", unknown())

@@ -17,7 +17,9 @@ mod tests;
 
 pub use chart::svg;
 pub use report::{Report, Row, Sample};
-pub use scenario::{Arrivals, NodeGroup, Scenario, ScenarioError, Tenant};
+pub use scenario::{
+    Arrivals, NodeGroup, Scenario, ScenarioError, StoryCapacity, StoryWindow, Tenant,
+};
 
 /// Plays the scenario to the end of its last job, or until its time is over.
 ///

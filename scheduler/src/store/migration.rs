@@ -7,6 +7,7 @@ mod m0004_quota;
 mod m0005_costs;
 mod m0007_budgets;
 mod m0008_deadlines;
+mod m0011_storage;
 
 use sea_orm::{ConnectionTrait, DbErr};
 use sea_orm_migration::{MigrationName, MigrationTrait, MigratorTrait, SchemaManager, async_trait};
@@ -19,6 +20,7 @@ const STEPS: &[Step] = &[
     Step("m0005_costs", m0005_costs::STATEMENTS),
     Step("m0007_budgets", m0007_budgets::STATEMENTS),
     Step("m0008_deadlines", m0008_deadlines::STATEMENTS),
+    Step("m0011_storage", m0011_storage::STATEMENTS),
 ];
 
 /// Name and statements, each of which both databases understand.
