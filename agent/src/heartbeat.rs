@@ -11,7 +11,6 @@ use schemas::agent::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    FIRST_GPU,
     client::{Client, ClientError, chain},
     clock::BootMs,
     held::{Held, Leases},
@@ -34,6 +33,8 @@ pub struct Beater {
     pub membership: Arc<Membership>,
     pub leases: Arc<Leases>,
     pub gpus: Gpus,
+    /// The agent's index of the first GPU: 1 behind the CPU, 0 where the engine runs on it.
+    pub first_gpu: u32,
     pub xids: XidLog,
     pub metrics: Metrics,
     pub margin_ms: u64,
@@ -109,8 +110,8 @@ impl Beater {
 
     /// Readings of all devices, and how many Xid events are told with them.
     fn samples(&self) -> (Vec<DeviceSample>, usize) {
-        let mut samples = vec![host::sample(0)];
-        samples.extend(self.gpus.sample(FIRST_GPU));
+        let mut samples: Vec<DeviceSample> = (0..self.first_gpu).map(host::sample).collect();
+        samples.extend(self.gpus.sample(self.first_gpu));
         let xids = self.xids.add_to(&mut samples);
         samples
             .iter()
@@ -228,6 +229,7 @@ mod tests {
             membership: Arc::new(joined),
             leases: Arc::clone(&leases),
             gpus: Gpus::None { why: "test".into() },
+            first_gpu: 1,
             xids: xids.clone(),
             metrics: Metrics::new(),
             margin_ms: 5_000,

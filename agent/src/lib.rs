@@ -66,8 +66,8 @@ use crate::{
     xids::XidLog,
 };
 
-/// The agent's index of the first GPU; 0 is the CPU.
-const FIRST_GPU: u32 = 1;
+/// How the class of a device begins that is no GPU.
+const CPU_CLASS: &str = "cpu";
 
 #[derive(Debug, thiserror::Error)]
 pub enum AgentError {
@@ -231,12 +231,15 @@ impl Node {
             joined => Arc::new(joined?),
         };
         let (stop, xids) = (CancellationToken::new(), XidLog::default());
-        self.gpus.watch_xids(FIRST_GPU, xids.clone(), stop.clone());
+        // Device 0 is what the engine computes on: a GPU that is only watched comes behind the CPU.
+        let first_gpu = u32::from(self.device.class().starts_with(CPU_CLASS));
+        self.gpus.watch_xids(first_gpu, xids.clone(), stop.clone());
         let beater = Beater {
             client: beat_client,
             membership: Arc::clone(&membership),
             leases: Arc::clone(&leases),
             gpus: self.gpus,
+            first_gpu,
             xids,
             metrics: self.studio.metrics.clone(),
             margin_ms: self.studio.settings.fence_margin_ms,
