@@ -71,17 +71,13 @@ fn recipe(info: &ModelInfo) -> Recipe {
     let area = |size: &&diffusion::Size| size.width * size.height;
     let size = info.sizes.iter().min_by_key(area);
     let (width, height) = size.map_or((64, 64), |size| (size.width, size.height));
+    let recipe = Recipe::with_defaults("a red ball falls and bounces on the floor", 7, info);
     Recipe {
-        prompt: "a red ball falls and bounces on the floor".into(),
-        negative_prompt: String::new(),
         width,
         height,
         frames: (FRAME_STEPS * info.frames_step + 1).min(info.frames_max),
-        fps: info.fps,
-        seed: 7,
         steps: Some(STEPS),
-        guidance_scale: None,
-        first_frame: None,
+        ..recipe
     }
 }
 
