@@ -18,6 +18,7 @@ pub mod copy;
 pub mod cuda;
 pub mod device;
 pub mod error;
+pub mod group_norm;
 pub mod linear;
 pub mod modulation;
 pub mod norm;
@@ -39,7 +40,7 @@ mod simd;
 #[cfg(test)]
 mod testing;
 
-pub use device::{Cpu, Device};
+pub use device::{Cpu, Cuda, Device};
 pub use error::KernelError;
 pub use shape::{DType, FloatFormat, Shape};
 pub use tensor::Tensor;
