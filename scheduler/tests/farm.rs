@@ -527,6 +527,7 @@ async fn an_agent_that_lies_repeats_or_mixes_up_its_reports_changes_nothing() {
     let failed = |message: &str| Outcome::Failed {
         cause: FailureClass::Rejected,
         message: message.into(),
+        peak_bytes: None,
     };
     let released = Outcome::Released {
         checkpoint: None,
