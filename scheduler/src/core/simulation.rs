@@ -769,7 +769,7 @@ fn the_invariants_hold_whatever_happens_and_every_job_ends() {
     println!("{faults} faults, {jobs} jobs, {published} films, {preemptions} preemptions");
     assert!(
         faults >= 100 * seeds
-            && jobs as u64 > 15 * seeds
+            && jobs as u64 > 12 * seeds
             && published as u64 > 8 * seeds
             && preemptions > 0
             && over_quota > seeds
