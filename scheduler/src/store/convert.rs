@@ -8,8 +8,8 @@ use serde::{Serialize, de::DeserializeOwned};
 use super::{
     StoreError,
     entity::{
-        account, agent, api_key, attempt, balance, checkpoint, dedupe, idempotency, job,
-        ledger_entry, outbox, reservation, task, usage,
+        account, agent, api_key, artefact_ref, attempt, balance, checkpoint, dedupe, idempotency,
+        job, ledger_entry, outbox, reservation, task, usage,
     },
 };
 use crate::core::{
@@ -19,6 +19,7 @@ use crate::core::{
         IdempotencyRow, JobError, JobRow, KeyRow, LedgerRow, OutboxRow, ReservationRow, TaskRow,
         TaskState,
     },
+    write::Write,
 };
 
 /// An enum's serde name.
@@ -449,5 +450,39 @@ pub fn outbox_model(row: &OutboxRow) -> outbox::Model {
         project: row.project.0,
         at_ms: row.at_ms,
         next_at_ms: Some(row.at_ms),
+    }
+}
+
+/// How an artefact that a task reads is named among the references.
+const INPUT: &str = "input";
+
+/// Rows that keep the files of a write as long as the job.
+pub fn artefact_models(write: &Write) -> Vec<artefact_ref::Model> {
+    match write {
+        Write::KeepArtefacts {
+            job,
+            task,
+            artefacts,
+        } => artefacts
+            .iter()
+            .map(|artefact| artefact_ref::Model {
+                job: job.0,
+                task: task.0,
+                variant: artefact.variant.name().into(),
+                digest: artefact.digest.to_string(),
+                bytes: artefact.bytes.cast_signed(),
+            })
+            .collect(),
+        Write::KeepInputs { job, task, digests } => digests
+            .iter()
+            .map(|digest| artefact_ref::Model {
+                job: job.0,
+                task: task.0,
+                variant: INPUT.into(),
+                digest: digest.to_string(),
+                bytes: 0,
+            })
+            .collect(),
+        other => unreachable!("{other:?} keeps nothing"),
     }
 }

@@ -4,12 +4,15 @@
 //! [`load`] reads what the core is folded from, [`read`] is what the API shows,
 //! [`upkeep`] is what chores remove.
 
+mod batch;
 pub mod chores;
 mod commit;
 mod convert;
 pub mod entity;
+mod group;
 mod load;
 pub mod lock;
+mod many;
 pub mod migration;
 pub mod quota;
 pub mod read;
