@@ -63,6 +63,14 @@ pub enum Command {
 }
 
 impl Command {
+    /// The job that it names: its rows are unpacked before the command is applied.
+    pub fn job(&self) -> Option<JobId> {
+        match self {
+            Self::Cancel { job, .. } | Self::Delete { job, .. } => Some(*job),
+            _ => None,
+        }
+    }
+
     /// Short name for logs and metrics.
     pub fn name(&self) -> &'static str {
         match self {

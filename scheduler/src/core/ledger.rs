@@ -21,20 +21,18 @@ use super::{
 const LEVELS_MAX: usize = 4;
 
 impl Farm {
-    pub(super) fn hold(&mut self, job: JobId, project: AccountId, held: GpuMicros) {
-        let row = ReservationRow {
-            job,
-            project,
-            state: ReservationState::Pending,
-            reserved: held,
-            held,
-            posted: GpuMicros::ZERO,
-            refunded: GpuMicros::ZERO,
-        };
+    /// The reservation of a new job, which enters memory with it.
+    pub(super) fn hold(
+        &mut self,
+        job: JobId,
+        project: AccountId,
+        held: GpuMicros,
+    ) -> ReservationRow {
+        let row = ReservationRow::new(job, project, held);
         self.writes.push(Write::InsertReservation(row.clone()));
-        self.reservations.insert(job, row);
         let key = format!("hold:{job}");
-        self.enter(project, key, (Bucket::Available, Bucket::Held), held, None);
+        self.enter_all(project, key, (Bucket::Available, Bucket::Held), held, None);
+        row
     }
 
     /// Charges the work of one finished task, at most what is still held.
@@ -48,7 +46,7 @@ impl Farm {
             row.posted.0 += amount.0;
         });
         let key = format!("post:{task}:{attempt}");
-        self.enter(
+        self.enter_all(
             project,
             key,
             (Bucket::Held, Bucket::Spent),
@@ -92,7 +90,7 @@ impl Farm {
         }
         self.change_reservation(job, |row| row.refunded = row.posted);
         let key = format!("refund:{job}:failed");
-        self.enter(
+        self.enter_all(
             project,
             key,
             (Bucket::Spent, Bucket::Available),
@@ -109,7 +107,7 @@ impl Farm {
             row.state = state;
         });
         let key = format!("void:{job}");
-        self.enter(project, key, (Bucket::Held, Bucket::Available), rest, None);
+        self.enter_all(project, key, (Bucket::Held, Bucket::Available), rest, None);
     }
 
     fn reservation(&self, job: JobId) -> &ReservationRow {
@@ -130,7 +128,7 @@ impl Farm {
     }
 
     /// The same entry on each account from the project up.
-    fn enter(
+    fn enter_all(
         &mut self,
         project: AccountId,
         key: String,

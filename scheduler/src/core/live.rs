@@ -11,7 +11,8 @@ use schemas::{
 use super::{
     Farm,
     explain::Waiting,
-    rows::{AgentState, JobState, TaskState},
+    rows::{AgentState, JobState, TaskRow, TaskState},
+    task::LiveLease,
 };
 
 /// A job that has not ended, as memory sees it.
@@ -58,24 +59,48 @@ pub struct Counts {
 impl Farm {
     /// `None` for a job that has ended or is not known.
     pub fn live(&self, id: JobId) -> Option<LiveJob> {
-        let job = self.jobs.get(&id)?;
+        let Some(job) = self.jobs.get(&id) else {
+            return self.live_packed(id);
+        };
         if job.row.state.is_terminal() {
             return None;
         }
-        let before = || {
-            self.jobs
-                .values()
-                .filter(|other| other.row.seq < job.row.seq && !other.row.state.is_terminal())
-        };
         let waits = job.row.state == JobState::Waiting;
-        let waiting_before = before().filter(|other| other.row.state == JobState::Waiting);
+        let (waiting_before, ahead) = self.before(job.row.seq);
         Some(LiveJob {
-            queue_position: waits.then(|| waiting_before.count() as u64 + 1),
+            queue_position: waits.then_some(waiting_before + 1),
             waiting: self.job_waiting(&job.tasks),
             tasks: job.tasks.iter().map(|task| self.live_task(*task)).collect(),
             devices: self.devices_online().max(1),
-            ahead: GpuMicros(before().map(|other| self.work_left_us(&other.tasks)).sum()),
+            ahead,
         })
+    }
+
+    fn live_packed(&self, id: JobId) -> Option<LiveJob> {
+        let whole = self.packed(id)?;
+        let (waiting_before, ahead) = self.before(whole.job.seq);
+        let tasks = whole.tasks.iter().map(|row| live_row(row, None));
+        Some(LiveJob {
+            queue_position: Some(waiting_before + 1),
+            waiting: self.packed_waiting(&whole),
+            tasks: tasks.collect(),
+            devices: self.devices_online().max(1),
+            ahead,
+        })
+    }
+
+    /// Of the jobs before the one with this number: how many wait, and the device time that all of
+    /// them are expected to take.
+    fn before(&self, seq: i64) -> (u64, GpuMicros) {
+        let packed = self.backlog.before(seq);
+        let (mut waiting, mut ahead_us) = (packed.jobs, packed.estimate_us);
+        for job in self.jobs.values() {
+            if job.row.seq < seq && !job.row.state.is_terminal() {
+                waiting += u64::from(job.row.state == JobState::Waiting);
+                ahead_us = ahead_us.saturating_add(self.work_left_us(&job.tasks));
+            }
+        }
+        (waiting, GpuMicros(ahead_us))
     }
 
     fn job_waiting(&self, tasks: &[TaskId]) -> Option<Waiting> {
@@ -88,22 +113,7 @@ impl Farm {
 
     fn live_task(&self, id: TaskId) -> LiveTask {
         let task = self.task_at(id);
-        let row = &task.row;
-        let live = task.live.as_ref();
-        LiveTask {
-            index: row.index,
-            kind: row.kind(),
-            phase: live.map(|live| live.phase),
-            step: live.map_or(row.step, |live| live.step),
-            steps: live.map_or(row.steps, |live| live.steps),
-            step_ms: live.and_then(|live| live.step_ms),
-            granted_at_ms: match row.state {
-                TaskState::Leased(holder) => Some(holder.granted_at_ms),
-                _ => None,
-            },
-            estimate: row.estimate,
-            done: matches!(row.state, TaskState::Succeeded { .. }),
-        }
+        live_row(&task.row, task.live.as_ref())
     }
 
     fn work_left_us(&self, tasks: &[TaskId]) -> i64 {
@@ -142,6 +152,19 @@ impl Farm {
             eligible: self.queue.len() as u64,
             ..Counts::default()
         };
+        for (head, packed) in self.packed_lines() {
+            let count = |map: &mut BTreeMap<_, u64>, what, tasks| {
+                if tasks > 0 {
+                    *map.entry(what).or_default() += tasks;
+                }
+            };
+            count(&mut counts.tasks, "ready", packed.ready);
+            count(&mut counts.tasks, "blocked", packed.blocked);
+            let why = self.waiting_behind(head, packed.ready).code();
+            count(&mut counts.waiting, why, packed.ready);
+            let inputs = Waiting::InputsPending { tasks_left: 1 }.code();
+            count(&mut counts.waiting, inputs, packed.blocked);
+        }
         for (id, task) in &self.tasks {
             *counts.tasks.entry(task.row.state.name()).or_default() += 1;
             if let Some(waiting) = self.waiting(*id) {
@@ -152,6 +175,23 @@ impl Farm {
             *counts.agents.entry(agent.row.state.name()).or_default() += 1;
         }
         counts
+    }
+}
+
+fn live_row(row: &TaskRow, live: Option<&LiveLease>) -> LiveTask {
+    LiveTask {
+        index: row.index,
+        kind: row.kind(),
+        phase: live.map(|live| live.phase),
+        step: live.map_or(row.step, |live| live.step),
+        steps: live.map_or(row.steps, |live| live.steps),
+        step_ms: live.and_then(|live| live.step_ms),
+        granted_at_ms: match row.state {
+            TaskState::Leased(holder) => Some(holder.granted_at_ms),
+            _ => None,
+        },
+        estimate: row.estimate,
+        done: matches!(row.state, TaskState::Succeeded { .. }),
     }
 }
 

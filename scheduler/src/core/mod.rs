@@ -7,6 +7,7 @@
 //! in [`queue`], who gets it in [`placement`], why something waits in [`waiting`].
 
 pub mod agent;
+mod backlog;
 mod caps;
 pub mod command;
 pub mod decay;
@@ -16,13 +17,16 @@ pub mod fold;
 mod job;
 mod ledger;
 pub mod limits;
+mod line;
 pub mod live;
+pub mod packed;
 mod placement;
 mod preempt;
 mod queue;
 pub mod quota;
 mod recent;
 pub mod rows;
+pub mod shapes;
 mod start;
 mod submit;
 mod task;
@@ -47,6 +51,7 @@ use schemas::{
 
 use self::{
     agent::Agent,
+    backlog::{Backlog, LineId},
     caps::Load,
     command::{Command, Reply},
     limits::{AGED_MS, Limits},
@@ -56,14 +61,16 @@ use self::{
     recent::Recent,
     rows::{
         AccountRow, Balance, CheckpointRow, DedupeRow, Fingerprint, Holder, IdempotencyRow, JobRow,
-        ReservationRow, TaskRow, TaskState,
+        JobState, ReservationRow, TaskRow, TaskState,
     },
+    shapes::Shapes,
     task::LiveLease,
     timers::{Timer, Timers},
     write::{TaskGuard, Write},
 };
 
-/// All of the farm that decisions need. Jobs that ended long ago are only in the database.
+/// All of the farm that decisions need. Jobs that ended long ago are only in the database; most that
+/// wait are packed, see [`backlog`].
 #[derive(Clone, Debug)]
 pub struct Farm {
     limits: Limits,
@@ -84,6 +91,8 @@ pub struct Farm {
     grants: BTreeMap<(AccountId, String), GpuMicros>,
     /// Hash of the last entry of the ledger.
     chain: Option<Digest>,
+    shapes: Shapes,
+    backlog: Backlog,
 
     // Derived from the rows above.
     busy: BTreeMap<(AgentId, u32), TaskId>,
@@ -110,6 +119,8 @@ struct Job {
     tasks: Vec<TaskId>,
     /// When progress was last written; not stored.
     progress_written_ms: i64,
+    /// The line that it stands for while it waits; absent for one unlike all others.
+    line: Option<LineId>,
 }
 
 #[derive(Clone, Debug)]
@@ -151,6 +162,9 @@ impl Farm {
     pub fn apply(&mut self, command: Command, now: i64) -> Outcome {
         self.now = self.now.max(now);
         self.advance();
+        if let Some(job) = command.job() {
+            self.unpack(job);
+        }
         let reply = match command {
             Command::Submit(job) => Reply::Submitted(self.submit(*job)),
             Command::Cancel { project, job } => Reply::Cancelled(self.cancel(project, job)),
@@ -270,11 +284,16 @@ impl Farm {
         for task in &moved {
             self.unindex_task(*task);
         }
+        let began = was == JobState::Waiting && row.state != was;
         self.job_at_mut(id).row = row.clone();
         self.count_job(id, Some(was));
         self.writes.push(Write::UpdateJob { was, row });
         for task in moved {
             self.index_task(task);
+        }
+        if began {
+            self.writes.push(Write::RemoveWaiting(id));
+            self.leave_line(id);
         }
     }
 

@@ -16,9 +16,10 @@ use super::{
     quota::{AuditRow, GRANT, QuotaRow, chained},
     rows::{
         AccountRow, AgentRow, AttemptRow, Balance, Band, CheckpointRow, DedupeRow, Fingerprint,
-        IdempotencyRow, JobRow, LedgerRow, Level, NewJob, NewTask, OutboxRow, ReservationRow,
-        ReservationState, TaskRow, TaskState,
+        IdempotencyRow, JobRow, JobState, LedgerRow, Level, NewJob, NewTask, OutboxRow,
+        ReservationRow, ReservationState, TaskRow, TaskState,
     },
+    shapes::shape_of,
     write::Write,
 };
 
@@ -39,6 +40,9 @@ pub struct Model {
     pub outbox: Vec<OutboxRow>,
     pub quotas: BTreeMap<AccountId, QuotaRow>,
     pub audit: Vec<AuditRow>,
+    pub shapes: Vec<TaskSpec>,
+    /// Jobs that have not begun, packed where they can be.
+    pub waiting: BTreeMap<JobId, Option<Vec<u8>>>,
     pub removed: Vec<JobId>,
     pub seq: i64,
     pub term: u64,
@@ -61,7 +65,16 @@ impl Model {
                 assert_eq!(old.state, was);
             }
             Write::RemoveJob { project, job, .. } => self.remove(project, job),
-            Write::InsertTask(row) => fresh(self.tasks.insert(row.id, row)),
+            Write::InsertTask { row, spec } => {
+                assert_eq!(*row.spec, shape_of(&spec));
+                fresh(self.tasks.insert(row.id, row));
+            }
+            Write::InsertShape { number, shape } => {
+                assert_eq!(number as usize, self.shapes.len());
+                self.shapes.push(shape);
+            }
+            Write::InsertWaiting { job, packed, .. } => fresh(self.waiting.insert(job, packed)),
+            Write::RemoveWaiting(job) => drop(self.waiting.remove(&job).expect("it waited")),
             Write::UpdateTask { was, row } => {
                 let old = self.tasks.insert(row.id, row).expect("no such task");
                 assert_eq!((old.state.name(), old.attempt), (was.state, was.attempt));
@@ -151,6 +164,8 @@ impl Model {
             quotas: self.quotas.values().copied().collect(),
             grants: self.grants(),
             chain: self.chain(),
+            shapes: (0..).zip(self.shapes.iter().cloned()).collect(),
+            waiting: Vec::new(),
         }
     }
 
@@ -158,10 +173,29 @@ impl Model {
         Farm::fold(limits.clone(), self.snapshot(), now).unwrap()
     }
 
+    /// As a database is read: jobs that can be packed come packed, not as rows.
+    fn fold_packed(&self, limits: &Limits, now: i64) -> Farm {
+        let mut snapshot = self.snapshot();
+        let packed = |job: &JobId| self.waiting.get(job).is_some_and(Option::is_some);
+        snapshot.jobs.retain(|row| !packed(&row.id));
+        snapshot.tasks.retain(|row| !packed(&row.job));
+        snapshot.reservations.retain(|row| !packed(&row.job));
+        snapshot.waiting = self.waiting.values().flatten().cloned().collect();
+        Farm::fold(limits.clone(), snapshot, now).unwrap()
+    }
+
     /// What must hold after every commit, whatever happened.
     pub fn check(&self, live: &Farm, limits: &Limits, now: i64) {
         let rebuilt = self.fold(limits, now);
         assert_eq!(rebuilt.durable(), live.durable(), "rebuilt and live differ");
+        let packed = self.fold_packed(limits, now);
+        assert_eq!(packed.durable(), live.durable(), "packed and live differ");
+        assert_eq!(packed.queue, live.queue, "the packed queues differ");
+        let waiting = self
+            .jobs
+            .values()
+            .filter(|job| job.state == JobState::Waiting);
+        assert!(waiting.map(|job| &job.id).eq(self.waiting.keys()));
         assert_eq!(rebuilt.queue, live.queue, "the queues differ");
         assert_eq!(rebuilt.busy, live.busy, "the busy devices differ");
         assert_eq!(rebuilt.loads, live.loads, "the counted loads differ");
@@ -170,10 +204,7 @@ impl Model {
         for job in self.jobs.values() {
             let ended = job.state.is_terminal();
             assert_eq!(ended, job.ended_at_ms.is_some());
-            assert_eq!(
-                job.progress == 100,
-                job.state == super::rows::JobState::Succeeded
-            );
+            assert_eq!(job.progress == 100, job.state == JobState::Succeeded);
         }
     }
 

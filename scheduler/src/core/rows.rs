@@ -12,7 +12,7 @@ use schemas::{
 };
 use serde::{Deserialize, Serialize};
 
-use super::quota::Arithmetic;
+use super::{packed::Start, quota::Arithmetic};
 
 /// SHA-256 over a request, in lower-case hex.
 pub type Fingerprint = String;
@@ -135,6 +135,26 @@ pub enum JobState {
     Cancelled,
 }
 
+impl JobRow {
+    /// A job as it begins, without wishes of its own.
+    pub(super) fn new(start: &Start) -> Self {
+        Self {
+            id: start.id,
+            seq: start.seq,
+            project: start.project,
+            seed: start.seed,
+            band: start.band,
+            state: JobState::Waiting,
+            progress: 0,
+            created_at_ms: start.created_at_ms,
+            ended_at_ms: None,
+            error: None,
+            rank: start.rank,
+            window: None,
+        }
+    }
+}
+
 impl JobState {
     pub fn is_terminal(self) -> bool {
         matches!(self, Self::Succeeded | Self::Failed | Self::Cancelled)
@@ -153,6 +173,7 @@ pub struct TaskRow {
     pub id: TaskId,
     pub job: JobId,
     pub index: u32,
+    /// Only its shape: see [`shapes`](super::shapes). The words are in the database.
     pub spec: Arc<TaskSpec>,
     /// Indices of the tasks whose outputs it needs, in order.
     pub inputs: Vec<u32>,
@@ -202,6 +223,17 @@ pub enum TaskState {
 }
 
 impl TaskState {
+    /// Of a new task that needs so many others first.
+    pub(super) fn new(inputs: usize, eligible_at_ms: i64) -> Self {
+        match inputs as u32 {
+            0 => Self::Ready {
+                eligible_at_ms,
+                backoff: None,
+            },
+            inputs_left => Self::Blocked { inputs_left },
+        }
+    }
+
     /// The state's name in the database, on the wire and in refusals.
     pub fn name(&self) -> &'static str {
         match self {
@@ -223,6 +255,26 @@ impl TaskState {
 }
 
 impl TaskRow {
+    /// A task as it begins. Its estimate, inputs and state are its job's to say.
+    pub(super) fn new(id: TaskId, job: JobId, index: u32, spec: Arc<TaskSpec>) -> Self {
+        Self {
+            id,
+            job,
+            index,
+            spec,
+            inputs: Vec::new(),
+            estimate: GpuMicros::ZERO,
+            state: TaskState::new(0, 0),
+            attempt: 0,
+            failures: BTreeMap::new(),
+            failed_on: BTreeSet::new(),
+            used: GpuMicros::ZERO,
+            step: 0,
+            steps: 0,
+            preemptions: 0,
+        }
+    }
+
     pub fn kind(&self) -> TaskKind {
         self.spec.kind()
     }
@@ -281,6 +333,20 @@ pub struct ReservationRow {
     pub held: GpuMicros,
     pub posted: GpuMicros,
     pub refunded: GpuMicros,
+}
+
+impl ReservationRow {
+    pub(super) fn new(job: JobId, project: AccountId, held: GpuMicros) -> Self {
+        Self {
+            job,
+            project,
+            state: ReservationState::Pending,
+            reserved: held,
+            held,
+            posted: GpuMicros::ZERO,
+            refunded: GpuMicros::ZERO,
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]

@@ -3,11 +3,11 @@
 //! A window allows a start: what has begun goes on after it closes, also on another device after a failure, and a film
 //! whose shots are done is put together at any hour. What could not start waits for the next opening.
 
-use schemas::{JobId, TaskId};
+use schemas::TaskId;
 
 use super::{
     Farm,
-    rows::{JobState, TaskState},
+    rows::{JobRow, JobState, TaskState},
     timers::Timer,
 };
 
@@ -18,8 +18,7 @@ impl Farm {
     }
 
     /// From when tasks of this job may start, at the earliest now.
-    pub(super) fn may_start_ms(&self, job: JobId) -> i64 {
-        let row = &self.job_at(job).row;
+    pub(super) fn may_start_ms(&self, row: &JobRow) -> i64 {
         let window = row
             .window
             .as_ref()
@@ -54,7 +53,7 @@ impl Farm {
         let TaskState::Ready { backoff, .. } = task.row.state else {
             return;
         };
-        let eligible_at_ms = self.may_start_ms(task.row.job);
+        let eligible_at_ms = self.may_start_ms(&self.job_at(task.row.job).row);
         if eligible_at_ms > self.now {
             self.change_task(id, |row| {
                 row.state = TaskState::Ready {

@@ -13,7 +13,7 @@ use super::{
     Farm,
     command::Refusal,
     limits::CHECKPOINTS_KEPT,
-    rows::{AttemptRow, CheckpointRow, Holder, TaskState},
+    rows::{AttemptRow, CheckpointRow, Holder, TaskRow, TaskState},
     timers::Timer,
     write::Write,
 };
@@ -409,6 +409,14 @@ impl Farm {
 }
 
 impl super::Task {
+    pub(super) fn new(row: TaskRow) -> Self {
+        Self {
+            row,
+            checkpoints: Vec::new(),
+            live: None,
+        }
+    }
+
     /// Where the next attempt starts.
     pub(super) fn resume_step(&self) -> u32 {
         self.checkpoints.last().map_or(0, |c| c.at.step)

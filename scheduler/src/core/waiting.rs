@@ -1,11 +1,13 @@
 //! Why a task that has not ended does not run: the first reason that holds, without SQL.
 
-use schemas::{TaskId, task::TaskSpec};
+use schemas::{AccountId, TaskId, task::TaskSpec};
 
 use super::{
     Farm, class_name,
     explain::Waiting,
+    packed::Whole,
     placement::can,
+    queue::Place,
     rows::{AgentRow, AgentState, Band, TaskRow, TaskState},
 };
 
@@ -34,6 +36,34 @@ impl Farm {
             TaskState::Ready { .. } => Some(self.waiting_for_device(row)),
             _ => None,
         }
+    }
+
+    /// Why a packed job waits.
+    pub(super) fn packed_waiting(&self, whole: &Whole) -> Option<Waiting> {
+        let (job, first) = (&whole.job, whole.tasks.first()?);
+        let place = Place::new(
+            first.kind(),
+            job.state,
+            job.rank,
+            job.seq,
+            first.index,
+            first.id,
+        );
+        let ahead = self.own_ahead(job.project, job.band, &place);
+        Some(self.waiting_behind(self.head_of(job.id)?, ahead))
+    }
+
+    /// Why a job waits behind the first of its line: for the same reason, but at least behind that.
+    pub(super) fn waiting_behind(&self, head: &TaskRow, tasks_ahead: u64) -> Waiting {
+        let why = self.waiting_for_device(head);
+        match why.code() {
+            "devices_busy" | "own_queue" | "handover" => Waiting::OwnQueue { tasks_ahead },
+            _ => why,
+        }
+    }
+
+    fn own_ahead(&self, account: AccountId, band: Band, place: &Place) -> u64 {
+        self.queue.own_ahead(account, band, place) + self.packed_ahead(account, band, place)
     }
 
     fn waiting_for_device(&self, row: &TaskRow) -> Waiting {
@@ -87,10 +117,7 @@ impl Farm {
                 leading_s: self.used_s(leading),
             });
         }
-        match self
-            .queue
-            .own_ahead(entry.account, entry.band, &entry.place)
-        {
+        match self.own_ahead(entry.account, entry.band, &entry.place) {
             0 => None,
             tasks_ahead => Some(Waiting::OwnQueue { tasks_ahead }),
         }

@@ -1,6 +1,9 @@
 //! What a commit does to the database, in order. Every update names the state it expects.
 
-use schemas::{AccountId, Digest, JobId, TaskId, task::Artefact};
+use schemas::{
+    AccountId, Digest, JobId, TaskId,
+    task::{Artefact, TaskSpec},
+};
 
 use super::{
     decay::Decayed,
@@ -10,6 +13,7 @@ use super::{
         IdempotencyRow, JobRow, JobState, KeyRow, LedgerRow, OutboxRow, ReservationRow,
         ReservationState, TaskRow,
     },
+    shapes::ShapeId,
 };
 
 /// One statement. An update that meets another state than it names fails the whole group.
@@ -29,7 +33,22 @@ pub enum Write {
         job: JobId,
         at_ms: i64,
     },
-    InsertTask(TaskRow),
+    /// `row` has only the shape of the spec.
+    InsertTask {
+        row: TaskRow,
+        spec: TaskSpec,
+    },
+    InsertShape {
+        number: ShapeId,
+        shape: TaskSpec,
+    },
+    /// A job that has not begun; packed if it is like any new one.
+    InsertWaiting {
+        job: JobId,
+        seq: i64,
+        packed: Option<Vec<u8>>,
+    },
+    RemoveWaiting(JobId),
     UpdateTask {
         was: TaskGuard,
         row: TaskRow,

@@ -1,18 +1,25 @@
 //! Writes a [`Batch`]: a few statements for each table, and as many rows met as were meant.
 
-use sea_orm::{DatabaseTransaction, EntityTrait, Iterable, Value, sea_query::OnConflict};
+use sea_orm::{
+    ColumnTrait, DatabaseTransaction, EntityTrait, Iterable, QueryFilter, Value,
+    sea_query::OnConflict,
+};
 
 use super::{
     StoreError,
     convert::{
         attempt_model, balance_model, checkpoint_model, dedupe_model, idempotency_model, job_model,
-        ledger_model, name, outbox_model, reservation_model, task_model, usage_model,
+        json, ledger_model, name, outbox_model, reservation_model, task_model, usage_model,
     },
-    entity::{attempt, balance, checkpoint, dedupe, idempotency, job, reservation, task, usage},
+    entity::{
+        attempt, balance, checkpoint, dedupe, idempotency, job, reservation, shape, task, usage,
+        waiting,
+    },
     failed,
     group::{Batch, split},
     many::{self, Update},
 };
+use crate::core::packed::FORMAT;
 
 /// What never changes once a row is there; all other columns are written by an update.
 const JOB_FIXED: [job::Column; 9] = [
@@ -36,9 +43,13 @@ const TASK_FIXED: [task::Column; 7] = [
     task::Column::EstimateUs,
 ];
 
+/// Jobs that one statement takes out of `waiting`.
+const BEGUN_AT_ONCE: usize = 128;
+
 pub async fn write(tx: &DatabaseTransaction, batch: &Batch<'_>) -> Result<(), StoreError> {
     jobs(tx, batch).await?;
     tasks(tx, batch).await?;
+    waiting(tx, batch).await?;
     attempts(tx, batch).await?;
     reservations(tx, batch).await?;
     balances(tx, batch).await?;
@@ -78,13 +89,16 @@ async fn jobs(tx: &DatabaseTransaction, batch: &Batch<'_>) -> Result<(), StoreEr
 
 async fn tasks(tx: &DatabaseTransaction, batch: &Batch<'_>) -> Result<(), StoreError> {
     let (new, changed) = split(&batch.tasks);
-    let new = new.into_iter().map(task_model).collect();
+    let new = new
+        .into_iter()
+        .map(|row| task_model(row, batch.specs[&row.id]))
+        .collect();
     many::insert(tx, new)
         .await
         .map_err(failed("insert tasks"))?;
     let rows = changed.into_iter().map(|(was, row)| {
         let were = vec![was.state.into(), i64::from(was.attempt).into()];
-        (task_model(row), were)
+        (task_model(row, &row.spec), were)
     });
     let update = Update::<task::Entity> {
         key: &[task::Column::Id],
@@ -94,6 +108,43 @@ async fn tasks(tx: &DatabaseTransaction, batch: &Batch<'_>) -> Result<(), StoreE
         guards: &[task::Column::State, task::Column::Attempt],
     };
     expect(tx, "tasks", update, rows.collect()).await
+}
+
+/// The packed form of jobs that have not begun, from which the next start reads them.
+async fn waiting(tx: &DatabaseTransaction, batch: &Batch<'_>) -> Result<(), StoreError> {
+    let step = "write what waits";
+    let shapes = batch.shapes.iter().map(|(number, spec)| shape::Model {
+        number: (*number).into(),
+        spec: json(spec),
+    });
+    many::insert(tx, shapes.collect())
+        .await
+        .map_err(failed(step))?;
+    let new = batch
+        .waiting
+        .iter()
+        .map(|(job, (seq, packed))| waiting::Model {
+            job: job.0,
+            seq: *seq,
+            format: packed.map_or(0, |_| FORMAT.into()),
+            packed: packed.map(<[u8]>::to_vec),
+        });
+    many::insert(tx, new.collect())
+        .await
+        .map_err(failed(step))?;
+    for begun in batch.begun.chunks(BEGUN_AT_ONCE) {
+        let gone = waiting::Entity::delete_many()
+            .filter(waiting::Column::Job.is_in(begun.iter().map(|job| job.0)))
+            .exec(tx)
+            .await
+            .map_err(failed(step))?;
+        if gone.rows_affected != begun.len() as u64 {
+            return Err(StoreError::Unexpected {
+                write: format!("{} of {} jobs waited", gone.rows_affected, begun.len()),
+            });
+        }
+    }
+    Ok(())
 }
 
 async fn attempts(tx: &DatabaseTransaction, batch: &Batch<'_>) -> Result<(), StoreError> {

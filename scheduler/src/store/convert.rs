@@ -2,7 +2,10 @@
 
 use std::{str::FromStr, sync::Arc};
 
-use schemas::{AccountId, AgentId, BootId, Digest, GpuMicros, JobId, TaskId, agent::CheckpointRef};
+use schemas::{
+    AccountId, AgentId, BootId, Digest, GpuMicros, JobId, TaskId, agent::CheckpointRef,
+    task::TaskSpec,
+};
 use serde::{Serialize, de::DeserializeOwned};
 
 use super::{
@@ -19,6 +22,7 @@ use crate::core::{
         IdempotencyRow, JobError, JobRow, KeyRow, LedgerRow, OutboxRow, ReservationRow, TaskRow,
         TaskState,
     },
+    shapes::shape_of,
     write::Write,
 };
 
@@ -101,13 +105,14 @@ pub fn job_error(model: &job::Model) -> Option<JobError> {
     })
 }
 
-pub fn task_model(row: &TaskRow) -> task::Model {
+/// `spec` is only for a new row: an update leaves it as it is.
+pub fn task_model(row: &TaskRow, spec: &TaskSpec) -> task::Model {
     let mut model = task::Model {
         id: row.id.0,
         job: row.job.0,
         place: row.index as i32,
         kind: name(&row.kind()),
-        spec: json(&row.spec),
+        spec: json(spec),
         inputs: json(&row.inputs),
         estimate_us: row.estimate.0,
         state: row.state.name().into(),
@@ -165,7 +170,7 @@ pub fn task_row(model: &task::Model) -> Result<TaskRow, StoreError> {
         id: TaskId(model.id),
         job: JobId(model.job),
         index: model.place as u32,
-        spec: Arc::new(from_json("task.spec", &model.spec)?),
+        spec: Arc::new(shape_of(&from_json("task.spec", &model.spec)?)),
         inputs: from_json("task.inputs", &model.inputs)?,
         estimate: GpuMicros(model.estimate_us),
         state: task_state(model)?,

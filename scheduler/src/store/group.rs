@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use schemas::{AccountId, JobId, TaskId};
+use schemas::{AccountId, JobId, TaskId, task::TaskSpec};
 
 use super::{convert::artefact_models, entity::artefact_ref};
 use crate::core::{
@@ -14,6 +14,7 @@ use crate::core::{
         AttemptRow, Balance, CheckpointRow, DedupeRow, IdempotencyRow, JobRow, JobState, LedgerRow,
         OutboxRow, ReservationRow, ReservationState, TaskRow,
     },
+    shapes::ShapeId,
     write::{TaskGuard, Write},
 };
 
@@ -31,6 +32,11 @@ pub struct Batch<'a> {
     pub jobs: Changes<'a, JobId, JobState, JobRow>,
     pub requests: BTreeMap<JobId, &'a serde_json::Value>,
     pub tasks: Changes<'a, TaskId, TaskGuard, TaskRow>,
+    pub specs: BTreeMap<TaskId, &'a TaskSpec>,
+    pub shapes: Vec<(ShapeId, &'a TaskSpec)>,
+    pub waiting: BTreeMap<JobId, (i64, Option<&'a [u8]>)>,
+    /// They wait no more.
+    pub begun: Vec<JobId>,
     pub attempts: Changes<'a, (TaskId, u32), (), AttemptRow>,
     pub reservations: Changes<'a, JobId, ReservationState, ReservationRow>,
     pub balances: Changes<'a, AccountId, &'a Balance, Balance>,
@@ -54,7 +60,20 @@ impl<'a> Batch<'a> {
                 change(&mut self.jobs, row.id, None, row);
             }
             Write::UpdateJob { was, row } => change(&mut self.jobs, row.id, Some(*was), row),
-            Write::InsertTask(row) => change(&mut self.tasks, row.id, None, row),
+            Write::InsertTask { row, spec } => {
+                self.specs.insert(row.id, spec);
+                change(&mut self.tasks, row.id, None, row);
+            }
+            Write::InsertShape { number, shape } => self.shapes.push((*number, shape)),
+            Write::InsertWaiting { job, seq, packed } => {
+                self.waiting.insert(*job, (*seq, packed.as_deref()));
+            }
+            Write::RemoveWaiting(job) => {
+                // One that came in this batch is in no table yet.
+                if self.waiting.remove(job).is_none() {
+                    self.begun.push(*job);
+                }
+            }
             Write::UpdateTask { was, row } => change(&mut self.tasks, row.id, Some(*was), row),
             Write::InsertAttempt(row) => {
                 change(&mut self.attempts, (row.task, row.number), None, row);

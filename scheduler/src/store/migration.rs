@@ -4,6 +4,7 @@ mod m0001_first;
 mod m0002_order;
 mod m0003_windows;
 mod m0004_quota;
+mod m0009_waiting;
 
 use sea_orm::{ConnectionTrait, DbErr};
 use sea_orm_migration::{MigrationName, MigrationTrait, MigratorTrait, SchemaManager, async_trait};
@@ -13,6 +14,7 @@ const STEPS: &[Step] = &[
     Step("m0002_order", m0002_order::STATEMENTS),
     Step("m0003_windows", m0003_windows::STATEMENTS),
     Step("m0004_quota", m0004_quota::STATEMENTS),
+    Step("m0009_waiting", m0009_waiting::STATEMENTS),
 ];
 
 /// Name and statements, each of which both databases understand.

@@ -1,0 +1,149 @@
+//! Jobs enter memory and leave the lines: the only place that packs and unpacks them.
+
+use std::collections::BTreeMap;
+
+use schemas::{AccountId, JobId};
+
+use super::{
+    Farm, Job, Task,
+    backlog::{LineId, Sum},
+    packed::{Whole, head, pack, unpack},
+    queue::Place,
+    rows::{Band, JobState, TaskRow},
+};
+
+impl Farm {
+    /// Takes a job that nobody has begun: packed, if one like it waits before it.
+    /// Answers its packed form, which the database keeps for the next start.
+    pub(super) fn join_line(&mut self, whole: Whole) -> Option<Vec<u8>> {
+        let packed = pack(&whole, &self.shapes);
+        let placed = packed
+            .as_deref()
+            .and_then(|bytes| head(bytes, &self.shapes));
+        match (&packed, placed) {
+            (Some(bytes), Some(head)) if self.backlog.has_heads(&head.line) => {
+                self.backlog.push(&head, bytes);
+                self.queue
+                    .note_packed(head.line.band, self.backlog.ready(head.line.band));
+            }
+            (_, placed) => {
+                let line = placed.map(|head| self.backlog.line(head.line));
+                self.enter(whole, line);
+            }
+        }
+        packed
+    }
+
+    /// All of a job's rows enter memory.
+    pub(super) fn enter(&mut self, whole: Whole, line: Option<LineId>) {
+        let id = whole.job.id;
+        if let Some(line) = line {
+            self.backlog.count_head(line, 1);
+        }
+        self.reservations.insert(id, whole.reservation);
+        self.jobs.insert(
+            id,
+            Job {
+                tasks: whole.tasks.iter().map(|task| task.id).collect(),
+                progress_written_ms: self.now,
+                line,
+                row: whole.job,
+            },
+        );
+        self.count_job(id, None);
+        let ids: Vec<_> = whole.tasks.iter().map(|task| task.id).collect();
+        for row in whole.tasks {
+            self.tasks.insert(row.id, Task::new(row));
+        }
+        for task in ids {
+            self.index_task(task);
+        }
+    }
+
+    /// A command names the job: it must have its rows in memory.
+    pub(super) fn unpack(&mut self, id: JobId) {
+        if let Some(bytes) = self.backlog.take(id) {
+            let whole = self.unpacked(&bytes);
+            self.backlog.forget(id);
+            self.queue
+                .note_packed(whole.job.band, self.backlog.ready(whole.job.band));
+            self.enter(whole, None);
+        }
+    }
+
+    /// The job waits no more: the next one of its line takes its place.
+    pub(super) fn leave_line(&mut self, id: JobId) {
+        if let Some(line) = self.job_at_mut(id).line.take() {
+            self.backlog.count_head(line, -1);
+            self.advance_line(line);
+        }
+    }
+
+    /// Unpacks as many jobs as the line must have unpacked.
+    pub(super) fn advance_line(&mut self, line: LineId) {
+        while let Some(bytes) = self.backlog.pop_if_due(line) {
+            let whole = self.unpacked(&bytes);
+            let band = whole.job.band;
+            self.backlog.forget(whole.job.id);
+            self.queue.note_packed(band, self.backlog.ready(band));
+            self.enter(whole, Some(line));
+        }
+    }
+
+    fn unpacked(&self, bytes: &[u8]) -> Whole {
+        unpack(bytes, &self.shapes).expect("what was packed here can be unpacked")
+    }
+
+    /// The rows of a packed job, to look at.
+    pub(super) fn packed(&self, id: JobId) -> Option<Whole> {
+        Some(self.unpacked(self.backlog.bytes(id)?))
+    }
+
+    /// Every job has its rows in memory, as if nothing were ever packed.
+    #[cfg(test)]
+    pub fn unpack_all(&mut self) {
+        let ids: Vec<_> = self.all_packed().map(|whole| whole.job.id).collect();
+        ids.into_iter().for_each(|id| self.unpack(id));
+    }
+
+    /// Jobs that are packed.
+    #[cfg(test)]
+    pub fn packed_jobs(&self) -> usize {
+        self.all_packed().count()
+    }
+
+    /// Packed jobs as rows, in no order.
+    pub(super) fn all_packed(&self) -> impl Iterator<Item = Whole> {
+        self.backlog.all().map(|bytes| self.unpacked(bytes))
+    }
+
+    /// Eligible tasks of packed jobs that are served before this place.
+    pub(super) fn packed_ahead(&self, account: AccountId, band: Band, place: &Place) -> u64 {
+        match place.waits_since() {
+            Some((rank, seq)) => self.backlog.ahead(account, band, rank, seq).ready,
+            None => 0,
+        }
+    }
+
+    /// The first task of the unpacked job that stands for a packed one.
+    pub(super) fn head_of(&self, packed: JobId) -> Option<&TaskRow> {
+        let line = self.backlog.line_of(packed)?;
+        let stands = |job: &&Job| job.line == Some(line);
+        let head = self.jobs.values().find(stands)?;
+        Some(&self.task_at(*head.tasks.first()?).row)
+    }
+
+    /// Packed jobs by line, with the task that stands for all of them in the queue.
+    pub(super) fn packed_lines(&self) -> impl Iterator<Item = (&TaskRow, Sum)> {
+        let heads: BTreeMap<LineId, &Job> = self
+            .jobs
+            .values()
+            .filter(|job| job.row.state == JobState::Waiting)
+            .filter_map(|job| Some((job.line?, job)))
+            .collect();
+        self.backlog.sums().filter_map(move |(line, sum)| {
+            let first = heads.get(&line)?.tasks.first()?;
+            Some((&self.task_at(*first).row, sum))
+        })
+    }
+}
