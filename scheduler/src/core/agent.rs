@@ -12,7 +12,7 @@ use uuid::Uuid;
 use super::{
     Farm,
     command::{Refusal, Reply},
-    limits::{HEARTBEATS_MISSED, LEASE_UNNAMED_MAX},
+    limits::LEASE_UNNAMED_MAX,
     rows::{AgentRow, AgentState},
     task::LiveLease,
     timers::Timer,
@@ -146,7 +146,7 @@ impl Farm {
     }
 
     fn silence_ms(&self) -> i64 {
-        HEARTBEATS_MISSED * self.limits.heartbeat_ms
+        self.limits.silence_ms()
     }
 
     pub(super) fn arm_silence(&mut self, id: AgentId) {

@@ -58,6 +58,8 @@ pub enum Command {
         boot: Option<BootId>,
     },
 
+    /// Memory was just read from the database.
+    Started,
     /// Time has passed. Never needed for correctness: every command looks at the clock first.
     Tick,
 }
@@ -89,6 +91,7 @@ impl Command {
             Self::Checkpoint(_) => "checkpoint",
             Self::Report(_) => "report",
             Self::Drain { .. } => "drain",
+            Self::Started => "started",
             Self::Tick => "tick",
         }
     }

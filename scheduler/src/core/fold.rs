@@ -87,6 +87,7 @@ impl Farm {
             writes: Vec::new(),
             wake: false,
             attempts_ended: Vec::new(),
+            taken: Vec::new(),
         }
     }
 

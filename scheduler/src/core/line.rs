@@ -106,10 +106,10 @@ impl Farm {
         ids.into_iter().for_each(|id| self.unpack(id));
     }
 
-    /// Jobs that are packed.
+    /// Whether the job's rows are not in memory.
     #[cfg(test)]
-    pub fn packed_jobs(&self) -> usize {
-        self.all_packed().count()
+    pub fn is_packed(&self, id: JobId) -> bool {
+        self.backlog.holds(id)
     }
 
     /// Packed jobs as rows, in no order.

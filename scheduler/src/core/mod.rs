@@ -11,6 +11,7 @@ mod backlog;
 mod caps;
 pub mod command;
 pub mod decay;
+pub mod event;
 pub mod explain;
 mod failure;
 pub mod fold;
@@ -46,7 +47,9 @@ mod tests;
 use std::collections::BTreeMap;
 
 use schemas::{
-    AccountId, AgentId, Digest, GpuMicros, JobId, TaskId, agent::FailureClass, task::TaskSpec,
+    AccountId, AgentId, Digest, GpuMicros, JobId, TaskId,
+    agent::{FailureClass, LeaseProgress},
+    task::TaskSpec,
 };
 
 use self::{
@@ -54,6 +57,7 @@ use self::{
     backlog::{Backlog, LineId},
     caps::Load,
     command::{Command, Reply},
+    event::Event,
     limits::{AGED_MS, Limits},
     preempt::{Bucket, Handover},
     queue::{Class, Entry, Place, Queue},
@@ -110,6 +114,8 @@ pub struct Farm {
     writes: Vec<Write>,
     wake: bool,
     attempts_ended: Vec<&'static str>,
+    /// What was known of running work when some of it was told to give way.
+    taken: Vec<LeaseProgress>,
 }
 
 #[derive(Clone, Debug)]
@@ -165,6 +171,7 @@ impl Farm {
         if let Some(job) = command.job() {
             self.unpack(job);
         }
+        let event = Event::of(&command);
         let reply = match command {
             Command::Submit(job) => Reply::Submitted(self.submit(*job)),
             Command::Cancel { project, job } => Reply::Cancelled(self.cancel(project, job)),
@@ -188,9 +195,10 @@ impl Farm {
             Command::Checkpoint(report) => Reply::Written(self.checkpoint(report)),
             Command::Report(report) => Reply::Written(self.report(*report)),
             Command::Drain { agent, boot } => self.drain(agent, boot),
-            Command::Tick => Reply::Done,
+            Command::Started | Command::Tick => Reply::Done,
         };
         self.preempt();
+        self.log(event, &reply);
         Outcome {
             reply,
             writes: std::mem::take(&mut self.writes),

@@ -11,6 +11,7 @@ use uuid::Uuid;
 use super::{
     Farm,
     decay::Decayed,
+    event::EventRow,
     fold::Snapshot,
     limits::{Limits, PREEMPTIONS_MAX},
     quota::{AuditRow, GRANT, QuotaRow, chained},
@@ -43,6 +44,7 @@ pub struct Model {
     pub shapes: Vec<TaskSpec>,
     /// Jobs that have not begun, packed where they can be.
     pub waiting: BTreeMap<JobId, Option<Vec<u8>>>,
+    pub events: Vec<EventRow>,
     pub removed: Vec<JobId>,
     pub seq: i64,
     pub term: u64,
@@ -125,6 +127,10 @@ impl Model {
                 drop(self.idempotency.insert(row.scope.clone(), row));
             }
             Write::InsertOutbox(row) => self.outbox.push(row),
+            Write::InsertEvent(row) => {
+                assert!(self.events.last().is_none_or(|last| last.seq < row.seq));
+                self.events.push(row);
+            }
             Write::InsertKey(_)
             | Write::RevokeKey { .. }
             | Write::KeepArtefacts { .. }

@@ -51,6 +51,9 @@ impl Farm {
                 continue;
             }
             if let Some(victim) = self.victim(task) {
+                if self.taken.is_empty() {
+                    self.taken = self.progress();
+                }
                 let now = self.now;
                 let live = self.live_mut(victim);
                 live.yield_since_ms = Some(now);

@@ -18,7 +18,7 @@ use super::{packed::Start, quota::Arithmetic};
 pub type Fingerprint = String;
 
 /// A job as admission hands it over. Everything in it is decided; the core only checks its shape.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct NewJob {
     pub id: JobId,
     pub project: AccountId,
@@ -39,7 +39,7 @@ pub struct NewJob {
     pub idempotency: Option<Idempotency>,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct NewTask {
     pub id: TaskId,
     pub spec: TaskSpec,
@@ -52,14 +52,14 @@ pub struct NewTask {
 }
 
 /// Retry protection for clients that send no idempotency key.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Dedupe {
     pub fingerprint: Fingerprint,
     /// `x-stainless-retry-count`; 0 always makes a new job.
     pub retry_count: u32,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Idempotency {
     /// Project, method, path and key.
     pub scope: String,
@@ -433,7 +433,7 @@ pub enum Level {
     User,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AccountRow {
     pub id: AccountId,
     pub parent: Option<AccountId>,

@@ -7,6 +7,7 @@ use schemas::{
 
 use super::{
     decay::Decayed,
+    event::EventRow,
     quota::{AuditRow, QuotaRow},
     rows::{
         AccountRow, AgentRow, AgentState, AttemptRow, Balance, CheckpointRow, DedupeRow,
@@ -112,6 +113,7 @@ pub enum Write {
     PutDedupe(DedupeRow),
     PutIdempotency(IdempotencyRow),
     InsertOutbox(OutboxRow),
+    InsertEvent(EventRow),
 }
 
 /// State and attempt that a task must still have.

@@ -121,6 +121,7 @@ impl Writer {
 
     /// Runs until `stop`, and then until everything that was accepted is committed.
     pub async fn run(mut self, mut messages: mpsc::Receiver<Message>, stop: CancellationToken) {
+        self.apply(Command::Started, None);
         let mut in_flight: Option<InFlight> = None;
         loop {
             if in_flight.is_none() {
@@ -271,6 +272,7 @@ impl Writer {
             match folded {
                 Ok(farm) if farm.term() == self.farm.term() => {
                     self.farm = farm;
+                    self.apply(Command::Started, None);
                     self.woken.send_modify(|count| *count += 1);
                     return true;
                 }

@@ -8,8 +8,9 @@ use sea_orm::{
 use super::{
     StoreError,
     convert::{
-        attempt_model, balance_model, checkpoint_model, dedupe_model, idempotency_model, job_model,
-        json, ledger_model, name, outbox_model, reservation_model, task_model, usage_model,
+        attempt_model, balance_model, checkpoint_model, dedupe_model, event_model,
+        idempotency_model, job_model, json, ledger_model, name, outbox_model, reservation_model,
+        task_model, usage_model,
     },
     entity::{
         attempt, balance, checkpoint, dedupe, idempotency, job, reservation, shape, task, usage,
@@ -62,6 +63,8 @@ pub async fn write(tx: &DatabaseTransaction, batch: &Batch<'_>) -> Result<(), St
     many::insert(tx, ledger).await.map_err(failed(step))?;
     let outbox = batch.outbox.iter().map(|row| outbox_model(row)).collect();
     many::insert(tx, outbox).await.map_err(failed(step))?;
+    let events = batch.events.iter().map(|row| event_model(row)).collect();
+    many::insert(tx, events).await.map_err(failed(step))?;
     kept(tx, batch).await
 }
 

@@ -11,12 +11,13 @@ use serde::{Serialize, de::DeserializeOwned};
 use super::{
     StoreError,
     entity::{
-        account, agent, api_key, artefact_ref, attempt, balance, checkpoint, dedupe, idempotency,
-        job, ledger_entry, outbox, reservation, task, usage,
+        account, agent, api_key, artefact_ref, attempt, balance, checkpoint, dedupe, event,
+        idempotency, job, ledger_entry, outbox, reservation, task, usage,
     },
 };
 use crate::core::{
     decay::Decayed,
+    event::EventRow,
     rows::{
         AccountRow, AgentRow, AttemptRow, Balance, CheckpointRow, DedupeRow, Holder,
         IdempotencyRow, JobError, JobRow, KeyRow, LedgerRow, OutboxRow, ReservationRow, TaskRow,
@@ -444,6 +445,16 @@ pub fn idempotency_row(model: idempotency::Model) -> Result<IdempotencyRow, Stor
         fingerprint: model.fingerprint,
         expires_at_ms: model.expires_at_ms,
     })
+}
+
+pub fn event_model(row: &EventRow) -> event::Model {
+    event::Model {
+        seq: row.seq,
+        at_ms: row.at_ms,
+        term: row.term.cast_signed(),
+        kind: row.kind.into(),
+        payload: text(&row.payload),
+    }
 }
 
 /// An event is undelivered from the start; webhooks will clear `next_at_ms`.

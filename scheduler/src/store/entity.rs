@@ -284,6 +284,18 @@ table! {
 }
 
 table! {
+    /// What the farm was told and granted; see `core/event.rs`.
+    event "event" {
+        #[sea_orm(primary_key, auto_increment = false)]
+        pub seq: i64,
+        pub at_ms: i64,
+        pub term: i64,
+        pub kind: String,
+        pub payload: String,
+    }
+}
+
+table! {
     outbox "outbox" {
         #[sea_orm(primary_key, auto_increment = false)]
         pub seq: i64,

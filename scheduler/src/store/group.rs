@@ -10,6 +10,7 @@ use schemas::{AccountId, JobId, TaskId, task::TaskSpec};
 use super::{convert::artefact_models, entity::artefact_ref};
 use crate::core::{
     decay::Decayed,
+    event::EventRow,
     rows::{
         AttemptRow, Balance, CheckpointRow, DedupeRow, IdempotencyRow, JobRow, JobState, LedgerRow,
         OutboxRow, ReservationRow, ReservationState, TaskRow,
@@ -47,6 +48,7 @@ pub struct Batch<'a> {
     pub artefacts: Vec<artefact_ref::Model>,
     pub ledger: Vec<&'a LedgerRow>,
     pub outbox: Vec<&'a OutboxRow>,
+    pub events: Vec<&'a EventRow>,
     pub dedupe: BTreeMap<&'a str, &'a DedupeRow>,
     pub idempotency: BTreeMap<&'a str, &'a IdempotencyRow>,
 }
@@ -103,6 +105,7 @@ impl<'a> Batch<'a> {
             }
             Write::InsertLedger(row) => self.ledger.push(row),
             Write::InsertOutbox(row) => self.outbox.push(row),
+            Write::InsertEvent(row) => self.events.push(row),
             Write::PutDedupe(row) => drop(self.dedupe.insert(&row.fingerprint, row)),
             Write::PutIdempotency(row) => drop(self.idempotency.insert(&row.scope, row)),
             _ => return false,

@@ -5,6 +5,7 @@ mod m0002_order;
 mod m0003_windows;
 mod m0004_quota;
 mod m0009_waiting;
+mod m0010_events;
 
 use sea_orm::{ConnectionTrait, DbErr};
 use sea_orm_migration::{MigrationName, MigrationTrait, MigratorTrait, SchemaManager, async_trait};
@@ -15,6 +16,7 @@ const STEPS: &[Step] = &[
     Step("m0003_windows", m0003_windows::STATEMENTS),
     Step("m0004_quota", m0004_quota::STATEMENTS),
     Step("m0009_waiting", m0009_waiting::STATEMENTS),
+    Step("m0010_events", m0010_events::STATEMENTS),
 ];
 
 /// Name and statements, each of which both databases understand.

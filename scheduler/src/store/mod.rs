@@ -9,6 +9,7 @@ pub mod chores;
 mod commit;
 mod convert;
 pub mod entity;
+pub mod events;
 mod group;
 mod load;
 pub mod lock;

@@ -432,7 +432,16 @@ impl World {
     }
 
     fn why(&self, task: &str) -> String {
-        let waiting = self.farm.waiting(self.task_id(task));
+        let id = self.task_id(task);
+        let job = JobId(Uuid::from_u128(id.0.as_u128() / 100));
+        let packed = || self.farm.live(job)?.waiting;
+        let waiting = self
+            .farm
+            .waiting(id)
+            .or_else(|| match self.farm.is_packed(job) {
+                true => packed(),
+                false => None,
+            });
         waiting.map_or("it does not wait".into(), |why| format!("{why:?}"))
     }
 }
