@@ -2,12 +2,18 @@
 
 use std::{
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    time::Instant,
 };
 
 use diffusion::{DiffusionError, Weights};
 use kernels::Device;
 use schemas::{Digest, agent::WeightsInfo};
+
+use crate::render::micros;
 
 /// Name of the model that comes with the product.
 pub const BUILTIN: &str = "builtin";
@@ -45,6 +51,8 @@ pub struct Entry {
     pub name: String,
     pub dir: PathBuf,
     pub weights: Arc<Weights>,
+    /// What opening them took, until it was told; 0 from then on.
+    load_us: Arc<AtomicU64>,
 }
 
 /// All of an agent's weights.
@@ -98,6 +106,7 @@ impl Entry {
                 path: dir.to_path_buf(),
             });
         }
+        let began = Instant::now();
         let weights = Weights::open(dir, device).map_err(|source| CatalogueError::Open {
             path: dir.to_path_buf(),
             source: Box::new(source),
@@ -106,7 +115,13 @@ impl Entry {
             name,
             dir: dir.to_path_buf(),
             weights: Arc::new(weights),
+            load_us: Arc::new(AtomicU64::new(micros(began.elapsed()))),
         })
+    }
+
+    /// Microseconds that opening the weights took: told once, by the first shot.
+    pub fn tell_load_us(&self) -> Option<u64> {
+        Some(self.load_us.swap(0, Relaxed)).filter(|us| *us > 0)
     }
 
     pub fn advertise(&self) -> WeightsInfo {

@@ -24,6 +24,7 @@ mod scratch;
 #[cfg(test)]
 mod scripted;
 pub mod settings;
+pub mod shot;
 mod soundtrack;
 mod stills;
 mod studio;

@@ -1,4 +1,4 @@
-//! The only door to FFmpeg: finds it, runs it without deadlock, and writes shot files.
+//! The only door to FFmpeg: finds it and runs it without deadlock.
 //!
 //! A run has three pipes and each has its own thread, because a full pipe that nobody reads
 //! stops FFmpeg for good. The caller's `stop` is asked all the time; when it says yes, the
@@ -7,7 +7,7 @@
 use std::{
     ffi::{OsStr, OsString},
     fs,
-    io::{self, Read, Write},
+    io::{self, Read},
     path::{Path, PathBuf},
     process::ExitStatus,
     thread,
@@ -15,8 +15,6 @@ use std::{
 };
 
 use ffmpeg_sidecar::{child::FfmpegChild, command::FfmpegCommand};
-
-use crate::wav::{self, Sound};
 
 /// How often a running child is looked at; a kill takes effect within this time.
 const LOOK_EVERY: Duration = Duration::from_millis(10);
@@ -96,15 +94,6 @@ pub struct Run<'a> {
     pub stdin: &'a [u8],
 }
 
-/// Pictures in display order, RGB24, rows from the top: `frames × height × width × 3` bytes.
-#[derive(Clone, Copy)]
-pub struct Picture<'a> {
-    pub width: u32,
-    pub height: u32,
-    pub fps: u32,
-    pub rgb: &'a [u8],
-}
-
 impl Ffmpeg {
     /// Finds FFmpeg: `setting`, the variable `FFMPEG`, `PATH`, `target/tools` of the sources.
     ///
@@ -168,6 +157,17 @@ impl Ffmpeg {
 
     /// Runs FFmpeg to its end and returns what it wrote to stdout.
     pub fn run(&self, run: Run<'_>, stop: Stop<'_>) -> Result<Vec<u8>, MuxError> {
+        let mut input = run.stdin;
+        self.run_fed(run, &mut input, stop)
+    }
+
+    /// Runs FFmpeg with `input` on its stdin, read as fast as FFmpeg takes it.
+    pub fn run_fed(
+        &self,
+        run: Run<'_>,
+        input: &mut (dyn Read + Send),
+        stop: Stop<'_>,
+    ) -> Result<Vec<u8>, MuxError> {
         let mut command = FfmpegCommand::new_with_path(&self.path);
         command
             .overwrite()
@@ -180,7 +180,7 @@ impl Ffmpeg {
                 source,
             },
         })?;
-        let ended = serve_pipes(&mut child, run.stdin, stop);
+        let ended = serve_pipes(&mut child, input, stop);
         judge(run.what, ended)
     }
 }
@@ -193,13 +193,13 @@ struct Ended {
     tail: String,
 }
 
-fn serve_pipes(child: &mut FfmpegChild, input: &[u8], stop: Stop<'_>) -> Ended {
+fn serve_pipes(child: &mut FfmpegChild, input: &mut (dyn Read + Send), stop: Stop<'_>) -> Ended {
     let mut stdin = child.take_stdin().expect("the sidecar pipes stdin");
     let stdout = child.take_stdout().expect("the sidecar pipes stdout");
     let mut stderr = child.take_stderr().expect("the sidecar pipes stderr");
     thread::scope(|scope| {
         // The pipe closes when the writer ends, which is how FFmpeg learns of the end.
-        let feeder = scope.spawn(move || stdin.write_all(input));
+        let feeder = scope.spawn(move || io::copy(input, &mut stdin).map(drop));
         let reader = scope.spawn(move || {
             let mut bytes = Vec::new();
             stdout
@@ -269,74 +269,6 @@ fn judge(what: &'static str, ended: Ended) -> Result<Vec<u8>, MuxError> {
     ended.stdout.map_err(pipe)
 }
 
-/// Writes one clip as a lossless shot file at `path`: FFV1 picture and f32 sound in Matroska.
-///
-/// The sound lies beside it as a WAV file while FFmpeg runs. Equal clips give equal bytes.
-pub fn write_shot(
-    ffmpeg: &Ffmpeg,
-    picture: Picture<'_>,
-    sound: Sound<'_>,
-    path: &Path,
-    stop: Stop<'_>,
-) -> Result<(), MuxError> {
-    check(&picture)?;
-    let wav_path = path.with_extension("wav");
-    let wav = wav::bytes(sound).map_err(MuxError::BadClip)?;
-    write_file(&wav_path, &wav)?;
-    let size = format!("{}x{}", picture.width, picture.height);
-    let rate = picture.fps.to_string();
-    let mut args = words(&[
-        "-f",
-        "rawvideo",
-        "-pixel_format",
-        "rgb24",
-        "-video_size",
-        &size,
-    ]);
-    args.extend(words(&["-framerate", &rate, "-i", "pipe:0", "-i"]));
-    args.push(wav_path.clone().into());
-    args.extend(words(&["-map", "0:v:0", "-map", "1:a:0"]));
-    args.extend(words(&[
-        "-c:v",
-        "ffv1",
-        "-level",
-        "3",
-        "-pix_fmt",
-        "bgr0",
-        "-c:a",
-        "pcm_f32le",
-    ]));
-    args.extend(words(&[
-        "-map_metadata",
-        "-1",
-        "-fflags",
-        "+bitexact",
-        "-flags",
-        "+bitexact",
-    ]));
-    args.push(path.into());
-    let run = Run {
-        what: "write a shot",
-        args,
-        stdin: picture.rgb,
-    };
-    let ran = ffmpeg.run(run, stop);
-    let _ = fs::remove_file(&wav_path);
-    ran.map(drop)
-}
-
-fn check(picture: &Picture<'_>) -> Result<(), MuxError> {
-    let frame = u64::from(picture.width) * u64::from(picture.height) * 3;
-    let bytes = picture.rgb.len() as u64;
-    if frame == 0 || bytes == 0 || !bytes.is_multiple_of(frame) || picture.fps == 0 {
-        return Err(MuxError::BadClip(format!(
-            "{bytes} bytes are not frames of {} x {} pixels at {} a second",
-            picture.width, picture.height, picture.fps
-        )));
-    }
-    Ok(())
-}
-
 /// Writes a scratch file; a full disk is told apart.
 pub fn write_file(path: &Path, bytes: &[u8]) -> Result<(), MuxError> {
     fs::write(path, bytes).map_err(|source| match source.kind() {
@@ -359,4 +291,4 @@ pub fn words<S: AsRef<OsStr>>(words: &[S]) -> Vec<OsString> {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -1,20 +1,17 @@
 //! A Render task: recipe, engine with checkpoints beside it, shot file.
 
 use std::{
-    path::{Path, PathBuf},
-    sync::{
-        Arc,
-        atomic::{AtomicU32, Ordering::Relaxed},
-    },
+    path::PathBuf,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
 use diffusion::{
-    Checkpoint, Clip, Control, DiffusionError, Generated, ModelInfo, Progress, Recipe, Start,
+    Checkpoint, Control, DiffusionError, Generated, ModelInfo, Progress, Recipe, Sink, Start,
     Weights,
 };
 use schemas::{
-    agent::{CheckpointRef, FailureClass, Outcome, Phase},
+    agent::{CheckpointRef, FailureClass, Outcome, Phase, Times},
     task::{RenderSpec, Variant},
 };
 use tokio::sync::watch;
@@ -25,9 +22,9 @@ use crate::{
     first_frame,
     held::{Held, Verdict},
     metrics::Metrics,
-    mux::{self, Ffmpeg, MuxError, Stop},
+    mux::MuxError,
+    shot,
     studio::Studio,
-    wav::Sound,
 };
 
 /// How often a fenced step looks whether its lease was renewed.
@@ -47,27 +44,6 @@ pub fn recipe(spec: &RenderSpec, first_frame: Option<diffusion::Picture>) -> Rec
         guidance_scale: spec.guidance_scale,
         first_frame,
     }
-}
-
-/// Writes a clip as shot file.
-pub fn write_shot(
-    ffmpeg: &Ffmpeg,
-    clip: &Clip,
-    path: &Path,
-    stop: Stop<'_>,
-) -> Result<(), MuxError> {
-    let picture = mux::Picture {
-        width: clip.width,
-        height: clip.height,
-        fps: clip.fps,
-        rgb: &clip.frames,
-    };
-    let sound = Sound {
-        rate: clip.sample_rate,
-        channels: clip.channels,
-        samples: &clip.samples,
-    };
-    mux::write_shot(ffmpeg, picture, sound, path, stop)
 }
 
 /// Renders a leased shot, from `checkpoint` when there is one.
@@ -93,21 +69,33 @@ pub async fn run(
         None,
     );
     let start = start(studio, desk, checkpoint).await;
-    let taken = take(studio, desk, Arc::clone(&entry.weights), recipe, start).await?;
-    let clip = match taken.generated {
+    let shot = desk.dir.join("shot.mkv");
+    let weights = Arc::clone(&entry.weights);
+    let mut taken = take(studio, desk, weights, recipe, start, shot.clone()).await?;
+    match (taken.generated, taken.written) {
         _ if desk.is_abandoned() => return Err(Broken::Abandoned),
-        Generated::Paused(at) => return release(desk, *at, taken.device_us).await,
-        Generated::Finished(clip) => clip,
-    };
-    let shot = shot_file(studio, desk, *clip).await?;
+        // The shot file of a run that paused was stopped with it; anything else paused the run.
+        (Generated::Paused(at), Ok(()) | Err(MuxError::Stopped { .. })) => {
+            return release(desk, *at, taken.device_us).await;
+        }
+        (_, written) => written?,
+    }
     desk.held.enter(Phase::Upload);
+    let began = Instant::now();
     let artefact = desk.upload(Variant::Shot, &shot).await?;
-    let (device_us, steps_run) = (taken.device_us, taken.steps_run);
+    taken.times.upload_us = Some(micros(began.elapsed()));
+    taken.times.load_us = entry.tell_load_us();
     Ok(Outcome::Succeeded {
         artefacts: vec![artefact],
-        device_us,
-        steps_run,
+        device_us: taken.device_us,
+        steps_run: taken.steps_run,
+        times: taken.times,
     })
+}
+
+/// Whole microseconds.
+pub fn micros(time: Duration) -> u64 {
+    u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
 }
 
 fn steps_total(recipe: &Recipe, info: &ModelInfo) -> u32 {
@@ -162,22 +150,26 @@ async fn start(studio: &Studio, desk: &Desk, checkpoint: Option<CheckpointRef>) 
 
 struct Taken {
     generated: Generated,
+    /// How the shot file ended.
+    written: Result<(), MuxError>,
     device_us: u64,
     steps_run: u32,
+    times: Times,
 }
 
-/// Runs the engine on a thread of its own and stores checkpoints beside it.
+/// Runs the engine on a thread of its own, writes what it decodes as the shot file `path`, and stores
+/// checkpoints beside it.
 async fn take(
     studio: &Arc<Studio>,
     desk: &Arc<Desk>,
     weights: Arc<Weights>,
     recipe: Recipe,
     start: Start,
+    path: PathBuf,
 ) -> Result<Taken, Broken> {
     // Only the newest matters: one that comes while another is on its way replaces what waits.
     let (sender, mut newest) = watch::channel(None::<Arc<Checkpoint>>);
-    let look = Look::new(studio, &desk.held, sender);
-    let steps_run = Arc::clone(&look.steps_run);
+    let mut look = Look::new(studio, &desk.held, sender);
     let metrics = studio.metrics.clone();
     let (saver_desk, saver_metrics) = (Arc::clone(desk), studio.metrics.clone());
     let saver = tokio::spawn(async move {
@@ -192,17 +184,33 @@ async fn take(
             }
         }
     });
-    let engine = desk
-        .blocking(move || generate(&weights, &recipe, start, look, &metrics))
-        .await;
+    let (studio, watched) = (Arc::clone(studio), Arc::clone(desk));
+    let shoot = move || {
+        shot::write(&studio.ffmpeg, &path, &|| watched.is_abandoned(), |feed| {
+            let began = Instant::now();
+            let generated = generate(&weights, &recipe, start, &mut look, &metrics, feed);
+            watched.held.enter(Phase::Mux);
+            (
+                generated,
+                look.steps_run,
+                look.times(),
+                micros(began.elapsed()),
+            )
+        })
+    };
+    let engine = desk.blocking(shoot).await;
     // A checkpoint on its way is worth nothing now, and after the report it would be refused.
     saver.abort();
     let _ = saver.await;
-    let (generated, device_us) = engine?;
+    let (((generated, steps_run, mut times, device_us), written), all_us) = engine?;
+    // FFmpeg works beside the engine; only what it needs beyond it counts.
+    times.mux_us = Some(all_us.saturating_sub(device_us));
     Ok(Taken {
         generated: generated?,
+        written,
         device_us,
-        steps_run: steps_run.load(Relaxed),
+        steps_run,
+        times,
     })
 }
 
@@ -211,18 +219,19 @@ fn generate(
     weights: &Weights,
     recipe: &Recipe,
     start: Start,
-    mut look: Look,
+    look: &mut Look,
     metrics: &Metrics,
+    sink: &mut dyn Sink,
 ) -> Result<Generated, DiffusionError> {
     let mut on_step = |progress: &Progress<'_>| look.stepped(progress);
-    match diffusion::generate(weights, recipe, start, &mut on_step) {
+    match diffusion::generate(weights, recipe, start, &mut on_step, sink) {
         Err(DiffusionError::Checkpoint(error)) => {
             tracing::warn!(%error, "checkpoint refused, the shot begins anew");
             metrics
                 .checkpoints_refused
                 .with_label_values(&["foreign"])
                 .inc();
-            diffusion::generate(weights, recipe, Start::Fresh, &mut on_step)
+            diffusion::generate(weights, recipe, Start::Fresh, &mut on_step, sink)
         }
         ended => ended,
     }
@@ -240,16 +249,6 @@ async fn release(desk: &Desk, at: Checkpoint, device_us: u64) -> Result<Outcome,
     })
 }
 
-async fn shot_file(studio: &Arc<Studio>, desk: &Arc<Desk>, clip: Clip) -> Result<PathBuf, Broken> {
-    desk.held.enter(Phase::Mux);
-    let path = desk.dir.join("shot.mkv");
-    let (studio, watched, target) = (Arc::clone(studio), Arc::clone(desk), path.clone());
-    let write = move || write_shot(&studio.ffmpeg, &clip, &target, &|| watched.is_abandoned());
-    let (written, _) = desk.blocking(write).await?;
-    written?;
-    Ok(path)
-}
-
 /// Looks after each step: tells progress, obeys directives, takes checkpoints.
 struct Look {
     held: Arc<Held>,
@@ -258,7 +257,10 @@ struct Look {
     checkpoint_steps: u32,
     checkpoint_after: Duration,
     drain_finish_ms: u64,
-    steps_run: Arc<AtomicU32>,
+    steps_run: u32,
+    encode: Duration,
+    steps: Duration,
+    decode: Duration,
     last_look: Instant,
     last_step: Option<u32>,
     saved_at: Instant,
@@ -278,7 +280,10 @@ impl Look {
             checkpoint_steps: studio.settings.checkpoint_steps.max(1),
             checkpoint_after: Duration::from_millis(studio.settings.checkpoint_ms),
             drain_finish_ms: studio.settings.drain_finish_ms,
-            steps_run: Arc::default(),
+            steps_run: 0,
+            encode: Duration::ZERO,
+            steps: Duration::ZERO,
+            decode: Duration::ZERO,
             last_look: Instant::now(),
             last_step: None,
             saved_at: Instant::now(),
@@ -306,10 +311,15 @@ impl Look {
         let ran = self.last_step.is_some_and(|last| progress.step > last);
         let took = self.last_look.elapsed();
         if ran {
-            self.steps_run.fetch_add(1, Relaxed);
+            self.steps_run += 1;
             self.metrics.steps.inc();
             self.metrics.step_seconds.observe(took.as_secs_f64());
         }
+        *match self.last_step {
+            None => &mut self.encode,
+            Some(_) if ran => &mut self.steps,
+            Some(_) => &mut self.decode,
+        } += took;
         let step_ms = u32::try_from(took.as_millis()).unwrap_or(u32::MAX);
         self.held
             .stepped(progress.step, progress.steps, ran.then_some(step_ms));
@@ -317,6 +327,17 @@ impl Look {
             self.saved_step = progress.step;
         }
         self.last_step = Some(progress.step);
+    }
+
+    /// What each part took, once the engine has ended: after the last look it decoded.
+    fn times(&self) -> Times {
+        let decode = self.decode + self.last_look.elapsed();
+        Times {
+            encode_us: Some(micros(self.encode)),
+            steps_us: (self.steps_run > 0).then(|| micros(self.steps)),
+            decode_us: Some(micros(decode)),
+            ..Times::default()
+        }
     }
 
     /// Waits here while the lease may have ended: no step is begun behind the fence.

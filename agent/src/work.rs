@@ -10,7 +10,7 @@ use std::{
 };
 
 use schemas::{
-    agent::{LeaseAnswer, LeaseOffer, LeaseRequest, Outcome, Phase},
+    agent::{LeaseAnswer, LeaseOffer, LeaseRequest, Outcome, Phase, Times},
     task::{Artefact, AssembleSpec, TaskSpec, Variant},
 };
 
@@ -21,7 +21,7 @@ use crate::{
     desk::{Broken, Desk},
     held::{Held, Leases},
     membership::Membership,
-    render,
+    render::{self, micros},
     studio::Studio,
 };
 
@@ -193,11 +193,18 @@ impl Worker {
         };
         let (files, device_us) = desk.blocking(film).await?;
         desk.held.enter(Phase::Upload);
+        let began = Instant::now();
         let artefacts = upload_all(desk, &files?).await?;
+        let times = Times {
+            mux_us: Some(device_us),
+            upload_us: Some(micros(began.elapsed())),
+            ..Times::default()
+        };
         Ok(Outcome::Succeeded {
             artefacts,
             device_us,
             steps_run: 0,
+            times,
         })
     }
 }

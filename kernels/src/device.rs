@@ -1,6 +1,7 @@
 //! Where ops run. Every op takes the device first and branches on it once, in its `mod.rs`.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use rayon::prelude::*;
 
@@ -52,6 +53,21 @@ impl Device {
         }
     }
 
+    /// Floating-point operations of all matrix products, convolutions and attention since the
+    /// device was opened: 2 for each multiply-add.
+    pub fn flop(&self) -> u64 {
+        match self {
+            Self::Cpu(cpu) => cpu.flop.load(Relaxed),
+        }
+    }
+
+    /// Compute threads of the host that the device's ops may use.
+    pub fn threads(&self) -> usize {
+        match self {
+            Self::Cpu(cpu) => cpu.threads(),
+        }
+    }
+
     /// Runs `work` with this device's threads at hand, so that ops inside start without a hand-over.
     pub fn scope<R: Send>(&self, work: impl FnOnce() -> R + Send) -> R {
         match self {
@@ -65,6 +81,7 @@ impl Device {
 pub struct Cpu {
     threads: usize,
     pool: Option<Arc<rayon::ThreadPool>>,
+    flop: Arc<AtomicU64>,
 }
 
 impl Cpu {
@@ -81,6 +98,7 @@ impl Cpu {
             return Ok(Self {
                 threads,
                 pool: None,
+                flop: Arc::default(),
             });
         }
         let pool = rayon::ThreadPoolBuilder::new()
@@ -94,12 +112,18 @@ impl Cpu {
         Ok(Self {
             threads,
             pool: Some(Arc::new(pool)),
+            flop: Arc::default(),
         })
     }
 
     /// How many threads work at once.
     pub fn threads(&self) -> usize {
         self.threads
+    }
+
+    /// Counts a product of `m` rows and `n` columns over `k` terms.
+    pub(crate) fn count_product(&self, [m, n, k]: [usize; 3]) {
+        self.flop.fetch_add(2 * (m * n * k) as u64, Relaxed);
     }
 
     /// Runs `work` on the pool (or right here when there is one thread).

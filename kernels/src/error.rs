@@ -56,7 +56,7 @@ pub enum KernelError {
 
 impl KernelError {
     /// A [`KernelError::Shape`] from anything that can be printed.
-    pub(crate) fn shape(
+    pub fn shape(
         op: &'static str,
         what: &'static str,
         expected: impl std::fmt::Debug,
@@ -71,7 +71,7 @@ impl KernelError {
     }
 
     /// A [`KernelError::Unsupported`].
-    pub(crate) fn unsupported(op: &'static str, why: impl Into<String>) -> Self {
+    pub fn unsupported(op: &'static str, why: impl Into<String>) -> Self {
         Self::Unsupported {
             op,
             why: why.into(),

@@ -21,6 +21,7 @@ pub mod modulation;
 pub mod norm;
 pub mod patchify;
 pub mod pixel_norm;
+pub mod product;
 pub mod resample1d;
 pub mod rope;
 pub mod sampling;
@@ -32,7 +33,6 @@ pub mod tensor;
 pub mod to_frames;
 pub mod upsample_nearest;
 
-mod matmul;
 mod simd;
 #[cfg(test)]
 mod testing;

@@ -2,18 +2,31 @@
 //!
 //! No function here fuses multiply and add, so a wider instruction set changes speed, not bits.
 
-/// Runs `work` compiled for AVX2 where the processor has it. Closures given to this must be
-/// `#[inline(always)]`, or their bodies stay compiled for the base instruction set.
+/// Runs `work` compiled for AVX-512 or AVX2 where the processor has it. Closures given to this must
+/// be `#[inline(always)]`, or their bodies stay compiled for the base instruction set.
 #[inline(always)]
 #[expect(unsafe_code, reason = "calling a function of another instruction set")]
 pub(crate) fn vectorised<R>(work: impl FnOnce() -> R) -> R {
     #[cfg(target_arch = "x86_64")]
     {
+        #[target_feature(enable = "avx512f,avx512vl,avx512bw,avx512dq,avx2,fma")]
+        fn widest<R>(work: impl FnOnce() -> R) -> R {
+            work()
+        }
         #[target_feature(enable = "avx2,fma")]
         fn wide<R>(work: impl FnOnce() -> R) -> R {
             work()
         }
-        if std::is_x86_feature_detected!("avx2") && std::is_x86_feature_detected!("fma") {
+        let avx2 = std::is_x86_feature_detected!("avx2") && std::is_x86_feature_detected!("fma");
+        let avx512 = std::is_x86_feature_detected!("avx512f")
+            && std::is_x86_feature_detected!("avx512vl")
+            && std::is_x86_feature_detected!("avx512bw")
+            && std::is_x86_feature_detected!("avx512dq");
+        if avx2 && avx512 {
+            // SAFETY: all features were just found on this processor.
+            return unsafe { widest(work) };
+        }
+        if avx2 {
             // SAFETY: both features were just found on this processor.
             return unsafe { wide(work) };
         }

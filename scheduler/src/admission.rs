@@ -24,7 +24,7 @@ pub use rules::{SEED_MAX, START_NOW, unknown_model};
 use crate::{
     core::limits::SHOTS_MAX,
     core::rows::{Dedupe, Idempotency, NewJob, NewTask},
-    pricing,
+    pricing::{Quote, charged},
     review::{self, Blocklist, Verdict},
     storyboard::{self, Shot},
 };
@@ -67,17 +67,14 @@ pub fn decide(
     check_shots(&shots, &wish)?;
     let first_frames = first_frames(request, &wish)?;
     let tasks = tasks(&wish, &shots, &first_frames);
-    let estimates: Vec<GpuMicros> = tasks
-        .iter()
-        .map(|spec| pricing::estimate(spec, wish.model.cost))
-        .collect();
     let record = record::record(&wish, &shots);
+    let quote = Quote::new(&tasks, &catalogue.prices, wish.model.cost, record.band());
     Ok(Order {
         seed: wish.seed,
-        hold: pricing::hold(estimates.iter().copied(), record.band()),
+        hold: quote.hold,
         record,
         tasks,
-        estimates,
+        estimates: quote.expected,
         first_frames,
     })
 }
@@ -159,14 +156,9 @@ fn tasks(wish: &Wish, shots: &[Shot], first_frames: &[Bytes]) -> Vec<TaskSpec> {
 }
 
 impl Order {
-    /// Expected device time of the whole job.
+    /// What the whole job is expected to be charged.
     pub fn price(&self) -> GpuMicros {
-        GpuMicros(
-            self.estimates
-                .iter()
-                .map(|micros| micros.0)
-                .fold(0, i64::saturating_add),
-        )
+        charged(self.estimates.iter().copied(), self.record.band())
     }
 
     /// The job for the farm. `mint` makes a new task id at each call.

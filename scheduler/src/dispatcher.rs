@@ -28,9 +28,12 @@ use crate::{
     clock::Clock,
     core::{
         Farm,
+        calibration::Promise,
         command::{Command, Ended, LeaseReply, Refusal, Reply, Submitted},
         limits::Limits,
         live::{Counts, LiveJob},
+        outlook::{Frame, LiveCopy, Looked},
+        prices::PriceBook,
         quota::{Ordered, QuotaOrder, QuotaView},
         rows::{AccountRow, Fingerprint, KeyRow, NewJob},
     },
@@ -311,6 +314,35 @@ impl Dispatcher {
     /// Weights that agents of the farm can render with, by name; those of agents online first.
     pub async fn weights(&self) -> Result<Vec<WeightsInfo>, DispatchError> {
         self.look(Farm::weights).await
+    }
+
+    /// What the tightest limit above the project leaves; `None` where nothing is metered.
+    pub async fn quota_left(&self, project: AccountId) -> Result<Option<GpuMicros>, DispatchError> {
+        self.look(move |farm| farm.quota_left(project)).await
+    }
+
+    /// The farm without its jobs, to look ahead with.
+    pub async fn outlook_frame(&self) -> Result<Frame, DispatchError> {
+        self.look(Farm::outlook_frame).await
+    }
+
+    /// Jobs that have not ended, in pages; with the last looked at, or `None` at the end.
+    pub async fn outlook_page(
+        &self,
+        after: Option<Looked>,
+        limit: usize,
+    ) -> Result<(Vec<LiveCopy>, Option<Looked>), DispatchError> {
+        self.look(move |farm| farm.outlook_page(after, limit)).await
+    }
+
+    /// Remembers what was foretold of a job, to compare it with the truth.
+    pub async fn promise(&self, job: JobId, promise: Promise) -> Result<(), DispatchError> {
+        self.send(Command::Promise { job, promise }).await.map(drop)
+    }
+
+    /// What work takes, and on which devices.
+    pub async fn prices(&self) -> Result<PriceBook, DispatchError> {
+        self.look(Farm::prices).await
     }
 
     /// Windows that a job may name.

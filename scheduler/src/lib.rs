@@ -9,6 +9,7 @@ pub mod chores;
 pub mod clock;
 pub mod core;
 pub mod dispatcher;
+pub mod forecast;
 pub mod leader;
 pub mod metrics;
 pub mod pricing;

@@ -1,11 +1,11 @@
 //! Numbers for Prometheus. Names end in their unit; labels never hold ids.
 
 use prometheus::{
-    Encoder, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
-    Registry, TextEncoder,
+    Encoder, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge,
+    IntGaugeVec, Opts, Registry, TextEncoder,
 };
 
-use crate::core::live::Counts;
+use crate::core::{calibration::Finished, live::Counts};
 
 /// All metrics of the scheduler; cheap to clone.
 #[derive(Clone, Debug)]
@@ -20,6 +20,10 @@ pub struct Metrics {
     pub attempts: IntCounterVec,
     pub idle_polls: IntCounterVec,
     pub uploaded_bytes: IntCounter,
+    pub forecast_seconds: Histogram,
+    eta_jobs: IntCounterVec,
+    eta_error: HistogramVec,
+    price_error: HistogramVec,
     tasks: IntGaugeVec,
     waiting: IntGaugeVec,
     agents: IntGaugeVec,
@@ -65,6 +69,34 @@ impl Metrics {
             attempts: counters(r, "attempts_total", "Attempts that ended.", "outcome")?,
             idle_polls: counters(r, "idle_polls_total", "Polls without work.", "why")?,
             uploaded_bytes: counter(r, "uploaded_bytes_total", "Bytes of artefacts stored.")?,
+            forecast_seconds: histogram(
+                r,
+                "forecast_seconds",
+                "Time to look ahead once.",
+                prometheus::exponential_buckets(0.001, 2.0, 13)?,
+            )?,
+            eta_jobs: counters_of(
+                r,
+                "eta_jobs_total",
+                "Finished jobs by whether they ended inside the interval that was foretold.",
+                &["band", "inside"],
+            )?,
+            eta_error: histograms(
+                r,
+                "eta_error_seconds",
+                "How much earlier or later than the middle of its interval a job ended.",
+                &["band", "side"],
+                prometheus::exponential_buckets(0.5, 2.0, 16)?,
+            )?,
+            price_error: histograms(
+                r,
+                "price_error_ratio",
+                "What a finished job took over what was expected of it.",
+                &["band"],
+                vec![
+                    0.25, 0.5, 0.67, 0.8, 0.9, 0.95, 1.05, 1.1, 1.25, 1.5, 2.0, 4.0,
+                ],
+            )?,
             tasks: gauges(r, "tasks", "Tasks in memory.", "state")?,
             waiting: gauges(r, "waiting_tasks", "Tasks that wait.", "reason")?,
             agents: gauges(r, "agents", "Agents known.", "state")?,
@@ -72,6 +104,21 @@ impl Metrics {
             eligible: gauge(r, "eligible_tasks", "Tasks that could start.")?,
             registry,
         })
+    }
+
+    /// A job was published: how right was what was foretold of it?
+    pub fn finished(&self, finished: &Finished) {
+        let band = finished.band.name();
+        let price = self.price_error.with_label_values(&[band]);
+        price.observe(finished.price_ratio);
+        let Some(eta) = finished.eta else {
+            return;
+        };
+        let inside = if eta.is_inside { "true" } else { "false" };
+        self.eta_jobs.with_label_values(&[band, inside]).inc();
+        let side = if eta.error_ms > 0 { "late" } else { "early" };
+        let error = self.eta_error.with_label_values(&[band, side]);
+        error.observe(eta.error_ms.unsigned_abs() as f64 / 1_000.0);
     }
 
     /// Everything in Prometheus' text format, with these counts of now.
@@ -118,7 +165,29 @@ fn counters(
     help: &str,
     label: &str,
 ) -> Result<IntCounterVec, prometheus::Error> {
-    let made = IntCounterVec::new(Opts::new(full_name(name), help), &[label])?;
+    counters_of(registry, name, help, &[label])
+}
+
+fn histograms(
+    registry: &Registry,
+    name: &str,
+    help: &str,
+    labels: &[&str],
+    buckets: Vec<f64>,
+) -> Result<HistogramVec, prometheus::Error> {
+    let opts = HistogramOpts::new(full_name(name), help).buckets(buckets);
+    let made = HistogramVec::new(opts, labels)?;
+    registry.register(Box::new(made.clone()))?;
+    Ok(made)
+}
+
+fn counters_of(
+    registry: &Registry,
+    name: &str,
+    help: &str,
+    labels: &[&str],
+) -> Result<IntCounterVec, prometheus::Error> {
+    let made = IntCounterVec::new(Opts::new(full_name(name), help), labels)?;
     registry.register(Box::new(made.clone()))?;
     Ok(made)
 }

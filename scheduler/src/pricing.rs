@@ -1,148 +1,100 @@
-//! What a task is expected to cost in device time: a pure function of weights, steps and tokens.
+//! What a job costs: the expected time of each task, the ceiling that is held, and both in money. Pure.
 //!
-//! `render = ENCODE + steps * tokens * TOKEN_STEP + pixels * DECODE`, times the rate of the weights;
-//! `assemble = MUX + shots * JOIN + output pixels * ENCODE_PIXEL`.
-//! A token is 16 by 16 pixels by one latent frame. The constants are those of the reference device,
-//! two x86-64 cores running the built-in model; measured step times replace them in an ETA.
+//! Time comes from the farm's own measurements ([`crate::core::costs`]). What a job takes beyond the ceiling is the farm's loss.
 
-use schemas::{
-    GpuMicros,
-    task::{AssembleSpec, RenderSpec, TaskSpec},
-};
+use schemas::{GpuMicros, task::TaskSpec, video::Money};
+use serde::{Deserialize, Serialize};
 
-use crate::core::rows::Band;
+use crate::core::{costs::CostClass, prices::PriceBook, rows::Band};
 
-/// Load from cache, tokenise, encode the prompt, connectors; microseconds.
-const ENCODE_US: u64 = 300_000;
-/// One token through the transformer once, both passes of guidance; nanoseconds.
-const TOKEN_STEP_NS: u64 = 400_000;
-/// One pixel of one frame through the decoders; nanoseconds.
-const DECODE_PIXEL_NS: u64 = 3_000;
-/// Start of FFmpeg and the read-back of what it wrote; microseconds.
-const MUX_US: u64 = 400_000;
-const JOIN_US: u64 = 100_000;
-/// One output pixel through scaling and H.264; nanoseconds.
-const ENCODE_PIXEL_NS: u64 = 40;
-/// The hold is the expected price times this, in percent: what a job may cost at most.
-const HOLD_PERCENT: i64 = 150;
-/// Edge of a token in pixels.
-const TOKEN_EDGE: u64 = 16;
-
-/// What pricing must know about weights.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct CostClass {
-    /// Frames of one latent frame.
-    pub frames_step: u32,
-    /// Steps when the request names none.
-    pub steps: u32,
-    /// Cost of a token relative to the built-in model, in parts per million.
-    pub rate_ppm: u64,
+/// Expected and largest device time of a job's tasks.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Quote {
+    /// The 50th percentile of each task, before the factor of the band.
+    pub expected: Vec<GpuMicros>,
+    /// The 90th percentile of all, by the factor of the band: held at submit, and the most that is charged.
+    pub hold: GpuMicros,
 }
 
-/// Expected device time of one task; never below one millisecond.
-pub fn estimate(spec: &TaskSpec, class: CostClass) -> GpuMicros {
-    let micros = match spec {
-        TaskSpec::Render(render) => render_us(render, class),
-        TaskSpec::Assemble(assemble) => assemble_us(assemble),
-    };
-    GpuMicros(i64::try_from(micros.max(1_000)).unwrap_or(i64::MAX / 4))
+impl Quote {
+    pub fn new(tasks: &[TaskSpec], prices: &PriceBook, class: CostClass, band: Band) -> Self {
+        let times = tasks.iter().map(|spec| prices.device_time(spec, class));
+        let (expected, ceilings): (Vec<_>, Vec<_>) = times
+            .map(|time| (micros(time.p50()), micros(time.p90())))
+            .unzip();
+        Self {
+            expected,
+            hold: charged(ceilings, band),
+        }
+    }
 }
 
-/// The ceiling that is held for a job of this band whose tasks are expected to take this in total.
-pub fn hold(estimates: impl IntoIterator<Item = GpuMicros>, band: Band) -> GpuMicros {
-    let total: i128 = estimates
-        .into_iter()
-        .map(|micros| i128::from(micros.0))
-        .sum();
+/// What device time in total is charged in this band.
+pub fn charged(times: impl IntoIterator<Item = GpuMicros>, band: Band) -> GpuMicros {
+    let total: i128 = times.into_iter().map(|micros| i128::from(micros.0)).sum();
+    let charged = total * i128::from(band.factor_percent()) / 100;
+    GpuMicros(i64::try_from(charged).unwrap_or(i64::MAX / 4))
+}
+
+/// Never below a millisecond, and never where sums overflow.
+fn micros(us: u64) -> GpuMicros {
     GpuMicros(
-        i64::try_from(total * i128::from(HOLD_PERCENT * band.factor_percent()) / 10_000)
-            .unwrap_or(i64::MAX / 4),
+        i64::try_from(us.max(1_000))
+            .unwrap_or(i64::MAX)
+            .min(i64::MAX / 64),
     )
 }
 
-fn render_us(spec: &RenderSpec, class: CostClass) -> u64 {
-    let steps = u64::from(spec.steps.unwrap_or(class.steps));
-    let work_ns = steps
-        .saturating_mul(tokens(spec, class.frames_step))
-        .saturating_mul(TOKEN_STEP_NS)
-        .saturating_add(pixels(spec.width, spec.height, spec.frames) * DECODE_PIXEL_NS);
-    let scaled = u128::from(work_ns) * u128::from(class.rate_ppm) / 1_000_000;
-    ENCODE_US.saturating_add(u64::try_from(scaled / 1_000).unwrap_or(u64::MAX))
+/// What an hour of a device costs. Without it only time is told.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct PriceSettings {
+    pub per_gpu_hour: Option<f64>,
+    /// Lower-case code, such as `usd`.
+    pub currency: String,
 }
 
-fn assemble_us(spec: &AssembleSpec) -> u64 {
-    let frames = spec.shot_frames.iter().sum();
-    let encode_us = pixels(spec.width, spec.height, frames) * ENCODE_PIXEL_NS / 1_000;
-    MUX_US + u64::from(spec.shots) * JOIN_US + encode_us
+impl Default for PriceSettings {
+    fn default() -> Self {
+        Self {
+            per_gpu_hour: None,
+            currency: "usd".into(),
+        }
+    }
 }
 
-fn tokens(spec: &RenderSpec, frames_step: u32) -> u64 {
-    let edge = |pixels: u32| u64::from(pixels).div_ceil(TOKEN_EDGE);
-    let latent_frames = u64::from(spec.frames.saturating_sub(1) / frames_step.max(1)) + 1;
-    latent_frames * edge(spec.width) * edge(spec.height)
-}
-
-fn pixels(width: u32, height: u32, frames: u32) -> u64 {
-    u64::from(width) * u64::from(height) * u64::from(frames)
+impl PriceSettings {
+    /// The price of charged time, to a thousandth of a cent.
+    pub fn money(&self, time: GpuMicros) -> Option<Money> {
+        let value = self.per_gpu_hour? * time.as_secs_f64() / 3_600.0;
+        Some(Money {
+            value: (value * 1e5).round() / 1e5,
+            currency: self.currency.clone(),
+        })
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    const CLASS: CostClass = CostClass {
-        frames_step: 4,
-        steps: 12,
-        rate_ppm: 1_000_000,
-    };
-
-    fn render(frames: u32, steps: Option<u32>) -> TaskSpec {
-        TaskSpec::Render(RenderSpec {
-            shot: 0,
-            weights: "builtin".into(),
-            prompt: String::new(),
-            negative_prompt: String::new(),
-            width: 64,
-            height: 64,
-            frames,
-            fps: 16,
-            seed: 0,
-            steps,
-            guidance_scale: None,
-            first_frame: None,
-        })
-    }
-
     #[test]
-    fn the_default_shot_costs_what_the_formula_says() {
-        // 300 ms + 12 steps * 272 tokens * 0.4 ms + 266,240 pixels * 3 us
-        assert_eq!(
-            estimate(&render(65, None), CLASS),
-            GpuMicros(300_000 + 1_305_600 + 798_720)
-        );
-    }
-
-    #[test]
-    fn more_steps_frames_or_a_bigger_model_cost_more() {
-        let base = estimate(&render(65, None), CLASS);
-        assert!(estimate(&render(65, Some(24)), CLASS) > base);
-        assert!(estimate(&render(33, None), CLASS) < base);
-        assert!(
-            estimate(
-                &render(65, None),
-                CostClass {
-                    rate_ppm: 2_000_000,
-                    ..CLASS
-                }
-            ) > base
-        );
-    }
-
-    #[test]
-    fn a_hold_covers_the_price_and_absurd_sums_do_not_wrap() {
+    fn the_band_sets_the_price_and_absurd_sums_do_not_wrap() {
         let two = [GpuMicros(100), GpuMicros(60)];
-        let holds = Band::ALL.map(|band| hold(two, band));
-        assert_eq!(holds, [GpuMicros(480), GpuMicros(240), GpuMicros(120)]);
-        assert!(hold([GpuMicros(i64::MAX), GpuMicros(i64::MAX)], Band::Urgent).0 > 0);
+        let all = Band::ALL.map(|band| charged(two, band));
+        assert_eq!(all, [GpuMicros(320), GpuMicros(160), GpuMicros(80)]);
+        assert!(charged([GpuMicros(i64::MAX), GpuMicros(i64::MAX)], Band::Urgent).0 > 0);
+    }
+
+    #[test]
+    fn money_is_told_once_an_operator_has_set_a_price() {
+        let hour = GpuMicros(3_600_000_000);
+        assert_eq!(PriceSettings::default().money(hour), None);
+        let set = PriceSettings {
+            per_gpu_hour: Some(2.5),
+            currency: "eur".into(),
+        };
+        let money = set.money(GpuMicros(hour.0 / 2)).unwrap();
+        assert_eq!((money.value, money.currency.as_str()), (1.25, "eur"));
     }
 }

@@ -24,6 +24,7 @@ use crate::{
     chores::{self, ChoreError},
     core::limits::Limits,
     dispatcher::{Dispatcher, FoldError, Stops},
+    forecast::Forecaster,
     leader::{self, Kept, LeaderError, Leadership},
     metrics::{Metrics, MetricsError},
     settings::Settings,
@@ -162,10 +163,12 @@ impl Scheduler {
             stops.serving.clone(),
         )
         .await?;
+        let forecaster = Forecaster::new(dispatcher.clone(), metrics.clone());
+        serving.spawn(forecaster.clone().run(stops.serving.clone()));
         let router = router(
             &settings,
             &agent_token,
-            &dispatcher,
+            (&dispatcher, forecaster),
             &store,
             artifacts,
             metrics,
@@ -199,7 +202,7 @@ impl Scheduler {
 fn router(
     settings: &Settings,
     agent_token: &str,
-    dispatcher: &Dispatcher,
+    (dispatcher, forecaster): (&Dispatcher, Forecaster),
     store: &Store,
     artifacts: Artifacts,
     metrics: Metrics,
@@ -216,6 +219,7 @@ fn router(
         dispatcher.clone(),
         store.clone(),
         artifacts,
+        forecaster,
         settings.api.clone(),
         stops.serving.clone(),
     );

@@ -137,6 +137,7 @@ impl FarmSettings {
             preempt_min_steps: self.preempt_min_steps,
             preempt_gain_ms: self.preempt_gain_ms,
             windows: BTreeMap::new(),
+            rate_ppm: BTreeMap::new(),
         })
     }
 }
@@ -200,6 +201,7 @@ impl Settings {
     /// A text that names the setting that cannot hold.
     pub fn limits(&self) -> Result<Limits, String> {
         let mut limits = self.farm.limits()?;
+        limits.rate_ppm = self.api.models.rate_ppm.clone();
         limits.windows.insert(
             OVERNIGHT.into(),
             WindowSettings::overnight().window(OVERNIGHT)?,

@@ -298,6 +298,7 @@ impl Agent {
             artefacts,
             device_us: 2_000_000,
             steps_run: 8,
+            times: Default::default(),
         };
         self.call("report", &Report { lease, outcome }).await
     }

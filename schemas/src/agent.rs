@@ -237,6 +237,8 @@ pub enum Outcome {
         device_us: u64,
         /// Steps that this attempt ran itself (not those before its checkpoint).
         steps_run: u32,
+        #[serde(default)]
+        times: Times,
     },
     Released {
         checkpoint: Option<CheckpointRef>,
@@ -248,6 +250,22 @@ pub enum Outcome {
         /// For people, without paths or addresses of the node.
         message: String,
     },
+}
+
+/// What the parts of an attempt took, in microseconds, for estimates of others; what was not done is absent.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Times {
+    /// Opening the weights, told with the first shot that used them.
+    pub load_us: Option<u64>,
+    /// From the prompt to the first step.
+    pub encode_us: Option<u64>,
+    /// All steps that this attempt ran.
+    pub steps_us: Option<u64>,
+    pub decode_us: Option<u64>,
+    /// FFmpeg: the shot file, or the film.
+    pub mux_us: Option<u64>,
+    pub upload_us: Option<u64>,
 }
 
 /// Why an attempt failed; each class has its own budget.

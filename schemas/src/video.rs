@@ -79,13 +79,92 @@ pub struct Video {
     /// Why it waits, as a code such as `fair_share` or `window_closed`; null unless it does.
     #[serde(default)]
     pub waiting: Option<String>,
+    /// The same with its cause and in words; null unless it waits.
+    #[serde(default)]
+    pub reason: Option<Reason>,
 }
 
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+/// When it begins and ends, as expected. All null: nobody can say.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Eta {
     pub starts_at: Option<i64>,
     pub completes_at_p50: Option<i64>,
     pub completes_at_p90: Option<i64>,
+    /// The early and late ends of the interval; it is right four times in five.
+    #[serde(default)]
+    pub starts_at_p10: Option<i64>,
+    #[serde(default)]
+    pub starts_at_p90: Option<i64>,
+    #[serde(default)]
+    pub completes_at_p10: Option<i64>,
+}
+
+/// Why a video waits.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Reason {
+    pub code: String,
+    /// For people; follows "waits: ".
+    pub message: String,
+    /// What it waits for, by the names of the code; times are Unix milliseconds.
+    pub blocker: serde_json::Value,
+    /// Nothing that the farm has now will end the wait.
+    pub eta_unknown: bool,
+}
+
+/// An amount of money.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Money {
+    pub value: f64,
+    /// Lower-case code, such as `usd`.
+    pub currency: String,
+}
+
+/// The answer to `POST /v1/videos/estimate`: what a request would cost and when it would be done.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Estimate {
+    /// Always `video.estimate`.
+    pub object: String,
+    pub model: String,
+    /// Films that it is for, all together.
+    #[serde(default = "one")]
+    pub count: u32,
+    /// Whether create would take it; if not, `reasons` says why.
+    pub accepted: bool,
+    /// The errors that create would answer.
+    pub reasons: Vec<ErrorBody>,
+    /// Expected price; null while the operator has set none.
+    pub price: Option<Money>,
+    /// The most that it may cost: the price of what is held.
+    #[serde(default)]
+    pub price_at_most: Option<Money>,
+    pub gpu_seconds: Option<GpuSeconds>,
+    /// 1-based place that it would have.
+    pub queue_position: Option<u64>,
+    /// Start of the first film, end of the last.
+    pub eta: Eta,
+    /// Why it would wait; null if it would start at once.
+    #[serde(default)]
+    pub reason: Option<Reason>,
+    pub quota_after: Option<QuotaAfter>,
+    /// Unix seconds; until then the answer may be relied on.
+    pub valid_until: i64,
+}
+
+fn one() -> u32 {
+    1
+}
+
+/// Quota in seconds of a device: expected, and the most that is charged, which is what is held.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct GpuSeconds {
+    pub p50: f64,
+    pub p90: f64,
+}
+
+/// What is left of the tightest limit above the caller.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct QuotaAfter {
+    pub gpu_seconds_remaining: f64,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -105,6 +184,9 @@ pub struct Usage {
     pub reserved_gpu_seconds: f64,
     pub gpu_seconds: f64,
     pub video_seconds: f64,
+    /// What was charged, at most what was held; null while the operator has set no price.
+    #[serde(default)]
+    pub cost: Option<Money>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -138,7 +220,7 @@ pub struct DeletedVideo {
 }
 
 /// The body of every answer that is not 2xx.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ErrorBody {
     pub error: ErrorDetail,
 }

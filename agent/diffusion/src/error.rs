@@ -23,10 +23,15 @@ pub enum DiffusionError {
     #[error("cannot resume: {0}")]
     Checkpoint(#[from] crate::checkpoint::CheckpointError),
     /// More memory is needed than there is.
-    #[error("{what} needs about {need_bytes} bytes of memory and {free_bytes} are free")]
+    #[error(
+        "{what} needs {} MiB of memory and {} MiB are free: \
+         ask for a smaller size or fewer frames, or free some memory",
+        need_bytes.div_ceil(1 << 20),
+        free_bytes >> 20
+    )]
     OutOfMemory {
         /// What needs it.
-        what: &'static str,
+        what: String,
         /// Predicted peak.
         need_bytes: u64,
         /// What the device has left.

@@ -54,6 +54,16 @@ impl GuidancePlan {
         }
     }
 
+    /// Passes of a step.
+    pub fn passes(&self) -> usize {
+        let others = [
+            self.needs_negative(),
+            self.needs_perturbed(),
+            self.needs_isolated(),
+        ];
+        1 + others.into_iter().filter(|needed| *needed).count()
+    }
+
     /// The plan with another scale for both streams, where the recipe names one.
     #[must_use]
     pub fn with_scale(mut self, scale: Option<f32>) -> Self {

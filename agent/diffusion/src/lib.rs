@@ -1,8 +1,8 @@
-//! The engine: a [`Recipe`] and [`Weights`] in, a [`Clip`] out.
+//! The engine: a [`Recipe`] and [`Weights`] in, a clip out, piece by piece into a [`Sink`].
 //!
 //! `generate` is the whole of it: the prompt becomes tokens, hidden states and a text context; the
-//! sampler turns noise into latents step by step; the decoders turn latents into frames and
-//! samples. No network, no clock, no database and no FFmpeg in here.
+//! sampler turns noise into latents step by step; the decoders turn latents into samples and then,
+//! window by window, into frames. No network, no clock, no database and no FFmpeg in here.
 
 pub mod audio_vae;
 pub mod checkpoint;
@@ -10,6 +10,8 @@ pub mod clip;
 pub mod error;
 pub mod info;
 pub mod latent;
+pub mod memory;
+pub mod plan;
 pub mod progress;
 pub mod recipe;
 pub mod tensors;
@@ -22,7 +24,6 @@ mod convolution;
 mod golden;
 mod guidance;
 mod layers;
-mod memory;
 mod model;
 mod noise;
 mod run;
@@ -32,15 +33,18 @@ mod text;
 mod transformer;
 
 pub use checkpoint::Checkpoint;
-pub use clip::Clip;
+pub use clip::{Clip, Sink, Slate};
 pub use error::DiffusionError;
 pub use info::{ModelInfo, Size};
 pub use latent::Latents;
+pub use memory::Memory;
 pub use model::Weights;
+pub use plan::Plan;
 pub use progress::{Control, Generated, OnStep, Phase, Progress, Start};
 pub use recipe::{Picture, Recipe};
 
-/// Makes the clip of `recipe`, or pauses when `on_step` says so.
+/// Makes the clip of `recipe` and hands it to `sink` as it is decoded, or pauses when `on_step` or
+/// the sink says so.
 ///
 /// The same weights, recipe and class of device give the same bits, whatever the number of threads
 /// and however often the run was paused and resumed.
@@ -52,6 +56,7 @@ pub fn generate(
     recipe: &Recipe,
     start: Start,
     on_step: &mut OnStep<'_>,
+    sink: &mut dyn Sink,
 ) -> Result<Generated, DiffusionError> {
-    run::run(weights, recipe, start, on_step)
+    run::run(weights, recipe, start, on_step, sink)
 }

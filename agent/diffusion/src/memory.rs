@@ -1,44 +1,108 @@
-//! How much memory a run will take, told before it begins.
+//! How much memory a run will take, told before it begins: the tensors that are alive at the fullest
+//! moment of each part, counted from the shapes as the code of that part makes them.
+//!
+//! A clip's parts are made one after the other, so the peak is that of the greediest. Only the picture
+//! decoder can trade memory for speed: its pieces shrink before a run is refused.
 
 use kernels::Device;
+use serde::Serialize;
 
 use crate::error::DiffusionError;
 use crate::latent::Grid;
 use crate::model::Weights;
 use crate::recipe::Recipe;
 
-/// Rows of transformer width that a token has alive at once: the tokens, a norm, q, k, v, the
-/// attention's output, the inner feed-forward (4) and the passes' velocities.
-const ROWS_A_TOKEN: u64 = 14;
-/// Buffers of the video decoder's widest layer that are alive at once.
-const DECODER_BUFFERS: u64 = 4;
-/// Pixels of one position of that layer, on each side.
-const PATCH_PIXELS: u64 = 16;
-/// Decoded floats and bytes of a pixel.
-const PIXEL_BYTES: u64 = 3 * 4 + 3;
 const FLOAT_BYTES: u64 = 4;
+/// Values of the picture decoder's largest tensor at a time, where memory allows: 8 MiB.
+const PIECE_VALUES: usize = 2 << 20;
+/// What a thread keeps for blocks of rows on their way through a product.
+const THREAD_BYTES: u64 = 192 << 10;
 
-/// Predicted peak of a run beyond the weights, in bytes.
-pub fn predict(weights: &Weights, recipe: &Recipe, grid: &Grid) -> u64 {
-    let config = weights.transformer.config();
-    let tokens =
-        (grid.video_tokens() * config.video.width() + grid.audio * config.audio.width()) as u64;
-    let denoise = tokens * ROWS_A_TOKEN * FLOAT_BYTES;
-    let pixels = u64::from(recipe.width) * u64::from(recipe.height) * u64::from(recipe.frames);
-    let layer = weights.decoder_channels as u64 * FLOAT_BYTES * DECODER_BUFFERS / PATCH_PIXELS;
-    denoise.max(pixels * (PIXEL_BYTES + layer))
+/// Predicted bytes of a run beyond the weights, which are `weights`; what a sink keeps is its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct Memory {
+    /// The weights, which stay.
+    pub weights: u64,
+    /// Prompt to text context.
+    pub encode: u64,
+    /// A step of the sampler.
+    pub denoise: u64,
+    /// Latents to samples.
+    pub sound: u64,
+    /// Latents to pictures.
+    pub pictures: u64,
+    /// Values that a layer of the picture decoder is given at once.
+    #[serde(skip)]
+    pub(crate) piece: usize,
 }
 
-/// Refuses a run that would need more than the device has free.
+impl Memory {
+    /// Peak of the run beyond the weights.
+    pub fn run_bytes(&self) -> u64 {
+        let parts = [self.encode, self.denoise, self.sound, self.pictures];
+        parts.into_iter().max().unwrap_or(0)
+    }
+
+    /// Peak with the weights.
+    pub fn peak_bytes(&self) -> u64 {
+        self.weights + self.run_bytes()
+    }
+}
+
+/// Predicts a run whose picture decoder is given `piece` values at once.
+pub fn predict(weights: &Weights, grid: &Grid, piece: usize) -> Memory {
+    let config = weights.transformer.config();
+    let (s, l) = (grid.video_tokens(), grid.audio);
+    let bytes = |values: usize| values as u64 * FLOAT_BYTES;
+    let latents = bytes(s * config.video.in_channels + l * config.audio.in_channels);
+    let text = weights.text_tokens();
+    let context = 2 * bytes(text * (config.video.context + config.audio.context));
+    let threads = weights.device.threads() as u64 * THREAD_BYTES;
+    let kept = context + threads;
+    // The sampler's own latents, those of the last step and those being copied out of this one.
+    let passes = weights.guidance.passes() as u64;
+    let denoise = bytes(weights.transformer.values(s, l, text)) + (2 + passes) * latents;
+    let sound = bytes(weights.audio_decoder.values(l).max(weights.sound_values(l)));
+    let pictures = bytes(weights.video_decoder.values(grid.video, piece));
+    Memory {
+        weights: weights.bytes,
+        encode: kept + bytes(weights.text_values()),
+        denoise: kept + denoise,
+        sound: kept + latents + sound,
+        pictures: kept + latents + pictures,
+        piece,
+    }
+}
+
+/// Predicts a run with the largest pieces that fit into `free_bytes` beyond the weights, or the
+/// smallest when none do; a device that does not tell what it has free has enough.
+pub fn fit(weights: &Weights, grid: &Grid, free_bytes: Option<u64>) -> Memory {
+    let mut piece = PIECE_VALUES;
+    loop {
+        let found = predict(weights, grid, piece);
+        let fits = free_bytes.is_none_or(|free| found.pictures <= free);
+        if fits || piece == 0 {
+            return found;
+        }
+        piece /= 2;
+    }
+}
+
+/// Plans the memory of a run on the weights' device and refuses one that has no room for it.
 ///
 /// # Errors
 /// [`DiffusionError::OutOfMemory`].
-pub fn check(weights: &Weights, recipe: &Recipe, grid: &Grid) -> Result<(), DiffusionError> {
-    compare(
-        "this clip",
-        predict(weights, recipe, grid),
-        weights.device.free_bytes(),
-    )
+pub fn admit(weights: &Weights, recipe: &Recipe, grid: &Grid) -> Result<Memory, DiffusionError> {
+    let free = weights.device.free_bytes();
+    let found = fit(weights, grid, free);
+    let what = || {
+        format!(
+            "{}x{} at {} frames",
+            recipe.width, recipe.height, recipe.frames
+        )
+    };
+    compare(what, found.run_bytes(), free)?;
+    Ok(found)
 }
 
 /// Refuses weights of `values` numbers that the device has no room for.
@@ -46,18 +110,19 @@ pub fn check(weights: &Weights, recipe: &Recipe, grid: &Grid) -> Result<(), Diff
 /// # Errors
 /// [`DiffusionError::OutOfMemory`].
 pub fn check_weights(values: u64, device: &Device) -> Result<(), DiffusionError> {
-    compare(
-        "loading these weights",
-        values * FLOAT_BYTES,
-        device.free_bytes(),
-    )
+    let what = || "loading these weights".to_owned();
+    compare(what, values * FLOAT_BYTES, device.free_bytes())
 }
 
 /// A device that does not tell what it has free is given the benefit of the doubt.
-fn compare(what: &'static str, need_bytes: u64, free: Option<u64>) -> Result<(), DiffusionError> {
+fn compare(
+    what: impl Fn() -> String,
+    need_bytes: u64,
+    free: Option<u64>,
+) -> Result<(), DiffusionError> {
     match free {
         Some(free_bytes) if free_bytes < need_bytes => Err(DiffusionError::OutOfMemory {
-            what,
+            what: what(),
             need_bytes,
             free_bytes,
         }),
@@ -70,13 +135,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn more_than_there_is_free_is_refused_with_both_numbers() {
-        assert!(compare("this clip", 10, Some(10)).is_ok());
-        assert!(compare("this clip", 10, None).is_ok());
-        let error = compare("this clip", 11, Some(10)).unwrap_err().to_string();
+    fn more_than_there_is_free_is_refused_with_both_numbers_and_what_to_do() {
+        let what = || "64x64 at 65 frames".to_owned();
+        assert!(compare(what, 10 << 20, Some(10 << 20)).is_ok());
+        assert!(compare(what, 10 << 20, None).is_ok());
+        let error = compare(what, 11 << 20, Some(10 << 20)).unwrap_err();
         assert_eq!(
-            error,
-            "this clip needs about 11 bytes of memory and 10 are free"
+            error.to_string(),
+            "64x64 at 65 frames needs 11 MiB of memory and 10 MiB are free: \
+             ask for a smaller size or fewer frames, or free some memory"
         );
         let device = Device::cpu(1).unwrap();
         if device.free_bytes().is_some() {

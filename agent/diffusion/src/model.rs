@@ -53,8 +53,8 @@ pub struct Weights {
     pub(crate) video_encoder: Option<VideoEncoder>,
     pub(crate) audio_decoder: AudioDecoder,
     pub(crate) vocoder: Vocoder,
-    /// Widest layer of the video decoder at full size, in channels.
-    pub(crate) decoder_channels: usize,
+    /// Bytes of all loaded tensors.
+    pub(crate) bytes: u64,
     text: TextEncoder,
     contexts: Mutex<Vec<(String, Arc<Context>)>>,
 }
@@ -100,6 +100,11 @@ impl Parts {
             audio_vae,
             vocoder,
         ]
+    }
+
+    /// Values of all tensors.
+    fn value_count(&self) -> u64 {
+        self.all().iter().map(|part| part.value_count()).sum()
     }
 
     /// Digest over every file that the run depends on.
@@ -174,10 +179,7 @@ impl Weights {
     /// what was found; [`DiffusionError::OutOfMemory`] when they would not fit.
     pub fn open(dir: &Path, device: &Device) -> Result<Self, DiffusionError> {
         let parts = Parts::open(dir)?;
-        memory::check_weights(
-            parts.all().iter().map(|part| part.value_count()).sum(),
-            device,
-        )?;
+        memory::check_weights(parts.value_count(), device)?;
         Ok(Self::load(dir, &parts, device)?)
     }
 
@@ -197,10 +199,6 @@ impl Weights {
         let compression = compression(&video_decoder, &audio_decoder);
         check_fit(parts, &transformer, &text, &video_decoder, &audio_decoder)?;
         let (schedule, guidance) = sampling(dir, &product, transformer.config())?;
-        let channels: Vec<usize> = parts
-            .vae
-            .config()
-            .get("decoder_block_out_channels", vec![256])?;
         let mut found = Self {
             info: facts(
                 &product,
@@ -220,7 +218,7 @@ impl Weights {
             video_encoder,
             audio_decoder,
             vocoder,
-            decoder_channels: channels.into_iter().min().unwrap_or(1),
+            bytes: parts.value_count() * size_of::<f32>() as u64,
             text,
             contexts: Mutex::default(),
         };
@@ -233,6 +231,26 @@ impl Weights {
     /// What the weights are and can do.
     pub fn info(&self) -> &ModelInfo {
         &self.info
+    }
+
+    /// The device that the weights are on.
+    pub fn device(&self) -> &Device {
+        &self.device
+    }
+
+    /// Tokens that a prompt is padded to.
+    pub(crate) fn text_tokens(&self) -> usize {
+        self.text.tokens()
+    }
+
+    /// Values alive while a prompt is encoded.
+    pub(crate) fn text_values(&self) -> usize {
+        self.text.values()
+    }
+
+    /// Values alive while `tokens` sound latents become samples, from the spectrogram on.
+    pub(crate) fn sound_values(&self, tokens: usize) -> usize {
+        self.vocoder.values(self.audio_decoder.rows(tokens))
     }
 
     /// Words of the prompt that the model has not learnt.

@@ -2,7 +2,6 @@
 //! told, and what it ends with.
 
 use crate::checkpoint::Checkpoint;
-use crate::clip::Clip;
 use crate::latent::Latents;
 
 /// Where a run begins.
@@ -46,6 +45,10 @@ pub struct Progress<'a> {
     pub step: u32,
     /// Denoising steps in all.
     pub steps: u32,
+    /// Pictures decoded.
+    pub pictures: u32,
+    /// Pictures in all.
+    pub pictures_total: u32,
     pub(crate) save: &'a dyn Fn() -> Checkpoint,
 }
 
@@ -65,15 +68,15 @@ pub enum Control {
     Pause,
 }
 
-/// The caller's end of a run: called after the prompt is encoded, after every denoising step and
-/// between the parts of decoding.
+/// The caller's end of a run: called after the prompt is encoded, after every denoising step, after
+/// the sound is decoded and after every window of pictures but the last.
 pub type OnStep<'a> = dyn FnMut(&Progress<'_>) -> Control + Send + 'a;
 
 /// How a run ended.
 #[derive(Debug)]
 pub enum Generated {
-    /// The clip is done.
-    Finished(Box<Clip>),
-    /// The caller paused it.
+    /// The sink has the whole clip.
+    Finished,
+    /// The caller or the sink paused it.
     Paused(Box<Checkpoint>),
 }

@@ -3,7 +3,7 @@
 use kernels::Tensor;
 
 use crate::checkpoint::{Checkpoint, Identity};
-use crate::clip::Clip;
+use crate::clip::{Sink, Slate};
 use crate::error::DiffusionError;
 use crate::latent::{Grid, Latents};
 use crate::memory;
@@ -22,27 +22,48 @@ struct Run<'a> {
     identity: Identity,
 }
 
+/// Where the run meets its caller.
+struct Ends<'a, 'b> {
+    on_step: &'a mut OnStep<'b>,
+    sink: &'a mut dyn Sink,
+    /// Values that a layer of the picture decoder is given at a time.
+    piece: usize,
+}
+
+/// How far a run is.
+#[derive(Clone, Copy)]
+struct Place {
+    phase: Phase,
+    step: u32,
+    pictures: u32,
+}
+
 /// The run of `generate`, on the threads of the weights' device.
 pub(crate) fn run(
     weights: &Weights,
     recipe: &Recipe,
     start: Start,
     on_step: &mut OnStep<'_>,
+    sink: &mut dyn Sink,
 ) -> Result<Generated, DiffusionError> {
     recipe.check(&weights.info)?;
     let run = Run::new(weights, recipe);
     if let Start::Resume(checkpoint) = &start {
         checkpoint.belongs_to(&run.identity)?;
     }
-    memory::check(weights, recipe, &run.grid)?;
-    weights.device.scope(|| run.generate(start, on_step))
+    let piece = memory::admit(weights, recipe, &run.grid)?.piece;
+    let mut ends = Ends {
+        on_step,
+        sink,
+        piece,
+    };
+    weights.device.scope(|| run.generate(start, &mut ends))
 }
 
 impl<'a> Run<'a> {
     fn new(weights: &'a Weights, recipe: &'a Recipe) -> Self {
         let grid = Grid::of(recipe, &weights.compression);
-        let steps = recipe.steps.unwrap_or(weights.info.steps);
-        let sigmas = weights.schedule.sigmas(steps, grid.video_tokens());
+        let sigmas = weights.sigmas(recipe, &grid);
         let bytes: Vec<u8> = sigmas
             .iter()
             .flat_map(|sigma| sigma.to_le_bytes())
@@ -66,11 +87,7 @@ impl<'a> Run<'a> {
         self.sigmas.len() as u32 - 1
     }
 
-    fn generate(
-        &self,
-        start: Start,
-        on_step: &mut OnStep<'_>,
-    ) -> Result<Generated, DiffusionError> {
+    fn generate(&self, start: Start, ends: &mut Ends<'_, '_>) -> Result<Generated, DiffusionError> {
         let weights = self.weights;
         let guidance = weights
             .guidance
@@ -97,16 +114,18 @@ impl<'a> Run<'a> {
             first_frame: first_frame.as_ref(),
         };
         let (latents, first) = self.begin(&sampler, start)?;
-        if self.tell(on_step, self.phase(first), first, &latents) == Control::Pause {
+        let mut after = |step, latents: &Latents| self.tell(ends, self.place(step), latents);
+        if after(first, &latents) == Control::Pause {
             return Ok(self.paused(first, latents));
         }
-        let mut after =
-            |step, latents: &Latents| self.tell(on_step, self.phase(step), step, latents);
         let (latents, done) = sampler.denoise(latents, first, &mut after)?;
         if done < self.steps() {
             return Ok(self.paused(done, latents));
         }
-        self.decode(latents, on_step)
+        match self.decode(&latents, ends)? {
+            Control::Continue => Ok(Generated::Finished),
+            Control::Pause => Ok(self.paused(done, latents)),
+        }
     }
 
     /// Latents to begin from, and the steps that they have behind them.
@@ -153,11 +172,17 @@ impl<'a> Run<'a> {
         }))
     }
 
-    fn phase(&self, step: u32) -> Phase {
-        if step < self.steps() {
+    /// The place after some denoising steps.
+    fn place(&self, step: u32) -> Place {
+        let phase = if step < self.steps() {
             Phase::Denoise
         } else {
             Phase::Decode
+        };
+        Place {
+            phase,
+            step,
+            pictures: 0,
         }
     }
 
@@ -175,47 +200,60 @@ impl<'a> Run<'a> {
         Generated::Paused(Box::new(self.checkpoint(step, &latents)))
     }
 
-    fn tell(
-        &self,
-        on_step: &mut OnStep<'_>,
-        phase: Phase,
-        step: u32,
-        latents: &Latents,
-    ) -> Control {
-        let save = || self.checkpoint(step, latents);
-        on_step(&Progress {
-            phase,
-            step,
+    fn tell(&self, ends: &mut Ends<'_, '_>, place: Place, latents: &Latents) -> Control {
+        let save = || self.checkpoint(place.step, latents);
+        (ends.on_step)(&Progress {
+            phase: place.phase,
+            step: place.step,
             steps: self.steps(),
+            pictures: place.pictures,
+            pictures_total: self.recipe.frames,
             save: &save,
         })
     }
 
-    /// Frames and samples of finished latents; between the two the caller may pause.
+    /// Samples and frames of finished latents, into the sink.
     fn decode(
         &self,
-        latents: Latents,
-        on_step: &mut OnStep<'_>,
-    ) -> Result<Generated, DiffusionError> {
-        let (weights, steps) = (self.weights, self.steps());
-        let frames = weights
-            .video_decoder
-            .frames(&latents.video, self.grid.video)?;
-        if self.tell(on_step, Phase::Decode, steps, &latents) == Control::Pause {
-            return Ok(self.paused(steps, latents));
+        latents: &Latents,
+        ends: &mut Ends<'_, '_>,
+    ) -> Result<Control, DiffusionError> {
+        let mut place = self.place(self.steps());
+        if ends.sink.open(&self.slate(latents), self.sound(latents)?) == Control::Pause
+            || self.tell(ends, place, latents) == Control::Pause
+        {
+            return Ok(Control::Pause);
         }
-        let mel = weights.audio_decoder.spectrogram(&latents.audio)?;
-        let wave = weights.vocoder.wave(&mel)?;
-        Ok(Generated::Finished(Box::new(Clip {
+        let (decoder, piece) = (&self.weights.video_decoder, ends.piece);
+        let control = decoder.pictures(&latents.video, self.grid.video, piece, &mut |frames| {
+            place.pictures += frames.dims()[0] as u32;
+            if ends.sink.pictures(frames.u8s()) == Control::Pause {
+                return Ok(Control::Pause);
+            }
+            Ok(match place.pictures < self.recipe.frames {
+                true => self.tell(ends, place, latents),
+                false => Control::Continue,
+            })
+        })?;
+        Ok(control)
+    }
+
+    fn slate(&self, latents: &Latents) -> Slate {
+        Slate {
             width: self.recipe.width,
             height: self.recipe.height,
             fps: self.recipe.fps,
-            frames: frames.u8s().to_vec(),
-            sample_rate: weights.info.sample_rate,
-            channels: weights.info.channels,
-            samples: self.samples(&wave),
-            latents_digest: digest(&latents),
-        })))
+            frames: self.recipe.frames,
+            sample_rate: self.weights.info.sample_rate,
+            channels: self.weights.info.channels,
+            latents_digest: digest(latents),
+        }
+    }
+
+    fn sound(&self, latents: &Latents) -> Result<Vec<f32>, DiffusionError> {
+        let mel = self.weights.audio_decoder.spectrogram(&latents.audio)?;
+        let wave = self.weights.vocoder.wave(&mel)?;
+        Ok(self.samples(&wave))
     }
 
     /// The wave cut or padded with silence to the length of the pictures.
@@ -230,12 +268,8 @@ impl<'a> Run<'a> {
 
 fn digest(latents: &Latents) -> String {
     let mut hasher = blake3::Hasher::new();
-    for stream in [&latents.video, &latents.audio] {
-        let bytes: Vec<u8> = stream
-            .iter()
-            .flat_map(|value| value.to_le_bytes())
-            .collect();
-        hasher.update(&bytes);
+    for value in latents.video.iter().chain(&latents.audio) {
+        hasher.update(&value.to_le_bytes());
     }
     hasher.finalize().to_hex().to_string()
 }

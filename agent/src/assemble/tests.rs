@@ -1,7 +1,8 @@
 //! Films from synthetic shots with the real FFmpeg: order, lengths, sizes, loudness, refusals.
 
 use super::*;
-use crate::mux::{Picture, go_on};
+use crate::{mux::go_on, shot};
+use diffusion::{Sink, Slate};
 
 const FPS: u32 = 16;
 
@@ -33,18 +34,20 @@ fn shoot(ffmpeg: &Ffmpeg, dir: &Path, name: &str, take: &Take) -> PathBuf {
         .collect();
     let path = dir.join(name);
     let Size { width, height } = take.size;
-    let picture = Picture {
+    let slate = Slate {
         width,
         height,
         fps: FPS,
-        rgb: &rgb,
-    };
-    let sound = crate::wav::Sound {
-        rate: 16_000,
+        frames: take.frames,
+        sample_rate: 16_000,
         channels: 1,
-        samples: &samples,
+        latents_digest: String::new(),
     };
-    mux::write_shot(ffmpeg, picture, sound, &path, &go_on).unwrap();
+    let (_, written) = shot::write(ffmpeg, &path, &go_on, |feed| {
+        feed.open(&slate, samples);
+        feed.pictures(&rgb)
+    });
+    written.unwrap();
     path
 }
 

@@ -1,16 +1,15 @@
 //! `attention` on the CPU: for each block of queries and each head, online softmax over blocks of
-//! keys with a GEMM for both products.
+//! keys; both products run in the register tile of the convolutions.
 
 use std::ops::Range;
 
-use gemm::Parallelism;
-
+use super::pack::Packed;
 use super::{Heads, Mask};
-use crate::matmul::{Strided, matmul};
 use crate::simd::{exp, max, sum, vectorised};
 use crate::{Cpu, Tensor};
 
 const QUERY_BLOCK: usize = 64;
+/// A multiple of every panel's width.
 const KEY_BLOCK: usize = 128;
 /// Score of a key that a query may not see; finite, so that no difference is NaN.
 const HIDDEN: f32 = -1e30;
@@ -18,8 +17,7 @@ const HIDDEN: f32 = -1e30;
 /// Everything that a block of queries reads.
 struct Inputs<'a> {
     q: &'a [f32],
-    k: &'a [f32],
-    v: &'a [f32],
+    packed: Packed,
     heads: Heads,
     mask: Mask<'a>,
     keys: usize,
@@ -29,8 +27,12 @@ struct Inputs<'a> {
 
 /// Running state of one head over a block of queries.
 struct State {
+    /// [query, key of the block]
     scores: Vec<f32>,
+    /// [query, channel]
     sums: Vec<f32>,
+    /// For each query, the sum of its weights and its largest score so far.
+    totals: Vec<f32>,
     maxima: Vec<f32>,
 }
 
@@ -45,10 +47,15 @@ pub(super) fn attention(
 ) {
     let width = q.last_dim();
     let (keys, d) = (k.row_count(), width / heads.query);
+    let seen = match mask {
+        Mask::Keys(count) => count,
+        _ => keys,
+    };
+    cpu.count_product([q.row_count(), 2 * width, seen]);
+    let packed = Packed::new(cpu, k.f32s(), v.f32s(), heads.key, d);
     let inputs = Inputs {
         q: q.f32s(),
-        k: k.f32s(),
-        v: v.f32s(),
+        packed,
         heads,
         mask,
         keys,
@@ -57,94 +64,86 @@ pub(super) fn attention(
     cpu.for_each_chunk(o.f32s_mut(), QUERY_BLOCK * width, |block, out| {
         let rows = out.len() / width;
         let mut state = State {
-            scores: vec![0.0; QUERY_BLOCK * KEY_BLOCK],
-            sums: vec![0.0; rows],
+            scores: vec![0.0; rows * KEY_BLOCK],
+            sums: vec![0.0; rows * inputs.packed.padded_d],
+            totals: vec![0.0; rows],
             maxima: vec![0.0; rows],
         };
         for head in 0..heads.query {
-            attend(&inputs, head, block * QUERY_BLOCK, out, &mut state);
+            attend(&inputs, head, block * QUERY_BLOCK, &mut state);
+            store(&state, inputs.packed.padded_d, out, width, head * d, d);
         }
     });
 }
 
-/// Queries `first..` of one head into the head's columns of `out`.
-fn attend(inputs: &Inputs<'_>, head: usize, first: usize, out: &mut [f32], state: &mut State) {
+/// Weighted sums over the keys for queries `first..` of one head.
+fn attend(inputs: &Inputs<'_>, head: usize, first: usize, state: &mut State) {
     let Inputs {
-        q,
-        k,
-        v,
-        heads,
-        mask,
-        keys,
-        d,
+        q, heads, mask, d, ..
     } = *inputs;
-    let (width, key_width) = (heads.query * d, heads.key * d);
-    let rows = out.len() / width;
+    let (width, packed) = (heads.query * d, &inputs.packed);
+    let rows = state.totals.len();
     let key_head = head * heads.key / heads.query;
     state.sums.fill(0.0);
+    state.totals.fill(0.0);
     state.maxima.fill(HIDDEN);
-    for row in out.chunks_mut(width) {
-        row[head * d..][..d].fill(0.0);
-    }
-    let range = visible_keys(mask, keys, first, rows);
-    let mut start = range.start;
+    let range = visible_keys(mask, inputs.keys, first, rows);
+    // A panel that begins before the first visible key holds hidden ones, which the mask knows.
+    let mut start = range.start / packed.width * packed.width;
     while start < range.end {
-        let count = KEY_BLOCK.min(range.end - start);
-        let queries = Strided::rows(&q[first * width + head * d..], width);
-        let key_rows = Strided::transposed(&k[start * key_width + key_head * d..], key_width);
-        let shape = (rows, count, d);
-        matmul(
-            shape,
-            &mut state.scores,
-            KEY_BLOCK,
-            false,
-            queries,
-            key_rows,
-            Parallelism::None,
-        );
+        let span = (start, KEY_BLOCK.min(range.end - start));
+        let queries = (&q[first * width + head * d..], width);
+        packed.scores(key_head, span, queries, (&mut state.scores, KEY_BLOCK));
         vectorised(
             #[inline(always)]
             || {
                 for row in 0..rows {
-                    let scores = &mut state.scores[row * KEY_BLOCK..][..count];
-                    apply_mask(mask, heads.scale, first + row, start, scores);
-                    let top = max(scores).max(state.maxima[row]);
-                    scores.iter_mut().for_each(|s| {
-                        *s = if *s > 0.5 * HIDDEN {
-                            exp(*s - top)
-                        } else {
-                            0.0
-                        }
+                    soften(state, row, span, packed.padded_d, |start, scores| {
+                        apply_mask(mask, heads.scale, first + row, start, scores);
                     });
-                    let shrink = exp(state.maxima[row] - top);
-                    state.sums[row] = state.sums[row] * shrink + sum(scores, |s| s);
-                    state.maxima[row] = top;
-                    out[row * width + head * d..][..d]
-                        .iter_mut()
-                        .for_each(|o| *o *= shrink);
                 }
             },
         );
-        let (scores, values) = (
-            Strided::rows(&state.scores, KEY_BLOCK),
-            Strided::rows(&v[start * key_width + key_head * d..], key_width),
-        );
-        matmul(
-            (rows, d, count),
-            &mut out[head * d..],
-            width,
-            true,
-            scores,
-            values,
-            Parallelism::None,
-        );
-        start += count;
+        packed.add_values(key_head, span, (&state.scores, KEY_BLOCK), &mut state.sums);
+        start += KEY_BLOCK;
     }
-    for (row, total) in state.sums.iter().enumerate() {
+}
+
+/// Turns the scores of one query into weights and shrinks what was summed before to their scale.
+#[inline(always)]
+fn soften(
+    state: &mut State,
+    row: usize,
+    (start, count): (usize, usize),
+    padded_d: usize,
+    mask: impl Fn(usize, &mut [f32]),
+) {
+    let scores = &mut state.scores[row * KEY_BLOCK..][..count];
+    mask(start, scores);
+    let top = max(scores).max(state.maxima[row]);
+    scores.iter_mut().for_each(|s| {
+        *s = if *s > 0.5 * HIDDEN {
+            exp(*s - top)
+        } else {
+            0.0
+        }
+    });
+    let shrink = exp(state.maxima[row] - top);
+    state.totals[row] = state.totals[row] * shrink + sum(scores, |s| s);
+    state.maxima[row] = top;
+    let sums = &mut state.sums[row * padded_d..][..padded_d];
+    sums.iter_mut().for_each(|o| *o *= shrink);
+}
+
+/// Divides the sums by their weights, into `d` columns of the output from `column` on.
+fn store(state: &State, padded_d: usize, out: &mut [f32], width: usize, column: usize, d: usize) {
+    let rows = out
+        .chunks_exact_mut(width)
+        .zip(state.sums.chunks_exact(padded_d));
+    for ((out, sums), total) in rows.zip(&state.totals) {
         let factor = if *total > 0.0 { 1.0 / total } else { 0.0 };
-        out[row * width + head * d..][..d]
-            .iter_mut()
-            .for_each(|o| *o *= factor);
+        let places = out[column..][..d].iter_mut();
+        places.zip(sums).for_each(|(o, sum)| *o = sum * factor);
     }
 }
 

@@ -17,3 +17,4 @@ pub use pad::{Prologue, SpacePad};
 
 pub(crate) use pad::{Border, padded};
 pub(crate) use run::{Core, add_product, convolve};
+pub(crate) use tile::{Isa, WIDTHS};

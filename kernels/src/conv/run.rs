@@ -40,6 +40,7 @@ pub(crate) fn convolve(
 ) {
     let channels = core.weights.out_channels();
     let pixels = out.len() / channels;
+    cpu.count_product([pixels, channels, core.taps * core.run]);
     let piece = pixels
         .div_ceil(16)
         .clamp(*PIECE_PIXELS.start(), *PIECE_PIXELS.end());

@@ -5,15 +5,18 @@
 
 #![expect(unsafe_code, reason = "register tiles are written with intrinsics")]
 
+/// Columns that panels may have, widest first.
+pub(crate) const WIDTHS: [usize; 3] = [32, 16, 8];
+
 /// Widest panel.
-pub(super) const WIDTH_MAX: usize = 32;
+pub(super) const WIDTH_MAX: usize = WIDTHS[0];
 
 /// Most pixels of any tile.
 const PIXELS_MAX: usize = 8;
 
 /// Instruction sets that have a tile of their own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Isa {
+pub(crate) enum Isa {
     Portable,
     #[cfg(target_arch = "x86_64")]
     Avx2,
@@ -46,6 +49,19 @@ impl Isa {
             #[cfg(target_arch = "x86_64")]
             Self::Avx512 => width <= 32,
         }
+    }
+
+    /// `dst[row] += x[row] w` for `rows` rows that are `x_step` and `dst_step` values apart; `w`
+    /// is a panel of rows of `width` columns.
+    pub fn multiply(
+        self,
+        (x, step): (&[f32], usize),
+        (w, width): (&[f32], usize),
+        rows: usize,
+        (dst, dst_step): (&mut [f32], usize),
+    ) {
+        let stretch = Stretch { x, step, w, width };
+        accumulate(self, stretch, rows, dst, dst_step);
     }
 
     /// Most pixels of a tile over a panel of this width.

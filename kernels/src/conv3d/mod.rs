@@ -1,4 +1,5 @@
-//! `conv3d`: convolution over time, rows and columns with an output as large as the input.
+//! `conv3d`: convolution over time, rows and columns with an output as large as the input, or
+//! shorter by the frames around it that the input brings itself.
 //!
 //! `y[b,t,h,w] = bias + residual[b,t,h,w] + sum over kernel of pre(x)[b,t+i,h+j,w+k] * weight`
 //!
@@ -19,6 +20,8 @@ pub enum TimePad {
     Copies,
     /// Half of the padding on each side, as zeros.
     Zero,
+    /// None: x has the frames before and after, and the output is kernel - 1 frames shorter.
+    Given,
 }
 
 /// How a convolution treats its borders and what comes before it.
@@ -35,7 +38,8 @@ pub struct Conv3dOptions {
 /// Convolves `x` into `out`, adding `residual` (of the shape of `out`) when given.
 ///
 /// # Errors
-/// [`KernelError::Shape`] and [`KernelError::DType`] for tensors that do not fit each other;
+/// [`KernelError::Shape`] and [`KernelError::DType`] for tensors that do not fit each other, fewer
+/// given frames than the kernel has among them;
 /// [`KernelError::Unsupported`] for an even kernel size, or a picture too small to be reflected.
 pub fn conv3d(
     device: &Device,
@@ -52,12 +56,20 @@ pub fn conv3d(
         let expected = format!("{} channels", weights.in_channels());
         return Err(KernelError::shape(OP, "x", expected, dims));
     }
-    let out_dims = [batch, time, height, width, weights.out_channels()];
+    let [kernel_t, kernel_h, kernel_w] = weights.kernel();
+    let given = match options.time {
+        TimePad::Given => kernel_t - 1,
+        _ => 0,
+    };
+    let Some(out_time) = time.checked_sub(given) else {
+        let expected = format!("at least {kernel_t} frames");
+        return Err(KernelError::shape(OP, "x", expected, dims));
+    };
+    let out_dims = [batch, out_time, height, width, weights.out_channels()];
     out.expect_f32(OP, "out", &out_dims)?;
     if let Some(residual) = residual {
         residual.expect_f32(OP, "residual", &out_dims)?;
     }
-    let [_, kernel_h, kernel_w] = weights.kernel();
     if weights.kernel().iter().any(|size| size % 2 == 0) {
         return Err(KernelError::unsupported(
             OP,
@@ -71,15 +83,8 @@ pub fn conv3d(
     if out.count() > 0 {
         let Device::Cpu(cpu) = device;
         let residual = residual.map(Tensor::f32s);
-        on_cpu(
-            cpu,
-            x.f32s(),
-            dims,
-            weights,
-            options,
-            residual,
-            out.f32s_mut(),
-        );
+        let out = out.f32s_mut();
+        on_cpu(cpu, x.f32s(), dims, weights, options, residual, out);
     }
     Ok(())
 }
@@ -111,6 +116,10 @@ fn on_cpu(
     };
     let pitch = (width + 2 * columns) * channels;
     let image = (height + 2 * rows) * pitch;
+    let out_time = match options.time {
+        TimePad::Given => time + 1 - kernel_t,
+        _ => time,
+    };
     let core = Core {
         weights,
         row_pixels: width,
@@ -120,7 +129,7 @@ fn on_cpu(
     };
     let tap_start = |row: usize, tap: usize| {
         let (frame, y) = (row / height, row % height);
-        let (batch, t) = (frame / time, frame % time);
+        let (batch, t) = (frame / out_time, frame % out_time);
         let t = source_frame(options.time, kernel_t, t + tap / kernel_h, time)?;
         Some((batch * time + t) * image + (y + tap % kernel_h) * pitch)
     };
@@ -129,10 +138,10 @@ fn on_cpu(
 
 /// The frame that lies under kernel position `at` = output frame + tap, or none where it is zero.
 fn source_frame(pad: TimePad, kernel_t: usize, at: usize, time: usize) -> Option<usize> {
-    let before = if pad == TimePad::Causal {
-        kernel_t - 1
-    } else {
-        kernel_t / 2
+    let before = match pad {
+        TimePad::Causal => kernel_t - 1,
+        TimePad::Copies | TimePad::Zero => kernel_t / 2,
+        TimePad::Given => 0,
     };
     if pad == TimePad::Zero && (at < before || at - before >= time) {
         return None;

@@ -1,6 +1,37 @@
-//! Moving rows: `gather_rows`, of which a token embedding is the scaled form.
+//! Moving values: `copy_range` as they lie in memory, `gather_rows` by number, of which a token
+//! embedding is the scaled form.
 
 use crate::{DType, Device, KernelError, Tensor};
+
+/// `to[to_at + i] = from[from_at + i]` for i < count, whatever the shapes: cuts and joins tensors along
+/// their outermost dimension.
+///
+/// # Errors
+/// [`KernelError::DType`] unless both are F32; [`KernelError::Shape`] for a range beyond either.
+pub fn copy_range(
+    device: &Device,
+    (from, from_at): (&Tensor, usize),
+    (to, to_at): (&mut Tensor, usize),
+    count: usize,
+) -> Result<(), KernelError> {
+    const OP: &str = "copy_range";
+    from.expect_dtype(OP, "from", DType::F32)?;
+    to.expect_dtype(OP, "to", DType::F32)?;
+    for (what, at, length) in [("from", from_at, from.count()), ("to", to_at, to.count())] {
+        if at.checked_add(count).is_none_or(|end| end > length) {
+            let found = format!("{count} values from {at} on");
+            return Err(KernelError::shape(
+                OP,
+                what,
+                format!("{length} values"),
+                found,
+            ));
+        }
+    }
+    let Device::Cpu(_) = device;
+    to.f32s_mut()[to_at..][..count].copy_from_slice(&from.f32s()[from_at..][..count]);
+    Ok(())
+}
 
 /// `out[n] = scale * table[ids[n]]`. table [R, D], ids U32 [N] -> out [N, D].
 ///
@@ -44,6 +75,18 @@ mod tests {
         let mut out = noise(1, &[4, 2]);
         gather_rows(&device, &table, &ids, 2.0, &mut out).unwrap();
         assert_eq!(out.f32s(), [8.0, 10.0, 0.0, 2.0, 8.0, 10.0, 4.0, 6.0]);
+    }
+
+    #[test]
+    fn a_range_is_copied_and_one_that_does_not_fit_is_refused() {
+        let device = Device::cpu(1).unwrap();
+        let from = tensor(&[3, 2], vec![0.0, 1.0, 2.0, 3.0, 4.0, 5.0]);
+        let mut to = tensor(&[5], vec![9.0; 5]);
+        copy_range(&device, (&from, 2), (&mut to, 1), 3).unwrap();
+        assert_eq!(to.f32s(), [9.0, 2.0, 3.0, 4.0, 9.0]);
+        for (from_at, to_at, count) in [(4, 0, 3), (0, 3, 3), (usize::MAX, 0, 1)] {
+            assert!(copy_range(&device, (&from, from_at), (&mut to, to_at), count).is_err());
+        }
     }
 
     #[test]

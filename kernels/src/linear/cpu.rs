@@ -23,6 +23,7 @@ pub(super) fn linear(
 ) {
     let (rows, inner, columns) = (x.row_count(), x.last_dim(), y.last_dim());
     let block_rows = block_rows(rows);
+    cpu.count_product([rows, weight.out_channels(), inner]);
     let (x, bias) = (x.f32s(), bias.map(Tensor::f32s));
     let block = |index: usize, out: &mut [f32]| {
         let first = index * block_rows;

@@ -2,7 +2,8 @@
 //!
 //! With strides (st,sh,sw) and p = st*sh*sw, channel `((c*st + a)*sh + i)*sw + j` of position
 //! (t,h,w) is channel c of position (t*st + a, h*sh + i, w*sw + j). A causal network counts its
-//! first frame once, so expanding drops the first st-1 frames and gathering repeats them.
+//! first frame once, so expanding a clip's beginning drops the first st-1 frames and gathering
+//! repeats them.
 //! F32 [batch, time, height, width, channel]; every value is read and written once.
 
 use crate::device::{Cpu, Device};
@@ -21,8 +22,9 @@ pub enum Write {
     Add,
 }
 
-/// Expands `x` [b, t, h, w, c*p] into `out` [b, t*st-(st-1), h*sh, w*sw, k*c]: when the output has
-/// k times the channels that there are, they are repeated (the residual of an upsampler).
+/// Expands `x` [b, t, h, w, c*p] into `out` [b, t*st-(st-1), h*sh, w*sw, k*c], or [b, t*st, ..] when
+/// frames were expanded before these: when the output has k times the channels that there are, they
+/// are repeated (the residual of an upsampler).
 ///
 /// # Errors
 /// [`KernelError::Shape`] and [`KernelError::DType`] for tensors that do not fit each other.
@@ -43,7 +45,9 @@ pub fn depth_to_space(
         return Err(KernelError::shape(OP, "x", expected, x_dims));
     }
     let out_channels = out.last_dim();
-    let out_dims = [b, t * st - (st - 1), h * sh, w * sw, out_channels];
+    let begins = out.dims().get(1) != Some(&(t * st));
+    let out_time = if begins { t * st - (st - 1) } else { t * st };
+    let out_dims = [b, out_time, h * sh, w * sw, out_channels];
     out.expect_f32(OP, "out", &out_dims)?;
     if !out_channels.is_multiple_of(depth) {
         let expected = format!("channels that are a multiple of {depth}");
@@ -77,7 +81,7 @@ fn expand(
     let depth = channels / positions;
     cpu.for_each_chunk(out, out_w * out_channels, |index, row| {
         let (frame, y) = (index / out_h, index % out_h);
-        let (batch, t) = (frame / out_time, frame % out_time + st - 1);
+        let (batch, t) = (frame / out_time, frame % out_time + time * st - out_time);
         let start = ((batch * time + t / st) * height + y / sh) * width * channels;
         for (z, pixel) in row.chunks_exact_mut(out_channels).enumerate() {
             let position = ((t % st) * sh + y % sh) * sw + z % sw;

@@ -11,7 +11,7 @@ use clap::Args;
 use reqwest::{Method, RequestBuilder, Response, StatusCode, multipart};
 use schemas::{
     quota::{QuotaAccount, QuotaDetail, QuotaGrant, QuotaList},
-    video::{DeletedVideo, ErrorBody, Video, VideoList},
+    video::{DeletedVideo, ErrorBody, Estimate, Video, VideoList},
 };
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -55,6 +55,51 @@ pub enum ApiError {
     Refused { status: StatusCode, message: String },
 }
 
+/// A film as it is asked for.
+pub struct Wish<'a> {
+    pub prompt: &'a str,
+    pub film: &'a FilmArgs,
+    pub model: &'a str,
+    pub priority: &'a str,
+    pub start: &'a str,
+}
+
+impl Wish<'_> {
+    fn form(&self) -> Result<multipart::Form> {
+        let film = self.film;
+        let mut form = multipart::Form::new()
+            .text("prompt", self.prompt.to_string())
+            .text("model", self.model.to_string())
+            .text("priority", self.priority.to_string())
+            .text("start", self.start.to_string());
+        let fields = [
+            ("size", film.size.clone()),
+            ("seconds", film.seconds.clone()),
+            ("seed", film.seed.map(|seed| seed.to_string())),
+            ("steps", film.steps.map(|steps| steps.to_string())),
+            (
+                "guidance_scale",
+                film.guidance.map(|scale| scale.to_string()),
+            ),
+            (
+                "negative_prompt",
+                Some(film.negative.clone()).filter(|text| !text.is_empty()),
+            ),
+        ];
+        for (name, value) in fields {
+            if let Some(value) = value {
+                form = form.text(name, value);
+            }
+        }
+        if let Some(path) = &film.image {
+            let image = multipart::Part::bytes(crate::render::read_image(path)?);
+            form = form.part("input_reference", image.file_name("first-frame"));
+            form = form.text("reference_fit", "cover");
+        }
+        Ok(form)
+    }
+}
+
 pub struct Api {
     http: reqwest::Client,
     base: String,
@@ -88,47 +133,27 @@ impl Api {
         })
     }
 
-    pub async fn create(
+    pub async fn create(&self, wish: &Wish<'_>) -> Result<Video> {
+        let form = wish.form()?;
+        let request = self.call(Method::POST, "videos").timeout(CALL_TIMEOUT);
+        self.json(request.multipart(form)).await
+    }
+
+    /// What `count` films of this wish would cost, or one for each of `prompts`; makes nothing.
+    pub async fn estimate(
         &self,
-        film: &FilmArgs,
-        model: &str,
-        priority: &str,
-        start: &str,
-    ) -> Result<Video> {
-        let mut form = multipart::Form::new()
-            .text("prompt", film.prompt.clone())
-            .text("model", model.to_string())
-            .text("priority", priority.to_string())
-            .text("start", start.to_string());
-        let fields = [
-            ("size", film.size.clone()),
-            ("seconds", film.seconds.clone()),
-            ("seed", film.seed.map(|seed| seed.to_string())),
-            ("steps", film.steps.map(|steps| steps.to_string())),
-            (
-                "guidance_scale",
-                film.guidance.map(|scale| scale.to_string()),
-            ),
-            (
-                "negative_prompt",
-                Some(film.negative.clone()).filter(|text| !text.is_empty()),
-            ),
-        ];
-        for (name, value) in fields {
-            if let Some(value) = value {
-                form = form.text(name, value);
-            }
-        }
-        if let Some(path) = &film.image {
-            let image = multipart::Part::bytes(crate::render::read_image(path)?);
-            form = form.part("input_reference", image.file_name("first-frame"));
-            form = form.text("reference_fit", "cover");
-        }
-        let request = self
-            .call(Method::POST, "videos")
-            .timeout(CALL_TIMEOUT)
-            .multipart(form);
-        self.json(request).await
+        wish: &Wish<'_>,
+        count: u32,
+        prompts: &[String],
+    ) -> Result<Estimate> {
+        let form = wish.form()?.text("count", count.to_string());
+        let form = match prompts.is_empty() {
+            true => form,
+            false => form.text("prompts", serde_json::to_string(prompts)?),
+        };
+        let request = self.call(Method::POST, "videos/estimate");
+        self.json(request.timeout(CALL_TIMEOUT).multipart(form))
+            .await
     }
 
     pub async fn get(&self, id: &str) -> Result<Video> {
@@ -261,6 +286,16 @@ fn first_cause(error: &dyn std::error::Error) -> String {
         cause = inner;
     }
     cause.to_string()
+}
+
+/// Whether the key has made too many calls lately.
+pub fn is_over_rate(error: &anyhow::Error) -> bool {
+    match error.downcast_ref::<ApiError>() {
+        Some(ApiError::Refused { status, message }) => {
+            *status == StatusCode::TOO_MANY_REQUESTS && !message.contains("quota")
+        }
+        _ => false,
+    }
 }
 
 /// Whether the same call may succeed later: the scheduler is away or busy.

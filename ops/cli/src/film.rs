@@ -9,8 +9,6 @@ pub const MODEL_DEFAULT: &str = "builtin";
 
 #[derive(Args, Clone, Debug)]
 pub struct FilmArgs {
-    /// What to see and hear, such as "a red ball falls on a wooden floor".
-    pub prompt: String,
     /// Size of the film in pixels as WxH. It is rendered at the model's nearest native size of
     /// that aspect and scaled [default: 720x1280]
     #[arg(long, value_name = "WxH")]

@@ -2,8 +2,10 @@
 
 mod agent_cmd;
 mod api;
+mod bench;
 mod cancel;
 mod doctor;
+mod eta;
 mod eval;
 mod film;
 mod keys;
@@ -65,6 +67,8 @@ enum Command {
     Simulate(simulate::SimulateArgs),
     /// Measure what a model's films show and sound like.
     Eval(eval::EvalArgs),
+    /// Measure how fast this machine renders, and where the time and the memory go.
+    Bench(bench::BenchArgs),
     /// Run one module of a checkpoint on given tensors.
     Tensors(tensors::TensorsArgs),
     /// Show and change what accounts may have of the farm.
@@ -96,6 +100,10 @@ fn run(command: Command) -> Result<ExitCode> {
         simulate::run(&args)?;
         return Ok(ExitCode::SUCCESS);
     }
+    if let Command::Bench(args) = command {
+        bench::run(&args)?;
+        return Ok(ExitCode::SUCCESS);
+    }
     if let Command::Tensors(args) = command {
         tensors::run(&args)?;
         return Ok(ExitCode::SUCCESS);
@@ -121,7 +129,7 @@ async fn dispatch(command: Command) -> Result<()> {
         Command::Quota(args) => quota::run(args).await,
         Command::Keys(args) => keys::run(args).await,
         Command::Doctor(args) => doctor::run(args).await,
-        Command::Eval(_) | Command::Simulate(_) | Command::Tensors(_) => {
+        Command::Eval(_) | Command::Simulate(_) | Command::Bench(_) | Command::Tensors(_) => {
             unreachable!("they need no runtime and were run before")
         }
     }

@@ -4,7 +4,10 @@ use anyhow::Result;
 use clap::Args;
 use schemas::video::{Status, Video};
 
-use crate::api::{Api, ServerArgs};
+use crate::{
+    api::{Api, ServerArgs},
+    eta,
+};
 
 /// Characters of a prompt that fit a line.
 const PROMPT_CHARS: usize = 48;
@@ -51,9 +54,10 @@ fn line(video: &Video) -> String {
         .chars()
         .take(PROMPT_CHARS)
         .collect();
-    let why = match &video.waiting {
-        Some(code) => format!("  (waits: {})", code.replace('_', " ")),
-        None => String::new(),
+    let why = match (&video.reason, &video.waiting) {
+        (Some(reason), _) => format!("  (waits: {}; {})", reason.message, eta::words(video)),
+        (None, Some(code)) => format!("  (waits: {})", code.replace('_', " ")),
+        (None, None) => String::new(),
     };
     format!(
         "{}  {status:11} {:3} %  {:>3} s  {prompt}{why}",

@@ -17,11 +17,11 @@ use agent::{
     catalogue::{self, Entry},
     first_frame, mux,
     mux::Ffmpeg,
-    render,
+    render, shot,
 };
 use anyhow::{Context, Result, bail};
 use clap::Args;
-use diffusion::{Control, Generated, Start};
+use diffusion::{Control, Generated, Sink, Slate, Start};
 use kernels::Device;
 use scheduler::{
     admission::{
@@ -42,6 +42,8 @@ use crate::{
 
 #[derive(Args, Debug)]
 pub struct RenderArgs {
+    /// What to see and hear, such as "a red ball falls on a wooden floor".
+    prompt: String,
     #[command(flatten)]
     film: FilmArgs,
     /// Where to put the film.
@@ -91,7 +93,7 @@ fn film(args: &RenderArgs, stop: &AtomicBool) -> Result<()> {
         None => catalogue::find_builtin()?,
     };
     let entry = Entry::open(MODEL_DEFAULT.into(), &dir, &device)?;
-    let order = order(&args.film, &entry)?;
+    let order = order(&args.prompt, &args.film, &entry)?;
     for warning in &order.record.warnings {
         eprintln!("warning: {}", warning.message);
     }
@@ -118,10 +120,10 @@ fn film(args: &RenderArgs, stop: &AtomicBool) -> Result<()> {
 }
 
 /// The tasks that the farm would make of this request.
-fn order(args: &FilmArgs, entry: &Entry) -> Result<Order> {
+fn order(prompt: &str, args: &FilmArgs, entry: &Entry) -> Result<Order> {
     let image = args.image.as_deref().map(read_image).transpose()?;
     let request = VideoRequest {
-        prompt: args.prompt.clone(),
+        prompt: prompt.into(),
         model: Some(MODEL_DEFAULT.into()),
         seconds: args.seconds.clone(),
         size: args.size.clone(),
@@ -190,19 +192,21 @@ impl Shoot<'_> {
             }
         };
         let weights = &self.entry.weights;
-        let generated = diffusion::generate(weights, &recipe, Start::Fresh, &mut on_step)?;
-        let Generated::Finished(clip) = generated else {
-            bail!("stopped")
-        };
         let path = self.dir.join(format!("shot-{}.mkv", spec.shot));
-        bar.show(
-            "shot file",
-            done + (of - done).min(u64::from(self.order.record.shot_steps)),
-            of,
-            None,
-        );
-        render::write_shot(&self.ffmpeg, &clip, &path, &|| self.stop.load(Relaxed))?;
-        Ok((path, clip.latents_digest))
+        let mut latents = String::new();
+        let stop = || self.stop.load(Relaxed);
+        let (generated, written) = shot::write(&self.ffmpeg, &path, &stop, |feed| {
+            let mut sink = Noted {
+                feed,
+                latents: &mut latents,
+            };
+            diffusion::generate(weights, &recipe, Start::Fresh, &mut on_step, &mut sink)
+        });
+        match (generated?, written) {
+            (Generated::Paused(_), _) if stop() => bail!("stopped"),
+            (_, written) => written?,
+        }
+        Ok((path, latents))
     }
 
     fn first_frame(&self, spec: &RenderSpec) -> Result<Option<diffusion::Picture>> {
@@ -223,5 +227,22 @@ impl Shoot<'_> {
     fn assemble(&self, spec: &AssembleSpec, shots: &[PathBuf]) -> Result<FilmFiles> {
         let stop = || self.stop.load(Relaxed);
         Ok(assemble::film(&self.ffmpeg, spec, shots, self.dir, &stop)?)
+    }
+}
+
+/// A shot file's feed that remembers the digest of its latents.
+struct Noted<'a> {
+    feed: &'a mut shot::Feed,
+    latents: &'a mut String,
+}
+
+impl Sink for Noted<'_> {
+    fn open(&mut self, slate: &Slate, samples: Vec<f32>) -> Control {
+        self.latents.clone_from(&slate.latents_digest);
+        self.feed.open(slate, samples)
+    }
+
+    fn pictures(&mut self, rgb: &[u8]) -> Control {
+        self.feed.pictures(rgb)
     }
 }

@@ -1,19 +1,34 @@
-//! `dailies submit`: hands a prompt to the farm.
+//! `dailies submit`: hands prompts to the farm, or asks first what they would cost.
 
-use std::path::PathBuf;
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
-use anyhow::Result;
+use anyhow::{Context, Result, bail, ensure};
 use clap::Args;
+use schemas::video::{Estimate, Money, Video};
 
 use crate::{
-    api::{Api, ServerArgs},
+    api::{Api, ServerArgs, Wish, is_over_rate},
+    eta,
     film::{FilmArgs, MODEL_DEFAULT},
+    progress::seconds,
     save::Target,
     watch,
 };
 
+/// Films of one call, as many as the farm estimates at once.
+const COUNT_MAX: u32 = 1_000;
+/// Beyond the rate of its key a long list waits this long before the next film.
+const RATE_PAUSE: Duration = Duration::from_secs(1);
+
 #[derive(Args, Debug)]
+#[command(after_help = HELP)]
 pub struct SubmitArgs {
+    /// What to see and hear, such as "a red ball falls on a wooden floor".
+    #[arg(required_unless_present = "prompts")]
+    prompt: Option<String>,
     #[command(flatten)]
     film: FilmArgs,
     /// Name of the model, as in 'sora-2'; its weights decide what it can show.
@@ -26,6 +41,16 @@ pub struct SubmitArgs {
     /// When it may start: now, overnight (half the price), or another window of the farm.
     #[arg(long, default_value = "now")]
     start: String,
+    /// Make nothing: say what it would cost, when it would start and when it would be done.
+    #[arg(long)]
+    dry_run: bool,
+    /// So many films of this prompt.
+    #[arg(long, default_value_t = 1, value_name = "N",
+        value_parser = clap::value_parser!(u32).range(1..=i64::from(COUNT_MAX)))]
+    count: u32,
+    /// A film for each line of this file that is not empty.
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["prompt", "count"])]
+    prompts: Option<PathBuf>,
     /// Wait until the film is done.
     #[arg(long)]
     wait: bool,
@@ -36,20 +61,208 @@ pub struct SubmitArgs {
     server: ServerArgs,
 }
 
+const HELP: &str = "Examples:
+  dailies submit \"a red ball bounces\" -o film.mp4
+  dailies submit --dry-run --seconds 12 \"a red ball bounces\"     price, start and end before you say yes
+  dailies submit --dry-run --start overnight --prompts night.txt  one film for each line, all together";
+
 pub async fn run(args: SubmitArgs) -> Result<()> {
+    let prompts = prompts(&args)?;
+    let many = prompts.len() > 1;
+    ensure!(
+        !(many && (args.wait || args.output.is_some())),
+        "--wait and --output are for one film; 'dailies list' shows many"
+    );
     let api = Api::new(&args.server)?;
-    let target = args.output.as_deref().map(Target::new).transpose()?;
-    let video = api
-        .create(&args.film, &args.model, &args.priority, &args.start)
-        .await?;
-    for warning in &video.warnings {
-        eprintln!("warning: {}", warning.message);
+    if args.dry_run {
+        return show(&estimate(&api, &args, &prompts).await?);
     }
-    if target.is_none() && !args.wait {
-        println!("{}", video.id);
+    let target = args.output.as_deref().map(Target::new).transpose()?;
+    for prompt in &prompts {
+        let video = create(&api, &wish(&args, prompt), many).await?;
+        for warning in &video.warnings {
+            eprintln!("warning: {}", warning.message);
+        }
+        if target.is_none() && !args.wait {
+            println!("{}", video.id);
+            continue;
+        }
+        // On stderr: what goes to stdout is the result.
+        eprintln!("{}", video.id);
+        return watch::follow_and_save(&api, video, target).await;
+    }
+    Ok(())
+}
+
+/// One for each film.
+fn prompts(args: &SubmitArgs) -> Result<Vec<String>> {
+    if let Some(path) = &args.prompts {
+        return read_prompts(path);
+    }
+    let prompt = args.prompt.clone().unwrap_or_default();
+    Ok(vec![prompt; args.count as usize])
+}
+
+fn read_prompts(path: &Path) -> Result<Vec<String>> {
+    let text = std::fs::read_to_string(path)
+        .with_context(|| format!("cannot read the prompts in {}", path.display()))?;
+    let lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
+    let prompts: Vec<String> = lines.map(str::to_string).collect();
+    ensure!(!prompts.is_empty(), "{} has no prompt", path.display());
+    ensure!(
+        prompts.len() <= COUNT_MAX as usize,
+        "{} has {} prompts; at most {COUNT_MAX} can be handed over at once",
+        path.display(),
+        prompts.len()
+    );
+    Ok(prompts)
+}
+
+fn wish<'a>(args: &'a SubmitArgs, prompt: &'a str) -> Wish<'a> {
+    Wish {
+        prompt,
+        film: &args.film,
+        model: &args.model,
+        priority: &args.priority,
+        start: &args.start,
+    }
+}
+
+async fn estimate(api: &Api, args: &SubmitArgs, prompts: &[String]) -> Result<Estimate> {
+    let wish = wish(args, &prompts[0]);
+    match args.prompts {
+        Some(_) => api.estimate(&wish, 1, prompts).await,
+        None => api.estimate(&wish, args.count, &[]).await,
+    }
+}
+
+/// Of many films each waits until the rate of the key allows it.
+async fn create(api: &Api, wish: &Wish<'_>, waits: bool) -> Result<Video> {
+    loop {
+        match api.create(wish).await {
+            Err(error) if waits && is_over_rate(&error) => tokio::time::sleep(RATE_PAUSE).await,
+            made => return made,
+        }
+    }
+}
+
+fn show(estimate: &Estimate) -> Result<()> {
+    print!("{}", table(estimate));
+    if estimate.accepted {
         return Ok(());
     }
-    // On stderr: what goes to stdout is the result.
-    eprintln!("{}", video.id);
-    watch::follow_and_save(&api, video, target).await
+    for reason in &estimate.reasons {
+        let about = reason.error.param.as_deref();
+        let about = about.map_or(String::new(), |param| format!("{param}: "));
+        eprintln!("{about}{}", reason.error.message);
+    }
+    bail!("the farm would not take it");
+}
+
+fn table(estimate: &Estimate) -> String {
+    let films = match estimate.count {
+        1 => "one film".to_string(),
+        count => format!("{count} films"),
+    };
+    let mut told = format!("{films} by {}; nothing was made\n", estimate.model);
+    let mut row = |name: &str, text: String| told += &format!("  {name:8}{text}\n");
+    if let (Some(price), Some(most)) = (&estimate.price, &estimate.price_at_most) {
+        row(
+            "price",
+            format!("{} expected, at most {}", money(price), money(most)),
+        );
+    }
+    if let Some(time) = estimate.gpu_seconds {
+        let left = estimate.quota_after.map_or(String::new(), |quota| {
+            format!(
+                "; {} of your quota left then",
+                seconds(quota.gpu_seconds_remaining)
+            )
+        });
+        row(
+            "quota",
+            format!(
+                "{} of a device expected, {} held{left}",
+                seconds(time.p50),
+                seconds(time.p90)
+            ),
+        );
+    }
+    if let Some(place) = estimate.queue_position {
+        let why = estimate.reason.as_ref();
+        let why = why.map_or("starts at once".into(), |why| {
+            format!("waits: {}", why.message)
+        });
+        row("place", format!("{place}; {why}"));
+        row("end", eta::of(&estimate.eta));
+    }
+    told
+}
+
+fn money(money: &Money) -> String {
+    format!("{:.2} {}", money.value, money.currency)
+}
+
+#[cfg(test)]
+mod tests {
+    use expect_test::expect;
+    use schemas::video::{Eta, GpuSeconds, QuotaAfter};
+
+    use super::*;
+
+    #[test]
+    fn an_estimate_reads_as_a_small_table() {
+        let money = |value| {
+            Some(Money {
+                value,
+                currency: "eur".into(),
+            })
+        };
+        let mut estimate = Estimate {
+            object: "video.estimate".into(),
+            model: "sora-2".into(),
+            count: 500,
+            accepted: true,
+            reasons: Vec::new(),
+            price: money(12.4),
+            price_at_most: money(15.123),
+            gpu_seconds: Some(GpuSeconds {
+                p50: 17_900.0,
+                p90: 21_800.0,
+            }),
+            queue_position: Some(4),
+            eta: Eta::default(),
+            reason: None,
+            quota_after: Some(QuotaAfter {
+                gpu_seconds_remaining: 300.0,
+            }),
+            valid_until: 0,
+        };
+        expect![[r#"
+            500 films by sora-2; nothing was made
+              price   12.40 eur expected, at most 15.12 eur
+              quota   4 h 58 min of a device expected, 6 h 3 min held; 5 min 0 s of your quota left then
+              place   4; starts at once
+              end     its end cannot be foretold
+        "#]]
+        .assert_eq(&table(&estimate));
+        (estimate.count, estimate.price, estimate.quota_after) = (1, None, None);
+        (estimate.gpu_seconds, estimate.queue_position) = (None, None);
+        assert_eq!(table(&estimate), "one film by sora-2; nothing was made\n");
+    }
+
+    #[test]
+    fn a_file_has_a_film_on_each_line_that_is_not_empty() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("night.txt");
+        std::fs::write(&path, "a ball\n\n  two balls \r\n").unwrap();
+        assert_eq!(read_prompts(&path).unwrap(), ["a ball", "two balls"]);
+        std::fs::write(&path, "\n").unwrap();
+        assert!(
+            read_prompts(&path)
+                .unwrap_err()
+                .to_string()
+                .contains("no prompt")
+        );
+    }
 }

@@ -103,12 +103,17 @@ async fn follow(api: &Api, mut video: Video) -> Result<Video> {
 
 fn show(bar: &Bar, video: &Video) {
     let done = u64::from(video.steps_done);
+    let why = video
+        .reason
+        .as_ref()
+        .map(|reason| format!(": {}", reason.message));
     let word = match (video.status, video.queue_position) {
         (Status::Queued, Some(place)) => format!("queued, place {place}"),
         (Status::Queued, None) => "queued".into(),
         _ if done >= total(video) => "decode and film".into(),
         _ => "denoise".into(),
     };
+    let word = word + why.as_deref().unwrap_or_default();
     bar.show(&word, done, total(video), left_s(video));
 }
 

@@ -4,6 +4,7 @@ mod bench;
 mod demo;
 mod ffmpeg;
 mod postgres;
+mod python;
 mod sdk;
 mod test;
 

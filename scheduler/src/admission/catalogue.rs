@@ -8,7 +8,10 @@ use std::{collections::BTreeMap, fmt};
 use schemas::{Digest, agent::WeightsInfo};
 use serde::{Deserialize, Serialize};
 
-use crate::{pricing::CostClass, storyboard::Clip};
+use crate::{
+    core::{costs::CostClass, prices::PriceBook},
+    storyboard::Clip,
+};
 
 /// Sizes that the official API lists; every model takes them, FFmpeg scales.
 pub const OFFICIAL_SIZES: &[Size] = &[
@@ -151,6 +154,8 @@ pub struct Catalogue {
     pub default_model: String,
     /// Windows in which a job may ask to start.
     pub windows: Vec<String>,
+    /// What work takes on the farm's devices.
+    pub prices: PriceBook,
 }
 
 impl Catalogue {
@@ -185,6 +190,7 @@ impl Catalogue {
             models,
             default_model: settings.default_model.clone(),
             windows: Vec::new(),
+            prices: PriceBook::default(),
         }
     }
 

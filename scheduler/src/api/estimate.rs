@@ -1,57 +1,149 @@
-//! What a request would cost and whether it would be accepted, without making a job. Pure.
+//! What requests would cost, whether they would be taken, and when they would be done; nothing is made.
 
-use schemas::video::{ErrorBody, Eta};
-use serde::Serialize;
+use schemas::{
+    GpuMicros, JobId, TaskId,
+    video::{Estimate, GpuSeconds, QuotaAfter},
+};
+use uuid::Uuid;
 
-use super::error::{ApiError, body};
-use crate::admission::Order;
+use super::{
+    ApiState,
+    auth::Caller,
+    error::{ApiError, body},
+    object::reason,
+    submit::{core_refused, decide},
+};
+use crate::{
+    admission::{Catalogue, Order, Submission, VideoRequest},
+    core::rows::NewJob,
+    forecast::{Forecast, Interval},
+};
 
 /// How long the answer may be relied on.
 const VALID_S: i64 = 60;
+/// Films that one estimate may be for.
+pub const COUNT_MAX: u32 = 1_000;
 
-#[derive(Debug, Serialize)]
-pub struct Estimate {
-    object: &'static str,
-    model: String,
-    accepted: bool,
-    /// The errors that create would answer.
-    reasons: Vec<ErrorBody>,
-    /// Prices in money are set by no one yet; device time is what quota counts.
-    price: Option<()>,
-    gpu_seconds: Option<GpuSeconds>,
-    queue_position: Option<u64>,
-    eta: Eta,
-    quota_after: Option<()>,
-    valid_until: i64,
+/// What is asked about: one request some times, or one for each of several prompts.
+pub struct Asked<'a> {
+    pub wishes: Vec<VideoRequest>,
+    pub count: u32,
+    pub catalogue: &'a Catalogue,
 }
 
-#[derive(Debug, Serialize)]
-struct GpuSeconds {
-    p50: f64,
-    /// What would be held.
-    p90: f64,
-}
-
-pub fn estimate(model: &str, verdict: &Result<Order, ApiError>, now_s: i64) -> Estimate {
-    let order = verdict.as_ref().ok();
-    Estimate {
-        object: "video.estimate",
-        model: model.to_owned(),
-        accepted: order.is_some(),
-        reasons: verdict
-            .as_ref()
-            .err()
-            .map(|error| body(&error.refusal))
-            .into_iter()
-            .collect(),
+/// The answer to an estimate and to a dry run.
+pub async fn answer(
+    state: &ApiState,
+    caller: &Caller,
+    asked: Asked<'_>,
+) -> Result<Estimate, ApiError> {
+    let mut reasons = Vec::new();
+    let mut orders = Vec::new();
+    for (place, wish) in asked.wishes.iter().enumerate() {
+        match decide(state, wish, asked.catalogue).await {
+            Ok(order) => orders.push(order),
+            Err(error) => reasons.push(match asked.wishes.len() {
+                1 => body(&error.refusal),
+                _ => {
+                    let mut told = body(&error.refusal);
+                    told.error.param = Some(format!("prompts[{place}]"));
+                    told
+                }
+            }),
+        }
+    }
+    if asked.count > 1
+        && let [order] = &orders[..]
+    {
+        orders = vec![order.clone(); asked.count as usize];
+    }
+    let hold = sum(&orders, |order| order.hold);
+    if reasons.is_empty()
+        && let Some(refusal) = state.dispatcher.over_quota(caller.project, hold).await?
+    {
+        reasons.push(body(&core_refused(&refusal).refusal));
+    }
+    let named = asked.wishes.first().and_then(|wish| wish.model.clone());
+    let model = named.unwrap_or_else(|| asked.catalogue.default_model.clone());
+    let refused = Estimate {
+        object: "video.estimate".into(),
+        model,
+        count: asked.wishes.len().max(asked.count as usize) as u32,
+        accepted: reasons.is_empty(),
+        reasons,
         price: None,
-        gpu_seconds: order.map(|order| GpuSeconds {
-            p50: order.price().as_secs_f64(),
-            p90: order.hold.as_secs_f64(),
-        }),
+        price_at_most: None,
+        gpu_seconds: None,
         queue_position: None,
-        eta: Eta::default(),
+        eta: Default::default(),
+        reason: None,
         quota_after: None,
-        valid_until: now_s + VALID_S,
+        valid_until: state.dispatcher.now_ms().div_euclid(1_000) + VALID_S,
+    };
+    if orders.is_empty() {
+        return Ok(refused);
+    }
+    let expected = sum(&orders, Order::price);
+    let (band, prices) = (orders[0].record.band(), &asked.catalogue.prices);
+    let pool = prices.pools(&orders[0].tasks[0]).remove(0).class;
+    let (price, left) = (state.price(), state.dispatcher.quota_left(caller.project));
+    let foreseen = state.forecaster.ask(probes(caller, orders)).await?;
+    let widened = foreseen.widening(band, &pool);
+    let timed = timed(refused, &foreseen, widened, state.dispatcher.now_ms());
+    Ok(Estimate {
+        price: price.money(expected),
+        price_at_most: price.money(hold),
+        gpu_seconds: Some(GpuSeconds {
+            p50: expected.as_secs_f64(),
+            p90: hold.as_secs_f64(),
+        }),
+        quota_after: left.await?.map(|left| QuotaAfter {
+            gpu_seconds_remaining: GpuMicros(left.0 - hold.0).as_secs_f64(),
+        }),
+        ..timed
+    })
+}
+
+fn sum(orders: &[Order], of: impl Fn(&Order) -> GpuMicros) -> GpuMicros {
+    let all = orders.iter().map(|order| of(order).0);
+    GpuMicros(all.fold(0, i64::saturating_add))
+}
+
+/// The jobs as they would be submitted, holding nothing.
+fn probes(caller: &Caller, orders: Vec<Order>) -> Vec<NewJob> {
+    let probe = |order: Order| {
+        let submission = Submission {
+            id: JobId(Uuid::now_v7()),
+            project: caller.project,
+            dedupe: None,
+            idempotency: None,
+        };
+        NewJob {
+            hold: GpuMicros::ZERO,
+            ..order.into_job(submission, || TaskId(Uuid::now_v7()))
+        }
+    };
+    orders.into_iter().map(probe).collect()
+}
+
+/// Start of the first, end of the last, and why the first would wait.
+fn timed(estimate: Estimate, foreseen: &Forecast, widened: u64, now: i64) -> Estimate {
+    let Some((first, why)) = foreseen.probes.first() else {
+        return estimate;
+    };
+    let hopeless = foreseen
+        .probes
+        .iter()
+        .any(|(_, why)| why.as_ref().is_some_and(|why| why.has_no_end()));
+    let all = foreseen.probes.iter().map(|(interval, _)| *interval);
+    let whole = match hopeless {
+        true => Interval::default(),
+        false => all.fold(*first, Interval::with),
+    };
+    Estimate {
+        queue_position: Some(foreseen.waiting + 1),
+        eta: whole.eta(widened, now),
+        reason: why.as_ref().map(|why| reason(why, now)),
+        ..estimate
     }
 }

@@ -1,89 +1,123 @@
-//! When a job will be done, from what the farm knows of it now. Pure.
-//!
-//! Rest of a task: measured step time where there is one, its estimate where there is none.
-//! Shots spread over the devices, `Assemble` comes after all of them, and the jobs before it first.
+//! When a job will be done: the forecast where it waits, its own progress where it runs. Pure.
 
 use schemas::{task::TaskKind, video::Eta};
 
 use crate::{
-    core::explain::Waiting,
+    core::{calibration::Promise, outlook::Plan, prices::PriceBook},
+    forecast::{Forecast, Foreseen, Interval},
     store::read::{LiveJob, LiveTask},
 };
 
-/// The 90th percentile is this much further away than the median, in percent, plus a second.
-const P90_PERCENT: i64 = 150;
-/// Share of a Render task that comes after its last step: decode, write, upload; in percent.
-const AFTER_STEPS_PERCENT: i64 = 30;
+/// What is known of a job's end: the interval as it was foretold, and how much it is widened, in thousandths.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Foretold {
+    pub interval: Interval,
+    pub widened: u64,
+}
 
-/// The interval in which the job ends; nulls while nothing in the farm could work on it.
-pub fn eta(live: &LiveJob, now_ms: i64) -> Eta {
-    if matches!(
-        live.waiting,
-        Some(Waiting::NoCapableDevice { .. } | Waiting::ModelMissing { .. })
-    ) {
-        return Eta::default();
+impl Foretold {
+    /// Of a job that has not ended.
+    pub fn new(live: &LiveJob, forecast: &Forecast, now_ms: i64) -> Self {
+        let left: Vec<Left> = live
+            .tasks
+            .iter()
+            .map(|task| left(task, &live.prices))
+            .collect();
+        Self {
+            interval: interval(live, &left, forecast, now_ms),
+            widened: forecast.widening(live.band, &pool(live)),
+        }
     }
-    let devices = i64::from(live.devices.max(1));
-    let ahead_ms = live.ahead.0 / 1_000 / devices;
-    let started_ms = live
+
+    pub fn eta(&self, now_ms: i64) -> Eta {
+        self.interval.eta(self.widened, now_ms)
+    }
+
+    /// To be compared with the truth; absent when nothing can be said.
+    pub fn promise(&self, live: &LiveJob) -> Option<Promise> {
+        let [early_ms, middle_ms, late_ms] = self.interval.ends?;
+        Some(Promise {
+            early_ms,
+            middle_ms,
+            late_ms,
+            widened: self.widened,
+            pool: pool(live),
+        })
+    }
+}
+
+/// What is left of a task: early, middle and late.
+type Left = (TaskKind, [i64; 3]);
+/// In thousandths.
+const EARLY_TO_LATE: [u32; 3] = [100, 500, 900];
+
+/// Of a task that waits: on the devices that most could do it.
+fn left(task: &LiveTask, prices: &PriceBook) -> Left {
+    if task.is_done {
+        return (task.kind, [0; 3]);
+    }
+    let class = match &task.rest {
+        Some(rest) => rest.class.clone(),
+        None => prices.pools(&task.spec).remove(0).class,
+    };
+    let service = prices.service(&task.spec, &class);
+    let plan = |permille| match &task.rest {
+        Some(rest) => rest.plan(&service, permille),
+        None => Plan::new(&service, task.saved, permille),
+    };
+    (
+        task.kind,
+        EARLY_TO_LATE.map(|permille| plan(permille).total_ms()),
+    )
+}
+
+/// Class of most devices that can render it.
+fn pool(live: &LiveJob) -> String {
+    let first = live.tasks.first();
+    first.map_or(String::new(), |task| {
+        live.prices.pools(&task.spec).remove(0).class
+    })
+}
+
+/// Nothing while nothing in the farm could work on it.
+fn interval(live: &LiveJob, left: &[Left], forecast: &Forecast, now_ms: i64) -> Interval {
+    if live.waiting.as_ref().is_some_and(|why| why.has_no_end()) {
+        return Interval::default();
+    }
+    let begun_ms = live
         .tasks
         .iter()
         .filter_map(|task| task.granted_at_ms)
         .min();
-    let opens_ms = match live.waiting {
-        Some(Waiting::WindowClosed { opens_ms, .. }) => opens_ms,
-        _ => now_ms,
-    };
-    let starts_ms = match live.queue_position {
-        Some(_) => opens_ms.max(now_ms) + ahead_ms,
-        None => started_ms.unwrap_or(now_ms),
-    };
-    let wait_ms = starts_ms.max(now_ms) - now_ms;
-    let rest_ms = wait_ms + rest_ms(live, now_ms, devices);
-    Eta {
-        starts_at: Some(starts_ms / 1_000),
-        completes_at_p50: Some((now_ms + rest_ms).div_euclid(1_000) + 1),
-        completes_at_p90: Some((now_ms + rest_ms * P90_PERCENT / 100).div_euclid(1_000) + 2),
+    let waits = live.tasks.iter().any(|task| task.is_ready);
+    let foreseen = forecast.foresee(live.id, live.project, live.band, live.own_ahead);
+    match (begun_ms, foreseen) {
+        // All that can run runs: its own progress says more than an older look ahead.
+        (Some(begun_ms), _) if !waits => own(live, left, begun_ms, now_ms),
+        (_, Some(Foreseen::Job(interval))) => interval.at(now_ms),
+        (_, Some(Foreseen::Start(start))) => own(live, left, start.max(now_ms), now_ms),
+        (_, None) => Interval::default(),
     }
 }
 
-/// Milliseconds of work left, from now, with this many devices.
-fn rest_ms(live: &LiveJob, now_ms: i64, devices: i64) -> i64 {
+/// From its start, or from now if that is later, alone on the devices.
+fn own(live: &LiveJob, left: &[Left], starts_ms: i64, now_ms: i64) -> Interval {
+    let from = starts_ms.max(now_ms);
+    Interval {
+        starts: Some([starts_ms; 3]),
+        ends: Some([0, 1, 2].map(|at| from + rest_ms(live.devices, left, at))),
+    }
+}
+
+/// Milliseconds of work left with its devices: shots side by side, then the film.
+fn rest_ms(devices: u32, left: &[Left], at: usize) -> i64 {
     let of = |kind| {
-        live.tasks
-            .iter()
-            .filter(move |task| task.kind == kind && !task.done)
+        let of = left.iter().filter(move |(other, _)| *other == kind);
+        of.map(move |(_, left_ms)| left_ms[at])
     };
-    let renders: Vec<i64> = of(TaskKind::Render)
-        .map(|task| task_rest_ms(task, now_ms))
-        .collect();
-    let longest = renders.iter().copied().max().unwrap_or(0);
-    let spread = renders.iter().sum::<i64>() / devices;
-    let assemble: i64 = of(TaskKind::Assemble)
-        .map(|task| task_rest_ms(task, now_ms))
-        .sum();
-    spread.max(longest) + assemble
-}
-
-fn task_rest_ms(task: &LiveTask, now_ms: i64) -> i64 {
-    let whole_ms = task.estimate.0 / 1_000;
-    let Some(granted_ms) = task.granted_at_ms else {
-        return whole_ms;
-    };
-    let steps_left = i64::from(task.steps.saturating_sub(task.step));
-    match task.step_ms {
-        Some(step_ms) if task.steps > 0 => {
-            let steps_ms = i64::from(step_ms) * i64::from(task.steps);
-            let after_ms = if steps_left > 0 || task.kind == TaskKind::Render {
-                steps_ms * AFTER_STEPS_PERCENT / 100
-            } else {
-                0
-            };
-            steps_left * i64::from(step_ms) + after_ms
-        }
-        // Without a measure: what the estimate leaves, and never nothing.
-        _ => (whole_ms - (now_ms - granted_ms)).max(whole_ms / 10),
-    }
+    let longest = of(TaskKind::Render).max().unwrap_or(0);
+    let spread = of(TaskKind::Render).sum::<i64>() / i64::from(devices.max(1));
+    spread.max(longest) + of(TaskKind::Assemble).sum::<i64>()
 }
 
 /// `openai-poll-after-ms`: the client keeps this interval for its whole loop.
@@ -96,81 +130,116 @@ pub fn poll_after_ms(eta: &Eta, now_ms: i64) -> i64 {
 
 #[cfg(test)]
 mod tests {
-    use schemas::GpuMicros;
+    use std::sync::Arc;
+
+    use schemas::{
+        AccountId, JobId,
+        task::{AssembleSpec, TaskSpec},
+    };
+    use uuid::Uuid;
 
     use super::*;
+    use crate::core::{explain::Waiting, rows::Band};
 
     const NOW: i64 = 1_000_000;
 
-    fn task(index: u32, kind: TaskKind, estimate_s: i64) -> LiveTask {
+    fn task(index: u32, kind: TaskKind) -> LiveTask {
         LiveTask {
             index,
             kind,
             phase: None,
             step: 0,
             steps: 10,
-            step_ms: None,
             granted_at_ms: None,
-            estimate: GpuMicros(estimate_s * 1_000_000),
-            done: false,
+            is_ready: kind == TaskKind::Render,
+            spec: Arc::new(TaskSpec::Assemble(AssembleSpec {
+                shots: 1,
+                width: 64,
+                height: 64,
+                fps: 8,
+                shot_frames: vec![8],
+            })),
+            rest: None,
+            saved: 0,
+            is_done: false,
         }
     }
 
     fn job(tasks: Vec<LiveTask>) -> LiveJob {
         LiveJob {
+            id: JobId(Uuid::from_u128(1)),
+            project: AccountId(Uuid::from_u128(2)),
+            band: Band::Standard,
+            prices: PriceBook::default(),
             queue_position: None,
             waiting: None,
+            own_ahead: 0,
             tasks,
             devices: 1,
-            ahead: GpuMicros(0),
         }
     }
 
-    #[test]
-    fn a_waiting_job_starts_after_those_before_it() {
-        let tasks = vec![
-            task(0, TaskKind::Render, 10),
-            task(1, TaskKind::Assemble, 2),
-        ];
-        let live = LiveJob {
-            queue_position: Some(3),
-            ahead: GpuMicros(20_000_000),
-            ..job(tasks)
-        };
-        let eta = eta(&live, NOW);
-        assert_eq!(eta.starts_at, Some(1_020));
-        assert_eq!(eta.completes_at_p50, Some(1_033));
-        assert!(eta.completes_at_p90 > eta.completes_at_p50);
+    fn left_s(kind: TaskKind, left_s: i64) -> Left {
+        (kind, [left_s * 900, left_s * 1_000, left_s * 1_200])
+    }
+
+    fn ends(live: &LiveJob, left: &[Left], forecast: &Forecast) -> Option<[i64; 3]> {
+        let ends = interval(live, left, forecast, NOW).ends;
+        ends.map(|ends| ends.map(|at| (at - NOW) / 1_000))
     }
 
     #[test]
-    fn measured_steps_replace_the_estimate_and_devices_share_shots() {
-        let running = LiveTask {
-            step: 4,
-            step_ms: Some(1_000),
+    fn a_job_that_waits_ends_as_it_was_foreseen() {
+        let live = job(vec![task(0, TaskKind::Render)]);
+        let left = [left_s(TaskKind::Render, 10)];
+        let mut forecast = Forecast::default();
+        assert_eq!(
+            ends(&live, &left, &forecast),
+            None,
+            "before the first forecast"
+        );
+        let interval = Interval {
+            starts: Some([NOW + 1_000, NOW + 2_000, NOW + 3_000]),
+            ends: Some([NOW + 11_000, NOW + 12_000, NOW + 15_000]),
+        };
+        forecast.jobs.insert(live.id, interval);
+        assert_eq!(ends(&live, &left, &forecast), Some([11, 12, 15]));
+    }
+
+    #[test]
+    fn a_running_job_ends_by_its_own_progress_and_devices_share_shots() {
+        let run = |index| LiveTask {
             granted_at_ms: Some(NOW - 5_000),
-            ..task(0, TaskKind::Render, 100)
+            is_ready: false,
+            ..task(index, TaskKind::Render)
         };
-        // 6 steps of 1 s and 30 % of ten steps.
-        assert_eq!(eta(&job(vec![running]), NOW).completes_at_p50, Some(1_010));
-        let shots = || (0..4).map(|i| task(i, TaskKind::Render, 10)).collect();
-        assert_eq!(eta(&job(shots()), NOW).completes_at_p50, Some(1_041));
-        let two = LiveJob {
-            devices: 2,
-            ..job(shots())
-        };
-        assert_eq!(eta(&two, NOW).completes_at_p50, Some(1_021));
+        let (shot, film) = (left_s(TaskKind::Render, 10), left_s(TaskKind::Assemble, 2));
+        let mut live = job(vec![run(0), task(1, TaskKind::Assemble)]);
+        let forecast = Forecast::default();
+        assert_eq!(ends(&live, &[shot, film], &forecast), Some([10, 12, 14]));
+        live.tasks.insert(0, run(2));
+        assert_eq!(
+            ends(&live, &[shot, shot, film], &forecast),
+            Some([19, 22, 26])
+        );
+        live.devices = 2;
+        assert_eq!(
+            ends(&live, &[shot, shot, film], &forecast),
+            Some([10, 12, 14])
+        );
     }
 
     #[test]
     fn a_job_that_nothing_can_render_has_no_eta() {
-        let live = LiveJob {
-            waiting: Some(Waiting::ModelMissing {
-                weights: "x".into(),
-            }),
-            ..job(vec![task(0, TaskKind::Render, 10)])
-        };
-        assert_eq!(eta(&live, NOW), Eta::default());
+        let mut live = job(vec![task(0, TaskKind::Render)]);
+        live.waiting = Some(Waiting::ModelMissing {
+            weights: "x".into(),
+        });
+        let foretold = Foretold::new(&live, &Forecast::default(), NOW);
+        assert_eq!(
+            (foretold.eta(NOW), foretold.promise(&live)),
+            (Eta::default(), None)
+        );
         assert_eq!(poll_after_ms(&Eta::default(), NOW), 5_000);
     }
 

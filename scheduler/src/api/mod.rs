@@ -43,8 +43,8 @@ pub use limits::RateSettings;
 pub use standby::standby_api;
 
 use crate::{
-    admission::CatalogueSettings, artifacts::Artifacts, dispatcher::Dispatcher, review::Blocklist,
-    store::Store,
+    admission::CatalogueSettings, artifacts::Artifacts, dispatcher::Dispatcher,
+    forecast::Forecaster, pricing::PriceSettings, review::Blocklist, store::Store,
 };
 
 /// What the operator may set about the Videos API.
@@ -53,6 +53,8 @@ use crate::{
 pub struct ApiSettings {
     pub models: CatalogueSettings,
     pub rates: RateSettings,
+    /// What device time costs in money.
+    pub price: PriceSettings,
     /// Words and phrases that no prompt may contain.
     pub blocked_phrases: Vec<String>,
 }
@@ -63,6 +65,7 @@ pub struct ApiState {
     pub dispatcher: Dispatcher,
     pub store: Store,
     pub artifacts: Artifacts,
+    pub forecaster: Forecaster,
     edge: Arc<Edge>,
 }
 
@@ -70,6 +73,7 @@ pub struct ApiState {
 #[derive(Debug)]
 struct Edge {
     models: CatalogueSettings,
+    price: PriceSettings,
     blocklist: Blocklist,
     limits: limits::Limits,
     in_flight: inflight::InFlight,
@@ -84,11 +88,13 @@ impl ApiState {
         dispatcher: Dispatcher,
         store: Store,
         artifacts: Artifacts,
+        forecaster: Forecaster,
         settings: ApiSettings,
         stop: CancellationToken,
     ) -> Self {
         let edge = Edge {
             models: settings.models,
+            price: settings.price,
             blocklist: Blocklist::new(settings.blocked_phrases),
             limits: limits::Limits::new(settings.rates),
             in_flight: inflight::InFlight::default(),
@@ -100,8 +106,14 @@ impl ApiState {
             dispatcher,
             store,
             artifacts,
+            forecaster,
             edge: Arc::new(edge),
         }
+    }
+
+    /// What device time costs.
+    fn price(&self) -> &PriceSettings {
+        &self.edge.price
     }
 }
 

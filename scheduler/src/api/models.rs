@@ -47,6 +47,7 @@ pub async fn catalogue(state: &ApiState) -> Result<Catalogue, ApiError> {
     let farm: Vec<WeightsInfo> = state.dispatcher.weights().await?;
     let mut catalogue = Catalogue::new(&state.edge.models, &farm);
     catalogue.windows = state.dispatcher.window_names().await?;
+    catalogue.prices = state.dispatcher.prices().await?;
     Ok(catalogue)
 }
 

@@ -1,22 +1,38 @@
 //! A job of the farm as the Video object that clients read.
 
 use schemas::{
+    GpuMicros,
     task::{TaskKind, Variant},
-    video::{Eta, Shot, Status, Usage, Video, VideoError},
+    video::{Eta, Reason, Shot, Status, Usage, Video, VideoError},
 };
 
-use super::eta;
+use super::eta::Foretold;
 use crate::{
     admission::{JobRecord, START_NOW},
-    core::rows::{JobState, ReservationState},
-    store::read::{JobView, LiveJob, TaskView},
+    core::{
+        explain::Waiting,
+        rows::{JobState, ReservationState},
+    },
+    pricing::PriceSettings,
+    store::read::{JobView, LiveJob, ReservationView, TaskView},
 };
 
-/// The object; `live` is what only the dispatcher's memory knows of a job that has not ended.
+/// What is shown beside the committed job.
+#[derive(Default)]
+pub struct Beside<'a> {
+    /// What only the dispatcher's memory knows of a job that has not ended.
+    pub live: Option<&'a LiveJob>,
+    pub foretold: Option<Foretold>,
+    pub price: PriceSettings,
+    pub now_ms: i64,
+}
+
+/// The object of a job.
 ///
 /// A record of an older version that cannot be read is an invariant broken: its fields are then
 /// empty, the job itself stays reachable.
-pub fn video(view: &JobView, live: Option<&LiveJob>, now_ms: i64) -> Video {
+pub fn video(view: &JobView, beside: &Beside<'_>) -> Video {
+    let (live, now_ms) = (beside.live, beside.now_ms);
     let record = record(view);
     let status = status(view.state);
     let live = live.filter(|_| !status.is_terminal());
@@ -55,17 +71,37 @@ pub fn video(view: &JobView, live: Option<&LiveJob>, now_ms: i64) -> Video {
         queue_position: live
             .filter(|_| status == Status::Queued)
             .map(|live| live.queue_position.unwrap_or(1)),
-        eta: live.map_or_else(Eta::default, |live| eta::eta(live, now_ms)),
+        eta: match (live, &beside.foretold) {
+            (Some(_), Some(foretold)) => foretold.eta(now_ms),
+            _ => Eta::default(),
+        },
         shots: shots(view, live, &record),
         steps_done,
         steps_total,
-        usage: usage(view, &record),
+        usage: usage(view, &record, &beside.price),
         priority: record.priority.name().into(),
         start: record.window.clone().unwrap_or_else(|| START_NOW.into()),
         waiting: live
             .and_then(|live| live.waiting.as_ref())
             .map(|why| why.code().into()),
+        reason: live
+            .and_then(|live| live.waiting.as_ref())
+            .map(|why| reason(why, now_ms)),
         warnings: record.warnings,
+    }
+}
+
+/// Why a task waits, as clients read it.
+pub fn reason(why: &Waiting, now_ms: i64) -> Reason {
+    let mut blocker = serde_json::to_value(why).expect("a reason holds only texts and numbers");
+    if let Some(fields) = blocker.as_object_mut() {
+        fields.remove("code"); // told beside it
+    }
+    Reason {
+        code: why.code().into(),
+        message: why.words(now_ms),
+        blocker,
+        eta_unknown: why.has_no_end(),
     }
 }
 
@@ -194,7 +230,7 @@ fn seconds(frames: u32, fps: u32) -> String {
     (f64::from(frames) / f64::from(fps.max(1))).to_string()
 }
 
-fn usage(view: &JobView, record: &JobRecord) -> Usage {
+fn usage(view: &JobView, record: &JobRecord, price: &PriceSettings) -> Usage {
     let state = match view.reservation.state {
         ReservationState::Pending => "reserved",
         ReservationState::Posted => "posted",
@@ -210,16 +246,25 @@ fn usage(view: &JobView, record: &JobRecord) -> Usage {
         reserved_gpu_seconds: view.reservation.reserved.as_secs_f64(),
         gpu_seconds: schemas::GpuMicros(used).as_secs_f64(),
         video_seconds: f64::from(record.seconds),
+        cost: price.money(charged(&view.reservation)),
+    }
+}
+
+/// What is or will be paid: what is held until the end, then what was posted and not given back.
+fn charged(reservation: &ReservationView) -> GpuMicros {
+    match reservation.state {
+        ReservationState::Pending => reservation.reserved,
+        _ => GpuMicros(reservation.posted.0 - reservation.refunded.0),
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use schemas::{AccountId, GpuMicros, JobId, TaskId, task::Artefact};
+    use schemas::{AccountId, JobId, TaskId, task::Artefact};
     use uuid::Uuid;
 
     use super::*;
-    use crate::{admission::ShotRecord, core::rows::JobError, store::read::ReservationView};
+    use crate::{admission::ShotRecord, core::rows::JobError};
 
     fn task(index: u32, kind: TaskKind, state: &str, attempt: u32, step: u32) -> TaskView {
         TaskView {
@@ -284,7 +329,8 @@ mod tests {
 
     #[test]
     fn all_thirteen_keys_are_there_and_seconds_is_a_string() {
-        let json = serde_json::to_value(video(&view(JobState::Waiting), None, 0)).unwrap();
+        let json =
+            serde_json::to_value(video(&view(JobState::Waiting), &Beside::default())).unwrap();
         for key in [
             "id",
             "object",
@@ -310,7 +356,7 @@ mod tests {
 
     #[test]
     fn a_job_that_was_taken_at_once_is_still_shown_as_created() {
-        let video = video(&at_creation(view(JobState::Rendering)), None, 0);
+        let video = video(&at_creation(view(JobState::Rendering)), &Beside::default());
         assert_eq!((video.status, video.progress), (Status::Queued, 0));
         assert_eq!((video.attempt, video.steps_done), (None, 0));
         let queued = |shot: &Shot| (shot.status, shot.progress) == (Status::Queued, 0);
@@ -319,7 +365,7 @@ mod tests {
 
     #[test]
     fn a_running_job_shows_its_steps_shots_and_attempt() {
-        let video = video(&view(JobState::Rendering), None, 0);
+        let video = video(&view(JobState::Rendering), &Beside::default());
         assert_eq!(
             (video.status, video.progress, video.attempt),
             (Status::InProgress, 40, Some(2))
@@ -345,13 +391,13 @@ mod tests {
     fn only_a_job_with_a_film_is_at_100_and_only_a_failed_one_has_an_error() {
         let mut done = view(JobState::Succeeded);
         done.progress = 100;
-        assert_eq!(video(&done, None, 0).progress, 99);
+        assert_eq!(video(&done, &Beside::default()).progress, 99);
         done.artefacts = vec![Artefact {
             variant: Variant::Film,
             digest: schemas::Digest::of(b"f"),
             bytes: 1,
         }];
-        let shown = video(&done, None, 0);
+        let shown = video(&done, &Beside::default());
         assert_eq!(
             (shown.progress, shown.completed_at),
             (100, Some(1_795_360_142))
@@ -361,11 +407,11 @@ mod tests {
             code: "device_lost".into(),
             message: "m".into(),
         });
-        let shown = video(&failed, None, 0);
+        let shown = video(&failed, &Beside::default());
         assert_eq!((shown.status, shown.completed_at), (Status::Failed, None));
         assert_eq!(shown.error.unwrap().code, "device_lost");
         assert_eq!(
-            video(&view(JobState::Cancelled), None, 0).status,
+            video(&view(JobState::Cancelled), &Beside::default()).status,
             Status::Cancelled
         );
     }
@@ -374,6 +420,6 @@ mod tests {
     fn a_record_that_cannot_be_read_still_shows_the_job() {
         let mut broken = view(JobState::Waiting);
         broken.request = serde_json::json!("?");
-        assert_eq!(video(&broken, None, 0).status, Status::Queued);
+        assert_eq!(video(&broken, &Beside::default()).status, Status::Queued);
     }
 }

@@ -7,6 +7,7 @@ use base64::Engine as _;
 use bytes::Bytes;
 
 use super::{
+    estimate::COUNT_MAX,
     form::IMAGE_URL_CHARS_MAX,
     node::{Fields, Node},
 };
@@ -48,6 +49,76 @@ const SHOT_FIELDS: &[&str] = &[
 const REFERENCE_FIELDS: &[&str] = &["file_id", "image_url"];
 /// Bytes of a reference image after decoding.
 pub const IMAGE_BYTES_MAX: usize = 20 << 20;
+
+/// For how many films an estimate is asked: one request `count` times, or one for each of `prompts`.
+#[derive(Clone, Debug)]
+pub struct Many {
+    pub count: u32,
+    pub prompts: Vec<String>,
+}
+
+impl Default for Many {
+    fn default() -> Self {
+        Self {
+            count: 1,
+            prompts: Vec::new(),
+        }
+    }
+}
+
+impl Many {
+    /// A job is one film.
+    pub fn refuse(&self) -> Result<(), Refusal> {
+        let name = match (self.count, self.prompts.is_empty()) {
+            (1, true) => return Ok(()),
+            (1, false) => "prompts",
+            _ => "count",
+        };
+        Err(Refusal::wrong_value(
+            name,
+            "only an estimate is for several films; send one request for each",
+        ))
+    }
+}
+
+/// Takes `count` and `prompts` out of the body of an estimate.
+pub fn read_many(fields: &mut Fields) -> Result<Many, Refusal> {
+    let within = |count: i64| {
+        u32::try_from(count)
+            .ok()
+            .filter(|n| (1..=COUNT_MAX).contains(n))
+    };
+    let wrong =
+        |name| Refusal::wrong_value(name, format!("1 to {COUNT_MAX} films can be estimated"));
+    let count = integer(fields, "count", "")?.unwrap_or(1);
+    let count = within(count).ok_or_else(|| wrong("count"))?;
+    let prompts = match fields.remove("prompts").map(json_inside) {
+        None | Some(Node::Null) => {
+            return Ok(Many {
+                count,
+                prompts: Vec::new(),
+            });
+        }
+        Some(Node::List(items)) => items,
+        Some(other) => return Err(expected("an array", &other, "prompts")),
+    };
+    let text = |(place, node): (usize, Node)| match node {
+        Node::Text(text) => Ok(text),
+        other => Err(expected("a string", &other, &format!("prompts[{place}]"))),
+    };
+    let prompts: Vec<String> = prompts
+        .into_iter()
+        .enumerate()
+        .map(text)
+        .collect::<Result<_, _>>()?;
+    if count > 1 || within(prompts.len() as i64).is_none() {
+        return Err(wrong("prompts"));
+    }
+    fields
+        .entry("prompt".into())
+        .or_insert_with(|| Node::Text(prompts[0].clone()));
+    Ok(Many { count, prompts })
+}
 
 /// Reads the body of `POST /v1/videos` and `POST /v1/videos/estimate`.
 pub fn read_request(mut fields: Fields) -> Result<VideoRequest, Refusal> {

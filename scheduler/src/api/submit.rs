@@ -14,7 +14,7 @@ use super::{
     error::ApiError,
     object::at_creation,
     once::Once,
-    videos::{show, shown},
+    videos::{foretold, show, shown},
 };
 use crate::{
     admission::{self, Catalogue, Code, Order, Refusal, SEED_MAX, Submission, VideoRequest},
@@ -127,7 +127,12 @@ async fn answer_submit(
 async fn created(state: &ApiState, caller: &Caller, id: JobId) -> Result<Response, ApiError> {
     let view = state.store.job(caller.project, id).await?;
     let view = view.ok_or_else(|| ApiError::video_not_found(&id.to_string()))?;
-    show(state, &at_creation(view)).await
+    let (video, promise) = foretold(state, &at_creation(view)).await?;
+    if let Some(promise) = promise {
+        state.dispatcher.promise(id, promise).await?;
+    }
+    state.forecaster.tell();
+    Ok(Json(video).into_response())
 }
 
 /// Submits; when the commit is in doubt, the database says whether the job is there.

@@ -17,18 +17,19 @@ use super::{
     body::read_fields,
     error::ApiError,
     estimate,
-    eta::poll_after_ms,
+    eta::{Foretold, poll_after_ms},
     frame::with_rate,
     limits::{Rate, Take},
     models::catalogue,
-    object,
+    object::{self, Beside},
     once::retry_count,
     page::page_request,
-    read::read_request,
-    submit::{core_refused, decide, make},
+    read::{Many, read_many, read_request},
+    submit::make,
 };
 use crate::{
     admission::{Catalogue, Refusal, VideoRequest},
+    core::calibration::Promise,
     store::read::{After, JobView},
 };
 
@@ -65,6 +66,7 @@ async fn create_asked(
     let rate = asked.rate.check();
     match &asked.wish {
         Ok(wish) if !wish.dry_run => {
+            asked.many.refuse()?;
             make(state, caller, headers, wish, &asked.catalogue, rate).await
         }
         _ => {
@@ -97,12 +99,20 @@ pub async fn estimate(
 /// A request that was read and counted.
 struct Asked {
     wish: Result<VideoRequest, Refusal>,
+    many: Many,
     catalogue: Catalogue,
     rate: Rate,
 }
 
 async fn ask(state: &ApiState, caller: &Caller, request: Request) -> Result<Asked, ApiError> {
-    let wish = read_fields(request).await.and_then(read_request);
+    let mut fields = read_fields(request).await;
+    let many = fields
+        .as_mut()
+        .map_or_else(|_| Ok(Many::default()), read_many);
+    let wish = many
+        .as_ref()
+        .map_err(Clone::clone)
+        .and_then(|_| fields.and_then(read_request));
     let catalogue = catalogue(state).await?;
     let named = wish.as_ref().ok().and_then(|wish| wish.model.as_deref());
     let model = catalogue.get(named.unwrap_or(&catalogue.default_model));
@@ -114,6 +124,7 @@ async fn ask(state: &ApiState, caller: &Caller, request: Request) -> Result<Aske
         .take(caller.project, Take::Write { model });
     Ok(Asked {
         wish,
+        many: many.unwrap_or_default(),
         catalogue,
         rate,
     })
@@ -125,17 +136,20 @@ async fn answer_estimate(
     asked: &Asked,
 ) -> Result<Response, ApiError> {
     let wish = asked.wish.as_ref().map_err(Clone::clone)?;
-    let mut verdict = decide(state, wish, &asked.catalogue).await;
-    if let Ok(order) = &verdict {
-        let hold = order.hold;
-        if let Some(refusal) = state.dispatcher.over_quota(caller.project, hold).await? {
-            verdict = Err(core_refused(&refusal));
-        }
-    }
-    let now_s = state.dispatcher.now_ms().div_euclid(1_000);
-    let model = wish.model.as_ref();
-    let model = model.unwrap_or(&asked.catalogue.default_model);
-    Ok(Json(estimate::estimate(model, &verdict, now_s)).into_response())
+    let of = |prompt: &String| VideoRequest {
+        prompt: prompt.clone(),
+        ..wish.clone()
+    };
+    let wishes = match asked.many.prompts.is_empty() {
+        true => vec![wish.clone()],
+        false => asked.many.prompts.iter().map(of).collect(),
+    };
+    let asked = estimate::Asked {
+        wishes,
+        count: asked.many.count,
+        catalogue: &asked.catalogue,
+    };
+    Ok(Json(estimate::answer(state, caller, asked).await?).into_response())
 }
 
 /// The answer that shows a job by its id.
@@ -155,15 +169,31 @@ pub async fn show(state: &ApiState, view: &JobView) -> Result<Response, ApiError
 
 /// The object of a job, with what memory knows of it.
 pub async fn video(state: &ApiState, view: &JobView) -> Result<Video, ApiError> {
+    Ok(foretold(state, view).await?.0)
+}
+
+/// The same, with what it foretells.
+pub async fn foretold(
+    state: &ApiState,
+    view: &JobView,
+) -> Result<(Video, Option<Promise>), ApiError> {
     let live = match view.state.is_terminal() {
         true => None,
         false => state.dispatcher.live(view.id).await?,
     };
-    Ok(object::video(
-        view,
-        live.as_ref(),
-        state.dispatcher.now_ms(),
-    ))
+    let (forecast, now_ms) = (state.forecaster.latest(), state.dispatcher.now_ms());
+    let foretold = live
+        .as_ref()
+        .map(|live| Foretold::new(live, &forecast, now_ms));
+    let promise = live.as_ref().zip(foretold.as_ref());
+    let promise = promise.and_then(|(live, foretold)| foretold.promise(live));
+    let beside = Beside {
+        live: live.as_ref(),
+        foretold,
+        price: state.price().clone(),
+        now_ms,
+    };
+    Ok((object::video(view, &beside), promise))
 }
 
 /// A job of the caller's project; any other id is not found.

@@ -190,6 +190,7 @@ pub fn success(offer: &LeaseOffer) -> Report {
             artefacts: variants.iter().map(artefact).collect(),
             device_us: 80_000_000,
             steps_run: STEPS,
+            times: Default::default(),
         },
     }
 }

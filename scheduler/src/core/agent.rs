@@ -71,6 +71,7 @@ impl Farm {
         };
         self.writes.push(Write::InsertAgent(row.clone()));
         self.agents.insert(id, Agent::new(row, self.now));
+        self.prices.forget();
         self.arm_silence(id);
         self.wake = true;
     }
@@ -130,6 +131,7 @@ impl Farm {
         let was = row.state;
         edit(row);
         let row = row.clone();
+        self.prices.forget();
         self.writes.push(Write::UpdateAgent { was, row });
         self.wake = true; // what fits where may have changed
     }

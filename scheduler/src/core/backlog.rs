@@ -217,6 +217,24 @@ impl Backlog {
         chunks.flat_map(|chunk| (0..chunk.entries.len()).map(|at| chunk.bytes_at(at)))
     }
 
+    /// Jobs behind this place, line by line, with their places.
+    pub fn behind(
+        &self,
+        (line, seq): (LineId, i64),
+    ) -> impl Iterator<Item = ((LineId, i64), &[u8])> {
+        self.lines.range(line..).flat_map(move |(id, row)| {
+            let from = if *id == line { seq } else { i64::MIN };
+            let chunks = row.chunks.partition_point(|chunk| chunk.last() <= from);
+            let chunks = row.chunks.range(chunks..);
+            let jobs = chunks.flat_map(|chunk| {
+                let jobs = chunk.entries.iter().enumerate();
+                jobs.map(|(at, entry)| (entry.seq, chunk.bytes_at(at)))
+            });
+            jobs.filter(move |(seq, _)| *seq > from)
+                .map(|(seq, bytes)| ((*id, seq), bytes))
+        })
+    }
+
     /// Packed jobs of each line.
     pub fn sums(&self) -> impl Iterator<Item = (LineId, Sum)> {
         let sum = |(id, row): (&LineId, &Row)| (*id, row.before(i64::MAX));

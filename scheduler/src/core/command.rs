@@ -9,6 +9,7 @@ use schemas::{
 };
 
 use super::{
+    calibration::Promise,
     explain::Waiting,
     quota::{Ordered, QuotaOrder},
     rows::{AccountRow, Fingerprint, KeyRow, NewJob},
@@ -60,6 +61,12 @@ pub enum Command {
 
     /// Memory was just read from the database.
     Started,
+    /// What an answer foretold of a job.
+    Promise {
+        job: JobId,
+        promise: Promise,
+    },
+
     /// Time has passed. Never needed for correctness: every command looks at the clock first.
     Tick,
 }
@@ -92,6 +99,7 @@ impl Command {
             Self::Report(_) => "report",
             Self::Drain { .. } => "drain",
             Self::Started => "started",
+            Self::Promise { .. } => "promise",
             Self::Tick => "tick",
         }
     }

@@ -321,6 +321,7 @@ impl Write {
             Self::UpdateJob { was, row } => *was != row.state,
             Self::InsertKey(_)
             | Self::RevokeKey { .. }
+            | Self::PutCost(_)
             | Self::PutDedupe(_)
             | Self::PutIdempotency(_) => false,
             _ => true,

@@ -1,8 +1,10 @@
-//! Why a task waits, or a device gets nothing: one code, and what it is because of.
+//! Why a task waits, or a device gets nothing: one code, what it is because of, and how that is said.
+//!
+//! The one table of reasons: a new one is a variant, its code, its words, and whether its end can be foretold.
 
 use serde::Serialize;
 
-/// Exactly one reason, the first that holds in this order.
+/// Exactly one reason, the first that holds in this order. The fields are the blocker, as the owner may see it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(tag = "code", rename_all = "snake_case")]
 pub enum Waiting {
@@ -36,13 +38,17 @@ pub enum Waiting {
         used: u32,
         of: u32,
     },
-    /// A running task gives its device up for it.
-    Handover,
-    /// More urgent work waits.
-    BandBehind {
-        tasks_ahead: u64,
+    /// A running task gives this device of a node up for it.
+    Handover {
+        node: String,
+        device: u32,
     },
-    /// Another account has had less of the farm by its weight; seconds of a device.
+    /// More urgent work that the same devices could do waits too; eligible tasks of each band.
+    BandBehind {
+        urgent: u64,
+        standard: u64,
+    },
+    /// Another account has had less of the farm by its weight; seconds of a device over the weight.
     FairShare {
         own_s: u64,
         leading_s: u64,
@@ -52,6 +58,8 @@ pub enum Waiting {
     },
     DevicesBusy {
         devices: u32,
+        /// When the first of them is expected to be free; absent where nobody can say.
+        earliest_ms: Option<i64>,
     },
     /// Only told to a polling device: nothing waits that it could do.
     NothingWaits,
@@ -71,7 +79,7 @@ impl Waiting {
             Self::NodesAvoided { .. } => "nodes_avoided",
             Self::DevicesDraining { .. } => "devices_draining",
             Self::ConcurrencyCap { .. } => "concurrency_cap",
-            Self::Handover => "handover",
+            Self::Handover { .. } => "handover",
             Self::BandBehind { .. } => "band_behind",
             Self::FairShare { .. } => "fair_share",
             Self::OwnQueue { .. } => "own_queue",
@@ -79,5 +87,152 @@ impl Waiting {
             Self::NothingWaits => "nothing_waits",
             Self::AgentDrains => "agent_drains",
         }
+    }
+
+    /// The reason in words, at `now` (Unix ms): it ends a sentence that begins with "waits: ".
+    pub fn words(&self, now: i64) -> String {
+        match self {
+            Self::InputsPending { tasks_left: 1 } => "a shot of this film is not done yet".into(),
+            Self::InputsPending { tasks_left } => {
+                format!("{tasks_left} shots of this film are not done yet")
+            }
+            Self::WindowClosed { window, opens_ms } => {
+                format!("window '{window}' opens in {}", span(opens_ms - now))
+            }
+            Self::RetryBackoff { cause, until_ms } => format!(
+                "it failed ({cause}) and is tried again in {}",
+                span(until_ms - now)
+            ),
+            Self::ModelMissing { weights } => {
+                format!("no machine of the farm has the weights '{weights}'")
+            }
+            Self::NoCapableDevice { needs } => format!("the farm lacks {needs}"),
+            Self::NodesAvoided { nodes } => format!(
+                "only machines where it has failed are free: {}",
+                nodes.join(", ")
+            ),
+            Self::DevicesDraining { devices } => format!(
+                "{} that could do it leave or do not answer",
+                many(u64::from(*devices), "device")
+            ),
+            Self::ConcurrencyCap { account, used, of } => {
+                format!("'{account}' has as much at once as it may: {used} of {of}")
+            }
+            Self::Handover { node, device } => {
+                format!("device {device} of {node} is being freed for it")
+            }
+            Self::BandBehind { urgent, standard } => {
+                let urgent = (*urgent > 0).then(|| many(*urgent, "urgent task"));
+                let standard = (*standard > 0).then(|| many(*standard, "standard task"));
+                let ahead: Vec<String> = urgent.into_iter().chain(standard).collect();
+                format!("more urgent work goes first: {}", ahead.join(", "))
+            }
+            Self::FairShare { own_s, leading_s } => format!(
+                "an account that has had less of the farm lately goes first ({} of a device, yours {})",
+                span(*leading_s as i64 * 1_000),
+                span(*own_s as i64 * 1_000)
+            ),
+            Self::OwnQueue { tasks_ahead } => {
+                format!(
+                    "{} of your own {} first",
+                    many(*tasks_ahead, "task"),
+                    goes(*tasks_ahead)
+                )
+            }
+            Self::DevicesBusy {
+                devices,
+                earliest_ms: Some(at),
+            } => format!("{}; one is free in {}", busy(*devices), span(at - now)),
+            Self::DevicesBusy { devices, .. } => busy(*devices),
+            Self::NothingWaits => "nothing waits that this device could do".into(),
+            Self::AgentDrains => "the agent takes no new work".into(),
+        }
+    }
+
+    /// Nothing that the farm has now will end it, so no time can be told.
+    pub fn has_no_end(&self) -> bool {
+        matches!(
+            self,
+            Self::ModelMissing { .. }
+                | Self::NoCapableDevice { .. }
+                | Self::DevicesDraining { .. }
+                | Self::ConcurrencyCap { of: 0, .. }
+        )
+    }
+}
+
+fn many(count: u64, word: &str) -> String {
+    match count {
+        1 => format!("1 {word}"),
+        _ => format!("{count} {word}s"),
+    }
+}
+
+fn busy(devices: u32) -> String {
+    match devices {
+        1 => "the only device for it is busy".into(),
+        _ => format!("all {devices} devices for it are busy"),
+    }
+}
+
+fn goes(count: u64) -> &'static str {
+    match count {
+        1 => "goes",
+        _ => "go",
+    }
+}
+
+/// A time as people say it: `40 s`, `3 min`, `2 h 5 min`, `3 days`.
+fn span(ms: i64) -> String {
+    let seconds = ms.max(0).div_euclid(1_000) + i64::from(ms.max(0) % 1_000 > 0);
+    let minutes = seconds / 60;
+    match seconds {
+        ..100 => format!("{seconds} s"),
+        100..6_000 => format!("{minutes} min"),
+        6_000..172_800 => format!("{} h {} min", minutes / 60, minutes % 60),
+        _ => format!("{} days", minutes / 1_440),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_reason_is_said_in_words() {
+        let now = 1_000_000;
+        let said = |why: Waiting| why.words(now);
+        assert_eq!(
+            said(Waiting::WindowClosed {
+                window: "overnight".into(),
+                opens_ms: now + 12_000_001
+            }),
+            "window 'overnight' opens in 3 h 20 min"
+        );
+        assert_eq!(
+            said(Waiting::RetryBackoff {
+                cause: "io".into(),
+                until_ms: now + 1_500
+            }),
+            "it failed (io) and is tried again in 2 s"
+        );
+        assert_eq!(
+            said(Waiting::BandBehind {
+                urgent: 1,
+                standard: 3
+            }),
+            "more urgent work goes first: 1 urgent task, 3 standard tasks"
+        );
+        assert_eq!(
+            said(Waiting::OwnQueue { tasks_ahead: 1 }),
+            "1 task of your own goes first"
+        );
+        assert_eq!(
+            said(Waiting::DevicesBusy {
+                devices: 1,
+                earliest_ms: Some(now - 5)
+            }),
+            "the only device for it is busy; one is free in 0 s"
+        );
     }
 }

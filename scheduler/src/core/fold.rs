@@ -6,6 +6,7 @@ use super::{
     Farm,
     agent::Agent,
     backlog::Backlog,
+    costs::{CostRow, Costs},
     decay::Decayed,
     limits::{Limits, RECENT_MS},
     packed::{Whole, head, pack, split_first},
@@ -46,6 +47,7 @@ pub struct Snapshot {
     pub shapes: Vec<(ShapeId, TaskSpec)>,
     /// Packed jobs, one after the other in each part.
     pub waiting: Vec<Vec<u8>>,
+    pub costs: Vec<CostRow>,
 }
 
 /// A snapshot whose rows do not belong together.
@@ -76,10 +78,13 @@ impl Farm {
             chain: None,
             shapes: Shapes::default(),
             backlog: Backlog::default(),
+            costs: Costs::default(),
             busy: BTreeMap::new(),
             queue: Queue::default(),
             timers: Timers::default(),
             loads: BTreeMap::new(),
+            prices: Default::default(),
+            promises: BTreeMap::new(),
             recent: Recent::default(),
             handovers: BTreeMap::new(),
             buckets: BTreeMap::new(),
@@ -88,6 +93,7 @@ impl Farm {
             wake: false,
             attempts_ended: Vec::new(),
             taken: Vec::new(),
+            finished: Vec::new(),
         }
     }
 
@@ -102,6 +108,7 @@ impl Farm {
         farm.quotas = by(snapshot.quotas, |row| row.account);
         farm.grants = snapshot.grants.into_iter().collect();
         farm.chain = snapshot.chain;
+        farm.costs = Costs::from_rows(snapshot.costs);
         farm.fold_shapes(&snapshot.shapes)?;
         let rows = (snapshot.jobs, snapshot.tasks, snapshot.reservations);
         let packed = farm.fold_jobs(rows)?;
@@ -272,12 +279,23 @@ impl Farm {
     pub fn durable(&self) -> Snapshot {
         let tasks = || self.tasks.values();
         let whole = Snapshot {
-            term: self.term,
-            seq: self.seq,
             jobs: self.jobs.values().map(|job| job.row.clone()).collect(),
             tasks: tasks().map(|task| task.row.clone()).collect(),
             checkpoints: tasks().flat_map(|task| task.checkpoints.clone()).collect(),
             reservations: self.reservations.values().cloned().collect(),
+            dedupe: self.dedupe.values().cloned().collect(),
+            idempotency: self.idempotency.values().cloned().collect(),
+            grants: self.grants.clone().into_iter().collect(),
+            ..self.frame()
+        };
+        whole.with(self.all_packed())
+    }
+
+    /// The part of it that does not grow with jobs and grants.
+    pub(super) fn frame(&self) -> Snapshot {
+        Snapshot {
+            term: self.term,
+            seq: self.seq,
             accounts: self.accounts.values().cloned().collect(),
             balances: self.balances.iter().map(|(id, b)| (*id, *b)).collect(),
             agents: self
@@ -285,16 +303,13 @@ impl Farm {
                 .values()
                 .map(|agent| agent.row.clone())
                 .collect(),
-            dedupe: self.dedupe.values().cloned().collect(),
-            idempotency: self.idempotency.values().cloned().collect(),
             usage: self.used(),
             quotas: self.quotas.values().copied().collect(),
-            grants: self.grants.clone().into_iter().collect(),
             chain: self.chain,
+            costs: self.costs.rows(),
             shapes: self.shapes.rows(),
-            waiting: Vec::new(),
-        };
-        whole.with(self.all_packed())
+            ..Snapshot::default()
+        }
     }
 }
 

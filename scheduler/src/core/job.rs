@@ -162,6 +162,7 @@ impl Farm {
     }
 
     fn ended(&mut self, id: JobId) {
+        self.keep_promise(id);
         self.timers.arm(self.now + RECENT_MS, Timer::Forget(id));
     }
 

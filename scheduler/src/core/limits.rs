@@ -77,6 +77,8 @@ pub struct Limits {
     pub preempt_gain_ms: i64,
     /// Windows that a job may name.
     pub windows: BTreeMap<String, Window>,
+    /// Cost of a token relative to the built-in model, in parts per million, by name of weights; until it was measured.
+    pub rate_ppm: BTreeMap<String, u64>,
 }
 
 impl Limits {
@@ -100,6 +102,7 @@ impl Default for Limits {
             preempt_min_steps: 3,
             preempt_gain_ms: 20_000,
             windows: BTreeMap::new(),
+            rate_ppm: BTreeMap::new(),
         }
     }
 }

@@ -112,6 +112,18 @@ impl Farm {
         self.backlog.holds(id)
     }
 
+    /// At most so many packed jobs behind a place, line by line; with the place of the last.
+    pub(super) fn packed_page(
+        &self,
+        after: (LineId, i64),
+        limit: usize,
+    ) -> (Vec<Whole>, Option<(LineId, i64)>) {
+        let page: Vec<_> = self.backlog.behind(after).take(limit).collect();
+        let last = page.last().map(|(at, _)| *at);
+        let whole = page.iter().map(|(_, bytes)| self.unpacked(bytes));
+        (whole.collect(), last)
+    }
+
     /// Packed jobs as rows, in no order.
     pub(super) fn all_packed(&self) -> impl Iterator<Item = Whole> {
         self.backlog.all().map(|bytes| self.unpacked(bytes))

@@ -1,23 +1,29 @@
 //! What only memory knows: live progress, queue places, the farm's weights and counts.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use schemas::{
-    GpuMicros, JobId, TaskId,
+    AccountId, JobId, TaskId,
     agent::{Phase, WeightsInfo},
-    task::TaskKind,
+    task::{TaskKind, TaskSpec},
 };
 
 use super::{
     Farm,
     explain::Waiting,
-    rows::{AgentState, JobState, TaskRow, TaskState},
+    outlook::Rest,
+    prices::PriceBook,
+    rows::{AgentState, Band, JobRow, JobState, TaskRow, TaskState},
     task::LiveLease,
 };
 
 /// A job that has not ended, as memory sees it.
 #[derive(Clone, Debug)]
 pub struct LiveJob {
+    pub id: JobId,
+    pub project: AccountId,
+    pub band: Band,
+    pub prices: PriceBook,
     /// 1-based place among jobs that wait; absent once one of its tasks was granted.
     pub queue_position: Option<u64>,
     /// Why its first unfinished task waits; absent while a task runs.
@@ -25,8 +31,8 @@ pub struct LiveJob {
     pub tasks: Vec<LiveTask>,
     /// Devices of agents online, at least 1 for arithmetic with it.
     pub devices: u32,
-    /// Expected device time of all jobs before it that have not ended.
-    pub ahead: GpuMicros,
+    /// Eligible shots of its account and band before its own.
+    pub own_ahead: u64,
 }
 
 /// One task of a live job, in task order.
@@ -38,12 +44,16 @@ pub struct LiveTask {
     pub phase: Option<Phase>,
     pub step: u32,
     pub steps: u32,
-    /// Milliseconds a step, as its agent measures it.
-    pub step_ms: Option<u32>,
     /// Unix milliseconds of its grant, when leased.
     pub granted_at_ms: Option<i64>,
-    pub estimate: GpuMicros,
-    pub done: bool,
+    /// It could run, and waits.
+    pub is_ready: bool,
+    pub spec: Arc<TaskSpec>,
+    /// Where it stands while it runs.
+    pub rest: Option<Rest>,
+    /// Steps that are saved.
+    pub saved: u32,
+    pub is_done: bool,
 }
 
 /// Counts for the metrics.
@@ -66,41 +76,40 @@ impl Farm {
             return None;
         }
         let waits = job.row.state == JobState::Waiting;
-        let (waiting_before, ahead) = self.before(job.row.seq);
         Some(LiveJob {
-            queue_position: waits.then_some(waiting_before + 1),
+            id,
+            project: job.row.project,
+            band: job.row.band,
+            prices: self.prices(),
+            queue_position: waits.then(|| self.waiting_before(job.row.seq) + 1),
             waiting: self.job_waiting(&job.tasks),
             tasks: job.tasks.iter().map(|task| self.live_task(*task)).collect(),
+            own_ahead: self.own_ahead_of(&job.tasks),
             devices: self.devices_online().max(1),
-            ahead,
         })
     }
 
     fn live_packed(&self, id: JobId) -> Option<LiveJob> {
         let whole = self.packed(id)?;
-        let (waiting_before, ahead) = self.before(whole.job.seq);
-        let tasks = whole.tasks.iter().map(|row| live_row(row, None));
+        let tasks = whole.tasks.iter().map(|row| live_row(row, None, None, 0));
         Some(LiveJob {
-            queue_position: Some(waiting_before + 1),
+            id,
+            project: whole.job.project,
+            band: whole.job.band,
+            prices: self.prices(),
+            queue_position: Some(self.waiting_before(whole.job.seq) + 1),
             waiting: self.packed_waiting(&whole),
             tasks: tasks.collect(),
+            own_ahead: self.own_ahead_of_packed(&whole),
             devices: self.devices_online().max(1),
-            ahead,
         })
     }
 
-    /// Of the jobs before the one with this number: how many wait, and the device time that all of
-    /// them are expected to take.
-    fn before(&self, seq: i64) -> (u64, GpuMicros) {
-        let packed = self.backlog.before(seq);
-        let (mut waiting, mut ahead_us) = (packed.jobs, packed.estimate_us);
-        for job in self.jobs.values() {
-            if job.row.seq < seq && !job.row.state.is_terminal() {
-                waiting += u64::from(job.row.state == JobState::Waiting);
-                ahead_us = ahead_us.saturating_add(self.work_left_us(&job.tasks));
-            }
-        }
-        (waiting, GpuMicros(ahead_us))
+    /// Jobs before the one with this number that have not begun.
+    fn waiting_before(&self, seq: i64) -> u64 {
+        let before = |row: &JobRow| row.seq < seq && row.state == JobState::Waiting;
+        let unpacked = self.jobs.values().filter(|job| before(&job.row)).count();
+        unpacked as u64 + self.backlog.before(seq).jobs
     }
 
     fn job_waiting(&self, tasks: &[TaskId]) -> Option<Waiting> {
@@ -113,18 +122,21 @@ impl Farm {
 
     fn live_task(&self, id: TaskId) -> LiveTask {
         let task = self.task_at(id);
-        live_row(&task.row, task.live.as_ref())
+        live_row(
+            &task.row,
+            task.live.as_ref(),
+            self.rest(id),
+            task.resume_step(),
+        )
     }
 
-    fn work_left_us(&self, tasks: &[TaskId]) -> i64 {
-        let left = |id: &TaskId| {
-            let row = &self.task_at(*id).row;
-            match row.state.is_terminal() {
-                true => 0,
-                false => row.estimate.0,
-            }
+    fn own_ahead_of(&self, tasks: &[TaskId]) -> u64 {
+        let ready = |id: &&TaskId| matches!(self.task_at(**id).row.state, TaskState::Ready { .. });
+        let Some(first) = tasks.iter().find(ready) else {
+            return 0;
         };
-        tasks.iter().map(left).sum()
+        let entry = self.entry(*first, self.now);
+        self.own_ahead(entry.account, entry.band, &entry.place)
     }
 
     fn devices_online(&self) -> u32 {
@@ -178,20 +190,22 @@ impl Farm {
     }
 }
 
-fn live_row(row: &TaskRow, live: Option<&LiveLease>) -> LiveTask {
+fn live_row(row: &TaskRow, live: Option<&LiveLease>, rest: Option<Rest>, saved: u32) -> LiveTask {
     LiveTask {
         index: row.index,
         kind: row.kind(),
         phase: live.map(|live| live.phase),
         step: live.map_or(row.step, |live| live.step),
         steps: live.map_or(row.steps, |live| live.steps),
-        step_ms: live.and_then(|live| live.step_ms),
         granted_at_ms: match row.state {
             TaskState::Leased(holder) => Some(holder.granted_at_ms),
             _ => None,
         },
-        estimate: row.estimate,
-        done: matches!(row.state, TaskState::Succeeded { .. }),
+        is_ready: matches!(row.state, TaskState::Ready { .. }),
+        spec: Arc::clone(&row.spec),
+        rest,
+        saved,
+        is_done: row.state.is_terminal(),
     }
 }
 

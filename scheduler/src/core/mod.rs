@@ -8,26 +8,32 @@
 
 pub mod agent;
 mod backlog;
+pub mod calibration;
 mod caps;
 pub mod command;
+pub mod costs;
 pub mod decay;
 pub mod event;
 pub mod explain;
 mod failure;
 pub mod fold;
+pub mod forward;
 mod job;
 mod ledger;
 pub mod limits;
 mod line;
 pub mod live;
+pub mod outlook;
 pub mod packed;
 mod placement;
 mod preempt;
+pub mod prices;
 mod queue;
 pub mod quota;
 mod recent;
 pub mod rows;
 pub mod shapes;
+pub mod sketch;
 mod start;
 mod submit;
 mod task;
@@ -55,8 +61,10 @@ use schemas::{
 use self::{
     agent::Agent,
     backlog::{Backlog, LineId},
+    calibration::{Finished, Promise},
     caps::Load,
     command::{Command, Reply},
+    costs::Costs,
     event::Event,
     limits::{AGED_MS, Limits},
     preempt::{Bucket, Handover},
@@ -97,14 +105,18 @@ pub struct Farm {
     chain: Option<Digest>,
     shapes: Shapes,
     backlog: Backlog,
+    /// What work took so far.
+    costs: Costs,
 
     // Derived from the rows above.
     busy: BTreeMap<(AgentId, u32), TaskId>,
     queue: Queue,
     timers: Timers,
     loads: BTreeMap<AccountId, Load>,
+    prices: prices::Kept,
 
     // What only this leader knows.
+    promises: BTreeMap<JobId, Promise>,
     recent: Recent,
     handovers: BTreeMap<(AgentId, u32), Handover>,
     buckets: BTreeMap<String, Bucket>,
@@ -116,6 +128,7 @@ pub struct Farm {
     attempts_ended: Vec<&'static str>,
     /// What was known of running work when some of it was told to give way.
     taken: Vec<LeaseProgress>,
+    finished: Vec<Finished>,
 }
 
 #[derive(Clone, Debug)]
@@ -147,6 +160,8 @@ pub struct Outcome {
     pub wake: bool,
     /// Outcomes of attempts that ended, for the metrics.
     pub attempts_ended: Vec<&'static str>,
+    /// Jobs that were published, beside what was foretold of them.
+    pub finished: Vec<Finished>,
 }
 
 impl Farm {
@@ -195,6 +210,7 @@ impl Farm {
             Command::Checkpoint(report) => Reply::Written(self.checkpoint(report)),
             Command::Report(report) => Reply::Written(self.report(*report)),
             Command::Drain { agent, boot } => self.drain(agent, boot),
+            Command::Promise { job, promise } => self.promise(job, promise),
             Command::Started | Command::Tick => Reply::Done,
         };
         self.preempt();
@@ -204,6 +220,7 @@ impl Farm {
             writes: std::mem::take(&mut self.writes),
             wake: std::mem::take(&mut self.wake),
             attempts_ended: std::mem::take(&mut self.attempts_ended),
+            finished: std::mem::take(&mut self.finished),
         }
     }
 

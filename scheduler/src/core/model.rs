@@ -10,6 +10,7 @@ use uuid::Uuid;
 
 use super::{
     Farm,
+    costs::{CostKey, CostRow},
     decay::Decayed,
     event::EventRow,
     fold::Snapshot,
@@ -45,6 +46,7 @@ pub struct Model {
     /// Jobs that have not begun, packed where they can be.
     pub waiting: BTreeMap<JobId, Option<Vec<u8>>>,
     pub events: Vec<EventRow>,
+    pub costs: BTreeMap<CostKey, CostRow>,
     pub removed: Vec<JobId>,
     pub seq: i64,
     pub term: u64,
@@ -111,6 +113,7 @@ impl Model {
                 assert_eq!(self.balances.insert(account, now), was);
             }
             Write::PutUsage { account, usage } => drop(self.usage.insert(account, usage)),
+            Write::PutCost(row) => drop(self.costs.insert(row.key.clone(), row)),
             Write::InsertAgent(row) => fresh(self.agents.insert(row.id, row)),
             Write::UpdateAgent { was, row } => {
                 let old = self.agents.insert(row.id, row).expect("no such agent");
@@ -172,6 +175,7 @@ impl Model {
             chain: self.chain(),
             shapes: (0..).zip(self.shapes.iter().cloned()).collect(),
             waiting: Vec::new(),
+            costs: self.costs.values().cloned().collect(),
         }
     }
 

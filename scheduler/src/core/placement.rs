@@ -19,7 +19,7 @@ use super::{
 use schemas::TaskId;
 
 /// How agents name a device that is no GPU.
-const CPU_CLASS: &str = "cpu";
+pub(super) const CPU_CLASS: &str = "cpu";
 
 /// Why a task cannot run on a device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -85,7 +85,10 @@ impl Farm {
             {
                 self.offer(task, holder)
             }
-            _ => LeaseReply::Idle(Waiting::DevicesBusy { devices: 1 }),
+            _ => LeaseReply::Idle(Waiting::DevicesBusy {
+                devices: 1,
+                earliest_ms: None,
+            }),
         }
     }
 

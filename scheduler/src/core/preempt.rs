@@ -63,16 +63,21 @@ impl Farm {
     }
 
     /// A victim yields for the task, or a device is kept for it.
-    pub(super) fn is_served(&self, task: TaskId) -> bool {
-        let kept = self
-            .handovers
-            .values()
-            .any(|h| h.task == task && h.until_ms > self.now);
-        kept || self.running().any(|id| {
-            self.task_at(id)
-                .live
-                .as_ref()
-                .is_some_and(|live| live.yield_for == Some(task))
+    fn is_served(&self, task: TaskId) -> bool {
+        self.freed_for(task).is_some()
+    }
+
+    /// The device that is kept for the task, or that a victim gives up for it.
+    pub(super) fn freed_for(&self, task: TaskId) -> Option<(AgentId, u32)> {
+        let mut kept = self.handovers.iter();
+        let kept = kept.find(|(_, h)| h.task == task && h.until_ms > self.now);
+        let yields = |id: &TaskId| {
+            let live = self.task_at(*id).live.as_ref();
+            live.is_some_and(|live| live.yield_for == Some(task))
+        };
+        kept.map(|(device, _)| *device).or_else(|| {
+            let mut busy = self.busy.iter();
+            busy.find(|(_, id)| yields(id)).map(|(device, _)| *device)
         })
     }
 
@@ -171,7 +176,7 @@ impl Farm {
     }
 
     /// Until its device is free by itself.
-    fn left_ms(&self, id: TaskId) -> i64 {
+    pub(super) fn left_ms(&self, id: TaskId) -> i64 {
         let task = self.task_at(id);
         match &task.live {
             Some(live) if live.phase == Phase::Denoise && live.step_ms.is_some() => {

@@ -346,6 +346,16 @@ impl Farm {
         })
     }
 
+    /// What the tightest limit above the project leaves; `None` where nothing is metered.
+    pub fn quota_left(&self, project: AccountId) -> Option<GpuMicros> {
+        let left = |account: AccountId| {
+            let quota = self.quotas.get(&account).filter(|row| row.metered)?;
+            let available = self.balances.get(&account).map_or(0, |b| b.available.0);
+            Some(GpuMicros(available.saturating_add(quota.overdraft.0)))
+        };
+        self.path(project).into_iter().filter_map(left).min()
+    }
+
     /// All accounts, in the order of their ids.
     pub fn quota_views(&self) -> Vec<QuotaView> {
         let view = |row: &AccountRow| {

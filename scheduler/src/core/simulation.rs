@@ -7,7 +7,7 @@ use schemas::{
     BootId, Digest, GpuMicros, JobId,
     agent::{
         CheckpointRef, CheckpointReport, Device, FailureClass, Heartbeat, Hello, LeaseProgress,
-        LeaseRef, LeaseRequest, Outcome as Ending, Phase, Report, WriteAnswer,
+        LeaseRef, LeaseRequest, Outcome as Ending, Phase, Report, Times, WriteAnswer,
     },
     task::{Artefact, TaskKind, Variant},
 };
@@ -500,6 +500,14 @@ fn success(work: &Work) -> Ending {
         artefacts: artefacts.collect(),
         device_us: 3_000_000,
         steps_run: STEPS_OF_A_SHOT,
+        times: Times {
+            encode_us: Some(200_000),
+            steps_us: Some(2_500_000),
+            decode_us: Some(300_000),
+            mux_us: Some(50_000),
+            upload_us: Some(u64::from(work.lease.attempt)),
+            load_us: None,
+        },
     }
 }
 

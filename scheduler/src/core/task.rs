@@ -4,7 +4,7 @@ use schemas::{
     AgentId, GpuMicros, TaskId,
     agent::{
         CheckpointRef, CheckpointReport, FailureClass, LeaseProgress, LeaseRef, Outcome, Phase,
-        Report, WriteAnswer,
+        Report, Times, WriteAnswer,
     },
     task::{Artefact, TaskKind, Variant},
 };
@@ -23,6 +23,8 @@ use super::{
 pub(super) struct LiveLease {
     pub expires_at_ms: i64,
     pub phase: Phase,
+    /// Since when, as far as it was told.
+    pub phase_since_ms: i64,
     pub step: u32,
     pub steps: u32,
     pub step_ms: Option<u32>,
@@ -41,6 +43,7 @@ impl LiveLease {
         Self {
             expires_at_ms,
             phase: Phase::Encode,
+            phase_since_ms: 0,
             step: 0,
             steps: 0,
             step_ms: None,
@@ -71,7 +74,8 @@ impl Farm {
                 artefacts,
                 device_us,
                 steps_run,
-            } => self.succeed(&lease, artefacts, device_us, steps_run),
+                times,
+            } => self.succeed(&lease, artefacts, device_us, (steps_run, &times)),
             Outcome::Released {
                 checkpoint,
                 reason,
@@ -172,7 +176,7 @@ impl Farm {
         lease: &LeaseRef,
         output: Vec<Artefact>,
         device_us: u64,
-        steps_run: u32,
+        (steps_run, times): (u32, &Times),
     ) -> Result<WriteAnswer, Refusal> {
         if let Some(known) = self.succeeded_before(lease, &output) {
             return known;
@@ -190,6 +194,7 @@ impl Farm {
             .as_ref()
             .map_or(0, |live| live.first_step);
         let steps = first_step.saturating_add(steps_run);
+        self.learn(id, times, steps_run);
         self.end_attempt(id, "succeeded", None, Some(used.0));
         self.keep_artefacts(job, id, &output);
         self.change_task(id, |row| {
@@ -329,10 +334,13 @@ impl Farm {
     /// A heartbeat named the lease: it runs its full time again from now.
     pub(super) fn renew(&mut self, id: TaskId, progress: &LeaseProgress) {
         let expires_at_ms = self.now + self.limits.lease_ttl_ms;
+        let now = self.now;
         let live = self.live_mut(id);
         live.expires_at_ms = expires_at_ms;
         live.unnamed = 0;
-        live.phase = progress.phase;
+        if live.phase != progress.phase {
+            (live.phase, live.phase_since_ms) = (progress.phase, now);
+        }
         live.steps = progress.steps;
         live.step = live.step.max(progress.step.min(progress.steps));
         live.step_ms = progress.step_ms.or(live.step_ms);

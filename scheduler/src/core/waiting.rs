@@ -1,6 +1,6 @@
 //! Why a task that has not ended does not run: the first reason that holds, without SQL.
 
-use schemas::{AccountId, TaskId, task::TaskSpec};
+use schemas::{AccountId, JobId, TaskId, task::TaskSpec};
 
 use super::{
     Farm, class_name,
@@ -10,6 +10,9 @@ use super::{
     queue::Place,
     rows::{AgentRow, AgentState, Band, TaskRow, TaskState},
 };
+
+/// Tasks of an earlier band that are looked at for one that is in the way.
+const LOOKED_AHEAD: usize = 64;
 
 impl Farm {
     /// `None` for a task that runs or has ended.
@@ -38,9 +41,24 @@ impl Farm {
         }
     }
 
+    /// Why a job that has not begun waits; `None` when it does not.
+    pub fn job_reason(&self, id: JobId) -> Option<Waiting> {
+        match self.jobs.get(&id) {
+            Some(job) => self.waiting(*job.tasks.first()?),
+            None => self.packed_waiting(&self.packed(id)?),
+        }
+    }
+
     /// Why a packed job waits.
     pub(super) fn packed_waiting(&self, whole: &Whole) -> Option<Waiting> {
-        let (job, first) = (&whole.job, whole.tasks.first()?);
+        let ahead = self.own_ahead_of_packed(whole);
+        Some(self.waiting_behind(self.head_of(whole.job.id)?, ahead))
+    }
+
+    pub(super) fn own_ahead_of_packed(&self, whole: &Whole) -> u64 {
+        let (job, Some(first)) = (&whole.job, whole.tasks.first()) else {
+            return 0;
+        };
         let place = Place::new(
             first.kind(),
             job.state,
@@ -49,8 +67,7 @@ impl Farm {
             first.index,
             first.id,
         );
-        let ahead = self.own_ahead(job.project, job.band, &place);
-        Some(self.waiting_behind(self.head_of(job.id)?, ahead))
+        self.own_ahead(job.project, job.band, &place)
     }
 
     /// Why a job waits behind the first of its line: for the same reason, but at least behind that.
@@ -62,7 +79,7 @@ impl Farm {
         }
     }
 
-    fn own_ahead(&self, account: AccountId, band: Band, place: &Place) -> u64 {
+    pub(super) fn own_ahead(&self, account: AccountId, band: Band, place: &Place) -> u64 {
         self.queue.own_ahead(account, band, place) + self.packed_ahead(account, band, place)
     }
 
@@ -75,7 +92,12 @@ impl Farm {
             .filter(|node| can(node, row).is_ok() && !node.devices.is_empty())
             .collect();
         if capable.is_empty() {
-            return missing(row);
+            return match nodes.iter().any(|node| can(node, row).is_ok()) {
+                true => Waiting::NoCapableDevice {
+                    needs: "a device on the node that has all else for it".into(),
+                },
+                false => missing(row),
+            };
         }
         let online: Vec<&AgentRow> = capable
             .iter()
@@ -90,37 +112,73 @@ impl Farm {
         if let Some(nodes) = self.only_avoided_are_free(row, &online) {
             return Waiting::NodesAvoided { nodes };
         }
-        self.waiting_in_line(row).unwrap_or(Waiting::DevicesBusy {
-            devices: count_devices(&online),
-        })
+        self.waiting_in_line(row, &online)
+            .unwrap_or_else(|| Waiting::DevicesBusy {
+                devices: count_devices(&online),
+                earliest_ms: self.earliest_free_ms(&online),
+            })
     }
 
     /// Who is served before it, from the most general reason on.
-    fn waiting_in_line(&self, row: &TaskRow) -> Option<Waiting> {
+    fn waiting_in_line(&self, row: &TaskRow, online: &[&AgentRow]) -> Option<Waiting> {
         if let Some(capped) = self.capped(row.id) {
             return Some(capped);
         }
-        if self.is_served(row.id) {
-            return Some(Waiting::Handover);
+        if let Some((agent, device)) = self.freed_for(row.id) {
+            return Some(Waiting::Handover {
+                node: self.agent_name(agent),
+                device,
+            });
         }
         let entry = self.entry(row.id, self.now);
-        let above = Band::ALL.into_iter().filter(|band| *band < entry.band);
-        let tasks_ahead: usize = above.map(|band| self.queue.len_of(band)).sum();
-        if tasks_ahead > 0 {
-            return Some(Waiting::BandBehind {
-                tasks_ahead: tasks_ahead as u64,
-            });
+        if let Some(behind) = self.band_behind(entry.band, online) {
+            return Some(behind);
         }
         if let Some(leading) = self.queue.leads(entry.account, entry.band) {
             return Some(Waiting::FairShare {
-                own_s: self.used_s(entry.account),
-                leading_s: self.used_s(leading),
+                own_s: self.used_by_weight_s(entry.account),
+                leading_s: self.used_by_weight_s(leading),
             });
         }
         match self.own_ahead(entry.account, entry.band, &entry.place) {
             0 => None,
             tasks_ahead => Some(Waiting::OwnQueue { tasks_ahead }),
         }
+    }
+
+    /// Work of earlier bands waits that one of these nodes could do; what they cannot do is in nobody's way.
+    fn band_behind(&self, band: Band, online: &[&AgentRow]) -> Option<Waiting> {
+        let in_the_way = |above: &Band| {
+            let first = self.queue.first(*above, LOOKED_AHEAD);
+            let fits = |id: &TaskId| {
+                let row = &self.task_at(*id).row;
+                online.iter().any(|node| can(node, row).is_ok())
+            };
+            *above < band && first.iter().any(fits)
+        };
+        let ahead = |above: Band| match in_the_way(&above) {
+            true => self.queue.len_of(above) as u64,
+            false => 0,
+        };
+        let (urgent, standard) = (ahead(Band::Urgent), ahead(Band::Standard));
+        (urgent + standard > 0).then_some(Waiting::BandBehind { urgent, standard })
+    }
+
+    /// When the first device of these nodes is expected to be free; one may be so already.
+    fn earliest_free_ms(&self, online: &[&AgentRow]) -> Option<i64> {
+        let running = |node: &&&AgentRow| self.leases_of(node.id);
+        let is_free = |node: &&AgentRow| running(&node).len() < node.devices.len();
+        if online.iter().any(is_free) {
+            return Some(self.now);
+        }
+        let left = online.iter().flat_map(|node| running(&node));
+        left.map(|id| self.now + self.left_ms(id)).min()
+    }
+
+    /// Device seconds that still count for the account, over its weight.
+    fn used_by_weight_s(&self, account: AccountId) -> u64 {
+        let weight = self.accounts.get(&account).map_or(1, |row| row.weight);
+        self.used_s(account) / u64::from(weight.max(1))
     }
 
     /// Names of free nodes where it failed, if no other capable node is free.

@@ -6,6 +6,7 @@ use schemas::{
 };
 
 use super::{
+    costs::CostRow,
     decay::Decayed,
     event::EventRow,
     quota::{AuditRow, QuotaRow},
@@ -93,6 +94,8 @@ pub enum Write {
         account: AccountId,
         usage: Decayed,
     },
+    /// What work of a kind took so far.
+    PutCost(CostRow),
     InsertAgent(AgentRow),
     UpdateAgent {
         was: AgentState,

@@ -224,6 +224,9 @@ impl Writer {
         for ended in outcome.attempts_ended {
             self.metrics.attempts.with_label_values(&[ended]).inc();
         }
+        for finished in &outcome.finished {
+            self.metrics.finished(finished);
+        }
         log_changes(&outcome.writes);
         self.group.commands += 1;
         self.group.wake |= outcome.wake;

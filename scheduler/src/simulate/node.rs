@@ -219,6 +219,7 @@ impl Work {
             artefacts,
             device_us: self.device_us(now),
             steps_run: self.steps - self.first_step,
+            times: Default::default(),
         })
     }
 

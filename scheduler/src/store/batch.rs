@@ -12,6 +12,7 @@ use super::{
         idempotency_model, job_model, json, ledger_model, name, outbox_model, reservation_model,
         task_model, usage_model,
     },
+    costs,
     entity::{
         attempt, balance, checkpoint, dedupe, idempotency, job, reservation, shape, task, usage,
         waiting,
@@ -65,6 +66,9 @@ pub async fn write(tx: &DatabaseTransaction, batch: &Batch<'_>) -> Result<(), St
     many::insert(tx, outbox).await.map_err(failed(step))?;
     let events = batch.events.iter().map(|row| event_model(row)).collect();
     many::insert(tx, events).await.map_err(failed(step))?;
+    for row in batch.costs.values() {
+        costs::put(tx, row).await.map_err(failed("write costs"))?;
+    }
     kept(tx, batch).await
 }
 

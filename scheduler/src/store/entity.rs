@@ -53,6 +53,19 @@ table! {
 }
 
 table! {
+    /// Sketches of the times of each part of the work.
+    cost_sample "cost_sample" {
+        #[sea_orm(primary_key, auto_increment = false)]
+        pub weights: String,
+        #[sea_orm(primary_key, auto_increment = false)]
+        pub class: String,
+        #[sea_orm(primary_key, auto_increment = false)]
+        pub shape: String,
+        pub parts: String,
+    }
+}
+
+table! {
     api_key "api_key" {
         #[sea_orm(primary_key, auto_increment = false)]
         pub hash: String,

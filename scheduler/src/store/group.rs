@@ -9,6 +9,7 @@ use schemas::{AccountId, JobId, TaskId, task::TaskSpec};
 
 use super::{convert::artefact_models, entity::artefact_ref};
 use crate::core::{
+    costs::{CostKey, CostRow},
     decay::Decayed,
     event::EventRow,
     rows::{
@@ -49,6 +50,7 @@ pub struct Batch<'a> {
     pub ledger: Vec<&'a LedgerRow>,
     pub outbox: Vec<&'a OutboxRow>,
     pub events: Vec<&'a EventRow>,
+    pub costs: BTreeMap<&'a CostKey, &'a CostRow>,
     pub dedupe: BTreeMap<&'a str, &'a DedupeRow>,
     pub idempotency: BTreeMap<&'a str, &'a IdempotencyRow>,
 }
@@ -106,6 +108,7 @@ impl<'a> Batch<'a> {
             Write::InsertLedger(row) => self.ledger.push(row),
             Write::InsertOutbox(row) => self.outbox.push(row),
             Write::InsertEvent(row) => self.events.push(row),
+            Write::PutCost(row) => drop(self.costs.insert(&row.key, row)),
             Write::PutDedupe(row) => drop(self.dedupe.insert(&row.fingerprint, row)),
             Write::PutIdempotency(row) => drop(self.idempotency.insert(&row.scope, row)),
             _ => return false,

@@ -12,6 +12,7 @@ use super::{
         account_row, agent_row, balance_row, checkpoint_row, dedupe_row, from_json,
         idempotency_row, job_row, name, reservation_row, task_row, usage_row,
     },
+    costs,
     entity::{
         account, agent, balance, checkpoint, dedupe, idempotency, job, leader, reservation, shape,
         task, usage, waiting,
@@ -177,6 +178,7 @@ async fn read_farm(
         .into_iter()
         .map(idempotency_row)
         .collect::<Result<_, _>>()?;
+    costs::read(tx, into).await?;
     quota::read(tx, into).await
 }
 

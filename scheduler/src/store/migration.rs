@@ -4,6 +4,7 @@ mod m0001_first;
 mod m0002_order;
 mod m0003_windows;
 mod m0004_quota;
+mod m0005_costs;
 mod m0009_waiting;
 mod m0010_events;
 
@@ -15,6 +16,7 @@ const STEPS: &[Step] = &[
     Step("m0002_order", m0002_order::STATEMENTS),
     Step("m0003_windows", m0003_windows::STATEMENTS),
     Step("m0004_quota", m0004_quota::STATEMENTS),
+    Step("m0005_costs", m0005_costs::STATEMENTS),
     Step("m0009_waiting", m0009_waiting::STATEMENTS),
     Step("m0010_events", m0010_events::STATEMENTS),
 ];

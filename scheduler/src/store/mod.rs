@@ -8,6 +8,7 @@ mod batch;
 pub mod chores;
 mod commit;
 mod convert;
+mod costs;
 pub mod entity;
 pub mod events;
 mod group;

@@ -15,7 +15,7 @@ use super::{Statistics, four};
 /// The decoder of `AutoencoderKLLTX2Audio`, on a device.
 #[derive(Debug)]
 pub struct AudioDecoder {
-    layout: Layout,
+    pub(super) layout: Layout,
     pub(super) statistics: Statistics,
     device: Device,
     conv_in: ConvWeights,

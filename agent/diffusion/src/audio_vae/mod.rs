@@ -8,6 +8,7 @@
 mod config;
 mod decoder;
 mod encoder;
+mod memory;
 mod resnet;
 
 #[cfg(test)]

@@ -7,6 +7,7 @@ use kernels::Device;
 
 use super::*;
 use crate::checkpoint::CheckpointError;
+use crate::clip::Clip;
 use crate::golden::Golden;
 use crate::recipe::Picture;
 
@@ -35,10 +36,25 @@ fn go(_: &Progress<'_>) -> Control {
 }
 
 fn finish(weights: &Weights, recipe: &Recipe, start: Start) -> Clip {
-    match run(weights, recipe, start, &mut go).unwrap() {
-        Generated::Finished(clip) => *clip,
+    finish_telling(weights, recipe, start, &mut go)
+}
+
+fn finish_telling(
+    weights: &Weights,
+    recipe: &Recipe,
+    start: Start,
+    on_step: &mut OnStep<'_>,
+) -> Clip {
+    let mut clip = Clip::default();
+    match run(weights, recipe, start, on_step, &mut clip).unwrap() {
+        Generated::Finished => clip,
         Generated::Paused(_) => panic!("nobody paused it"),
     }
+}
+
+fn error_of(weights: &Weights, recipe: &Recipe, start: Start) -> DiffusionError {
+    let mut on_step = |_: &Progress<'_>| Control::Continue;
+    run(weights, recipe, start, &mut on_step, &mut Clip::default()).unwrap_err()
 }
 
 /// Runs until `stop` is true, then gives the checkpoint.
@@ -50,9 +66,10 @@ fn pause_when(recipe: &Recipe, stop: impl Fn(&Progress<'_>) -> bool + Send + Syn
             Control::Continue
         }
     };
-    match run(&WEIGHTS, recipe, Start::Fresh, &mut on_step).unwrap() {
+    let mut sink = Clip::default();
+    match run(&WEIGHTS, recipe, Start::Fresh, &mut on_step, &mut sink).unwrap() {
         Generated::Paused(checkpoint) => *checkpoint,
-        Generated::Finished(_) => panic!("it should have paused"),
+        Generated::Finished => panic!("it should have paused"),
     }
 }
 
@@ -125,11 +142,7 @@ fn the_built_in_model_equals_the_reference_from_noise_to_samples() {
         }
         Control::Continue
     };
-    let Generated::Finished(clip) =
-        run(&WEIGHTS, &recipe, Start::Noise(noise), &mut on_step).unwrap()
-    else {
-        panic!("nobody paused it")
-    };
+    let clip = finish_telling(&WEIGHTS, &recipe, Start::Noise(noise), &mut on_step);
     check_frames(&golden, &clip);
     golden.check("samples", &clip.samples[..4096], 2e-3);
 }
@@ -188,10 +201,7 @@ fn a_checkpoint_taken_in_passing_does_not_disturb_the_run() {
         taken.push(progress.checkpoint());
         Control::Continue
     };
-    let Generated::Finished(clip) = run(&WEIGHTS, &recipe, Start::Fresh, &mut on_step).unwrap()
-    else {
-        panic!("nobody paused it")
-    };
+    let clip = finish_telling(&WEIGHTS, &recipe, Start::Fresh, &mut on_step);
     assert_same(&whole, &clip, "with checkpoints");
     let steps: Vec<u32> = taken.iter().map(Checkpoint::step).collect();
     assert_eq!(steps, [0, 1, 2, 3, 4, 4]);
@@ -202,7 +212,7 @@ fn a_checkpoint_of_another_run_is_refused_with_the_reason() {
     let checkpoint = pause_when(&short(7), |progress| progress.step == 2);
     let refusal = |weights: &Weights, recipe: &Recipe, checkpoint: &Checkpoint| {
         let start = Start::Resume(Box::new(checkpoint.clone()));
-        match run(weights, recipe, start, &mut go).unwrap_err() {
+        match error_of(weights, recipe, start) {
             DiffusionError::Checkpoint(CheckpointError::Foreign { what }) => what,
             other => panic!("another error: {other}"),
         }
@@ -240,10 +250,7 @@ fn a_first_frame_is_kept_through_every_step() {
         assert_eq!(progress.checkpoint().latents.video[..given.len()], given);
         Control::Continue
     };
-    let Generated::Finished(clip) = run(&WEIGHTS, &recipe, Start::Fresh, &mut on_step).unwrap()
-    else {
-        panic!("nobody paused it")
-    };
+    let clip = finish_telling(&WEIGHTS, &recipe, Start::Fresh, &mut on_step);
     let plain = finish(&WEIGHTS, &short(9), Start::Fresh);
     assert_ne!(clip.latents_digest, plain.latents_digest);
     let checkpoint = pause_when(&recipe, |progress| progress.step == 1);
@@ -271,13 +278,13 @@ fn latents_that_are_not_numbers_end_the_run() {
     let recipe = short(11);
     let mut latents = pause_when(&recipe, |_| true).latents;
     latents.audio[3] = f32::NAN;
-    let error = run(&WEIGHTS, &recipe, Start::Noise(latents.clone()), &mut go).unwrap_err();
+    let error = error_of(&WEIGHTS, &recipe, Start::Noise(latents.clone()));
     assert!(
         matches!(error, DiffusionError::Numeric { step: 1, .. }),
         "{error}"
     );
     latents.video.pop();
-    let error = run(&WEIGHTS, &recipe, Start::Noise(latents), &mut go).unwrap_err();
+    let error = error_of(&WEIGHTS, &recipe, Start::Noise(latents));
     assert!(
         matches!(
             error,
@@ -296,10 +303,9 @@ fn a_recipe_is_checked_before_anything_runs() {
         frames: 2,
         ..short(12)
     };
-    let error = run(&WEIGHTS, &recipe, Start::Fresh, &mut |_| {
-        panic!("no step is due")
-    })
-    .unwrap_err();
+    let mut on_step = |_: &Progress<'_>| panic!("no step is due");
+    let mut sink = Clip::default();
+    let error = run(&WEIGHTS, &recipe, Start::Fresh, &mut on_step, &mut sink).unwrap_err();
     assert!(
         matches!(
             error,
@@ -310,18 +316,4 @@ fn a_recipe_is_checked_before_anything_runs() {
         ),
         "{error}"
     );
-}
-
-#[test]
-fn more_pixels_need_more_memory() {
-    let predict = |recipe: &Recipe| {
-        memory::predict(&WEIGHTS, recipe, &Grid::of(recipe, &WEIGHTS.compression))
-    };
-    let small = short(13);
-    let long = Recipe {
-        frames: WEIGHTS.info().frames_max,
-        ..small.clone()
-    };
-    let pixels = u64::from(long.width * long.height * long.frames);
-    assert!(predict(&long) > predict(&small) && predict(&long) > pixels * 3);
 }

@@ -4,6 +4,7 @@
 mod connector;
 mod features;
 mod gemma;
+mod memory;
 mod tokenizer;
 
 use std::path::Path;
@@ -48,6 +49,11 @@ impl TextEncoder {
             gemma,
             connectors,
         })
+    }
+
+    /// Tokens that a prompt is padded to.
+    pub fn tokens(&self) -> usize {
+        self.tokenizer.length()
     }
 
     /// Widths of the context for video and audio.

@@ -72,6 +72,11 @@ impl PromptTokenizer {
         })
     }
 
+    /// Tokens of every prompt.
+    pub fn length(&self) -> usize {
+        self.length
+    }
+
     /// Refuses a vocabulary that the text encoder has no rows for.
     ///
     /// # Errors

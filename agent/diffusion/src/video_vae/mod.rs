@@ -8,7 +8,9 @@
 mod config;
 mod decoder;
 mod encoder;
+mod memory;
 mod resnet;
+mod stream;
 
 #[cfg(test)]
 mod tests;
@@ -18,7 +20,7 @@ use kernels::{Device, KernelError, Tensor};
 use crate::weights::{Component, WeightsError};
 
 pub use config::Compression;
-pub use decoder::VideoDecoder;
+pub use decoder::{OnFrames, VideoDecoder};
 pub use encoder::VideoEncoder;
 
 /// Mean and deviation of every latent channel over the training data.

@@ -8,9 +8,10 @@ use crate::convolution::Source;
 use crate::weights::WeightsError;
 
 use super::five;
+use super::stream::{Delay, Frames, Seam};
 
 /// The kernel of every convolution.
-const KERNEL: [usize; 3] = [3, 3, 3];
+pub(super) const KERNEL: [usize; 3] = [3, 3, 3];
 
 /// Added to the mean square in every norm.
 const NORM_EPS: f32 = 1e-8;
@@ -102,8 +103,44 @@ impl Resnet {
         (0..count).map(load).collect()
     }
 
+    /// Channels of all its tensors.
+    pub fn channels(&self) -> usize {
+        self.conv1.in_channels()
+    }
+
+    /// A whole clip.
     pub fn forward(&self, borders: &Borders, x: Tensor) -> Result<Tensor, KernelError> {
         let inner = borders.conv(&x, &self.conv1, NORM_SILU, None)?;
         borders.conv(&inner, &self.conv2, NORM_SILU, Some(&x))
     }
+    /// The next frames of a clip; gives those that are ready.
+    pub fn push(
+        &self,
+        borders: &Borders,
+        state: &mut ResnetState,
+        x: Tensor,
+        are_last: bool,
+    ) -> Result<Tensor, KernelError> {
+        let frames = Frames { x: &x, are_last };
+        let first = state
+            .conv1
+            .conv(borders, &frames, &self.conv1, NORM_SILU, None)?;
+        state.carried.put(&borders.device, x)?;
+        let frames = Frames {
+            x: &first,
+            are_last,
+        };
+        let carried = Some(&mut state.carried);
+        state
+            .conv2
+            .conv(borders, &frames, &self.conv2, NORM_SILU, carried)
+    }
+}
+
+/// What a resnet keeps of a clip's past.
+#[derive(Debug, Default)]
+pub(super) struct ResnetState {
+    conv1: Seam,
+    conv2: Seam,
+    carried: Delay,
 }

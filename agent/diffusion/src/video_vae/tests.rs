@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::golden::Golden;
+use crate::progress::Control;
 use crate::weights::Config;
 
 const TOLERANCE: f32 = 1e-4;
@@ -111,6 +112,58 @@ fn frames_are_the_decoded_denormalised_latents() {
         );
     }
     assert!(decoder.frames(&normal, [2, 2, 2]).is_err());
+}
+
+/// All frames, and how many times some were handed over.
+fn in_pieces(
+    decoder: &VideoDecoder,
+    latents: &[f32],
+    grid: [usize; 3],
+    piece: usize,
+) -> (Vec<u8>, usize) {
+    let (mut frames, mut times) = (Vec::new(), 0);
+    let mut keep = |some: Tensor| {
+        frames.extend_from_slice(some.u8s());
+        times += 1;
+        Ok(Control::Continue)
+    };
+    decoder.pictures(latents, grid, piece, &mut keep).unwrap();
+    (frames, times)
+}
+
+#[test]
+fn frames_decoded_in_pieces_are_those_decoded_whole_bit_for_bit() {
+    for case in ["vae_dec_t0", "vae_dec_23", "vae_dec_20", "vae_dec_causal"] {
+        let golden = Golden::open(case);
+        let decoder = VideoDecoder::load(&golden.component(), golden.device()).unwrap();
+        let grid = [7, 3, 2];
+        let latents: Vec<f32> = (0..7 * 3 * 2 * decoder.latent_channels())
+            .map(|i| (i * 7919 % 2003) as f32 / 1001.5 - 1.0)
+            .collect();
+        let whole = decoder.frames(&latents, grid).unwrap();
+        assert_eq!(whole.dims()[0], 6 * decoder.compression().time + 1);
+        let mut most = 0;
+        for piece in [0, 1_000, 3_000, 20_000, 100_000, usize::MAX] {
+            let (frames, times) = in_pieces(&decoder, &latents, grid, piece);
+            assert!(frames == whole.u8s(), "{case} in pieces of {piece}");
+            most = most.max(times);
+        }
+        assert!(most > 6, "{case} was never cut: {most}");
+    }
+}
+
+#[test]
+fn decoding_ends_when_its_taker_says_so() {
+    let golden = Golden::open("vae_dec_t0");
+    let decoder = VideoDecoder::load(&golden.component(), golden.device()).unwrap();
+    let latents = vec![0.5; 5 * decoder.latent_channels()];
+    let mut times = 0;
+    let mut stop = |_: Tensor| {
+        times += 1;
+        Ok(Control::Pause)
+    };
+    let ended = decoder.pictures(&latents, [5, 1, 1], 0, &mut stop).unwrap();
+    assert_eq!((ended, times), (Control::Pause, 1));
 }
 
 /// Loads the decoder and the encoder of a config that is changed in one field.

@@ -39,6 +39,16 @@ impl Bandwidth {
         })
     }
 
+    /// Rows of the spectrogram of so many samples at the lower rate, and the ratio of both rates.
+    pub fn rows_and_ratio(&self, samples: usize) -> (usize, usize) {
+        let rows = self.mel.frames(samples.next_multiple_of(self.hop));
+        (rows, self.resampler.ratio)
+    }
+
+    pub fn generator(&self) -> &Generator {
+        &self.generator
+    }
+
     pub fn sample_rate(&self) -> u32 {
         self.sample_rate
     }

@@ -83,6 +83,32 @@ impl Generator {
         self.conv_in.in_channels()
     }
 
+    /// Upsamplers.
+    pub fn stage_count(&self) -> usize {
+        self.stages.len()
+    }
+
+    /// Factor of an upsampler.
+    pub fn stride(&self, stage: usize) -> usize {
+        self.stages[stage].upsampler.stride()
+    }
+
+    /// Channels behind an upsampler.
+    pub fn stage_channels(&self, stage: usize) -> usize {
+        self.stages[stage].upsampler.out_channels()
+    }
+
+    /// True when activations run at twice the rate.
+    pub fn filters_activations(&self) -> bool {
+        matches!(
+            self.inner,
+            Inner::Snake {
+                antialias: true,
+                ..
+            }
+        )
+    }
+
     /// Channels of the sound.
     pub fn out_channels(&self) -> usize {
         self.conv_out.out_channels()

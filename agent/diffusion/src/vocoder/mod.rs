@@ -6,6 +6,7 @@
 mod bandwidth;
 mod config;
 mod generator;
+mod memory;
 mod snake;
 
 #[cfg(test)]

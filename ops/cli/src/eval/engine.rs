@@ -108,10 +108,12 @@ fn recipe(scene: &Scene, seed: u64) -> Recipe {
 }
 
 fn clip(weights: &Weights, recipe: &Recipe) -> Result<Clip> {
-    let made = diffusion::generate(weights, recipe, Start::Fresh, &mut |_| Control::Continue)
+    let mut clip = Clip::default();
+    let mut go = |_: &diffusion::Progress<'_>| Control::Continue;
+    let made = diffusion::generate(weights, recipe, Start::Fresh, &mut go, &mut clip)
         .with_context(|| format!("cannot render '{}'", recipe.prompt))?;
     match made {
-        Generated::Finished(clip) => Ok(*clip),
+        Generated::Finished => Ok(clip),
         Generated::Paused(_) => bail!("the engine paused although nobody asked"),
     }
 }

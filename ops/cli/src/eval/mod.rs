@@ -26,6 +26,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use columns::Reading;
+pub use engine::peak_rss_mib;
 use film::Film;
 
 /// Options of `dailies eval`.

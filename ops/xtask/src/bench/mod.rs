@@ -3,6 +3,7 @@
 //! A benchmark is a file here that answers [`Row`]s; programs that it runs write theirs, one JSON
 //! object a line, into a file that it names ([`row::read`]). Everything else is done once, here.
 
+mod engine;
 mod farm;
 mod machine;
 mod raw;
@@ -25,6 +26,8 @@ pub struct Bench {
 
 #[derive(Subcommand)]
 enum Name {
+    /// The engine: a film through Dailies and through diffusers, rates, memory.
+    Engine(engine::Engine),
     /// The scheduler: submits, leases, decisions, restart and memory, beside other queues.
     Farm(farm::Farm),
 }
@@ -33,6 +36,7 @@ impl Bench {
     pub fn run(&self) -> Result<()> {
         let machine = Machine::look();
         let (name, rows) = match &self.name {
+            Name::Engine(engine) => ("engine", engine.run()?),
             Name::Farm(farm) => ("farm", farm.run()?),
         };
         println!("{machine}\n{}", row::table(&rows));

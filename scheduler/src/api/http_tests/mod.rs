@@ -2,6 +2,7 @@
 
 mod content;
 mod create;
+mod estimate;
 mod quota;
 mod reading;
 mod repeats;
@@ -37,6 +38,7 @@ use crate::{
         rows::{AccountRow, KeyRow, Level},
     },
     dispatcher::{Dispatcher, Stops},
+    forecast::Forecaster,
     metrics::Metrics,
     store::Store,
 };
@@ -52,6 +54,9 @@ const STEPS_RUN: u32 = 12;
 struct Farm {
     router: Router,
     dispatcher: Dispatcher,
+    forecaster: Forecaster,
+    metrics: Metrics,
+    store: Store,
     artifacts: Artifacts,
     stops: Stops,
     boot: BootId,
@@ -124,6 +129,7 @@ impl Farm {
             .unwrap();
         let artifacts = Artifacts::in_folder(folder.path()).unwrap();
         let (stops, metrics) = (Stops::default(), Metrics::new().unwrap());
+        let counted = metrics.clone();
         let (dispatcher, writer) = Dispatcher::start(
             store.clone(),
             crate::settings::Settings::default().limits().unwrap(),
@@ -134,16 +140,21 @@ impl Farm {
         .unwrap();
         tokio::spawn(writer);
         add_keys(&dispatcher).await;
+        let forecaster = Forecaster::new(dispatcher.clone(), counted.clone());
         let state = ApiState::new(
             dispatcher.clone(),
-            store,
+            store.clone(),
             artifacts.clone(),
+            forecaster.clone(),
             settings,
             stops.serving.clone(),
         );
         Self {
             router: videos_api(state),
             dispatcher,
+            forecaster,
+            metrics: counted,
+            store,
             artifacts,
             stops,
             boot: BootId(Uuid::now_v7()),
@@ -263,6 +274,7 @@ impl Farm {
             artefacts,
             device_us: 1_000,
             steps_run: STEPS_RUN,
+            times: Default::default(),
         };
         let report = Report {
             lease: offer.lease,

@@ -167,6 +167,7 @@ async fn cancel_ends_a_job_at_once_and_changes_no_ended_one() {
         artefacts: Vec::new(),
         device_us: 0,
         steps_run: 0,
+        times: Default::default(),
     };
     let late = farm
         .dispatcher

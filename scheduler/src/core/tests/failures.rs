@@ -120,7 +120,7 @@ fn a_task_that_fails_on_three_nodes_is_to_blame_itself() {
             fail s0#2 stalled         Ready
             wait 2400                 s0 Ready, film Blocked
             grant b                   idle: nothing_waits
-            why s0                    DevicesBusy { devices: 3 }
+            why s0                    DevicesBusy { devices: 3, earliest_ms: Some(1004800) }
             grant c                   s0#3 Leased, from step 0, 0 inputs
             fail s0#3 device_fault    Failed
             job-state                 Failed 0% Voided spent 0 generation_failed

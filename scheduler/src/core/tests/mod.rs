@@ -3,9 +3,11 @@
 mod agents;
 mod failures;
 mod films;
+mod forward;
 mod leases;
 mod order;
 mod preemption;
+mod prices;
 mod queue;
 mod quota;
 mod submits;
@@ -341,6 +343,7 @@ impl World {
             artefacts: artefacts.skip(usize::from(salt == "nothing")).collect(),
             device_us: 4_000_000,
             steps_run: 8,
+            times: Default::default(),
         };
         self.report(self.lease(name), outcome)
     }

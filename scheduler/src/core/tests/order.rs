@@ -23,8 +23,8 @@ fn bands_come_before_the_order_of_submission() {
             job band=overnight        created 1
             job                       created 2
             job band=urgent           created 3
-            why 1/s0                  BandBehind { tasks_ahead: 2 }
-            why 2/s0                  BandBehind { tasks_ahead: 1 }
+            why 1/s0                  BandBehind { urgent: 1, standard: 1 }
+            why 2/s0                  BandBehind { urgent: 1, standard: 0 }
             grant a                   3/s0#1 Leased, from step 0, 0 inputs
             succeed 3/s0#1            Succeeded
             grant a                   2/s0#1 Leased, from step 0, 0 inputs

@@ -43,7 +43,7 @@ fn an_urgent_task_takes_the_device_one_step_later_and_the_victim_goes_on() {
             beat a s0#1:4             Run Continue { ttl_ms: 30000 }
             wait 14000                s0 Leased, film Blocked
             job band=urgent           created 2
-            why 2/s0                  Handover
+            why 2/s0                  Handover { node: "a", device: 0 }
             beat a s0#1:4             Run Yield { reason: "an urgent task needs the device" }
             release s0#1 5            Ready
             grant a                   2/s0#1 Leased, from step 0, 0 inputs
@@ -70,7 +70,7 @@ fn a_task_that_has_just_begun_is_left_alone() {
             grant a                   s0#1 Leased, from step 0, 0 inputs
             beat a s0#1:4             Run Continue { ttl_ms: 30000 }
             job band=urgent           created 2
-            why 2/s0                  DevicesBusy { devices: 1 }
+            why 2/s0                  DevicesBusy { devices: 1, earliest_ms: Some(1028000) }
             beat a s0#1:4             Run Continue { ttl_ms: 30000 }
         "#]],
     );

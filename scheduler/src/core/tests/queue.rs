@@ -117,12 +117,12 @@ fn what_waits_says_why() {
             grant n                   idle: nothing_waits
             why s0                    ModelMissing { weights: "builtin" }
             hello a no-ffmpeg         Online
-            why s0                    DevicesBusy { devices: 1 }
+            why s0                    DevicesBusy { devices: 1, earliest_ms: Some(1000000) }
             job                       created 2
             why 2/s0                  OwnQueue { tasks_ahead: 1 }
             grant a                   s0#1 Leased, from step 0, 0 inputs
             why s0                    it does not wait
-            why 2/s0                  DevicesBusy { devices: 1 }
+            why 2/s0                  DevicesBusy { devices: 1, earliest_ms: Some(1006000) }
             succeed s0#1              Succeeded
             drain n                   Gone
             why film                  NoCapableDevice { needs: "a node with FFmpeg" }

@@ -210,6 +210,14 @@ impl Gemma {
         self.layers.len() + 1
     }
 
+    /// Values of a token that a layer has alive at once beside the hidden states: its own and the
+    /// normed input, and both halves of the feed-forward or queries, keys and values.
+    pub(crate) fn layer_width(&self) -> usize {
+        let config = &self.config;
+        let attention = config.head_dim * (2 * config.heads + 4 * config.key_heads);
+        3 * config.hidden + attention.max(config.inner)
+    }
+
     /// Rows of the embedding.
     pub fn vocabulary(&self) -> usize {
         self.config.vocabulary

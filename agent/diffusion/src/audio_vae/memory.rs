@@ -1,0 +1,32 @@
+//! Values that are alive at the fullest moment of decoding sound latents.
+
+use super::AudioDecoder;
+
+impl AudioDecoder {
+    /// Peak of [`AudioDecoder::spectrogram`] for `tokens` latents, in values of four bytes.
+    pub(crate) fn values(&self, tokens: usize) -> usize {
+        let widths = &self.layout.widths;
+        let (mut rows, mut bins) = (tokens, self.layout.latent_bins());
+        let mut peak = 0;
+        for (level, width) in widths.iter().enumerate().rev() {
+            let wide = widths.get(level + 1).copied().unwrap_or(*width).max(*width);
+            // A resnet: what it got, the first convolution's output, that with a border, the second's.
+            let plain = rows * bins;
+            let bordered = (rows + 2) * (bins + 2);
+            peak = peak.max((3 * plain + bordered) * wide);
+            if level > 0 {
+                let (next_rows, next_bins) = (2 * rows - 1, 2 * bins);
+                // What is doubled, the doubled, that with a border, and the convolution's output.
+                let large = 4 * plain + (2 * rows + 1) * (next_bins + 2) + next_rows * next_bins;
+                peak = peak.max((plain + large) * width);
+                (rows, bins) = (next_rows, next_bins);
+            }
+        }
+        peak
+    }
+
+    /// Rows of the spectrogram of `tokens` latents.
+    pub(crate) fn rows(&self, tokens: usize) -> usize {
+        (1..self.layout.widths.len()).fold(tokens, |rows, _| 2 * rows - 1)
+    }
+}

@@ -1,0 +1,66 @@
+//! Values that are alive at the fullest moment of a step, counted as `block.rs` and `layers/` make them.
+
+use super::Transformer;
+
+/// One attention: rows and widths of both sides.
+struct Sides {
+    queries: usize,
+    keys: usize,
+    inner: usize,
+}
+
+impl Sides {
+    /// Queries and their result; keys and values, once as projected and once repacked.
+    fn values(&self) -> usize {
+        self.inner * (2 * self.queries + 4 * self.keys)
+    }
+}
+
+impl Transformer {
+    /// Peak of a pass over `s` video and `l` audio tokens with `t` text tokens, in values of four
+    /// bytes; the latents themselves are not counted.
+    pub(crate) fn values(&self, s: usize, l: usize, t: usize) -> usize {
+        let (video, audio) = (&self.config.video, &self.config.audio);
+        let (wide, narrow) = (video.width(), audio.width());
+        let positions = s * (wide + narrow) + 2 * l * narrow;
+        let rows = |rows, width| self.config.layers * (rows + 7) * width;
+        let modulation = rows(video.rows(), wide) + rows(audio.rows(), narrow);
+        let tokens = s * wide + l * narrow;
+        let own = |tokens, inner| {
+            let sides = Sides {
+                queries: tokens,
+                keys: tokens,
+                inner,
+            };
+            tokens * inner + sides.values()
+        };
+        let text = |tokens, inner, context| {
+            let sides = Sides {
+                queries: tokens,
+                keys: t,
+                inner,
+            };
+            tokens * inner + t * context + sides.values()
+        };
+        let across = |queries, keys| {
+            let sides = Sides {
+                queries,
+                keys,
+                inner: narrow,
+            };
+            2 * tokens + sides.values()
+        };
+        let forward = |tokens, width| 5 * tokens * width;
+        let working = [
+            own(s, wide),
+            own(l, narrow),
+            text(s, wide, video.context),
+            text(l, narrow, audio.context),
+            across(s, l),
+            across(l, s),
+            forward(s, wide),
+            forward(l, narrow),
+        ];
+        positions + modulation + tokens + working.into_iter().max().unwrap_or(0)
+    }
+}
