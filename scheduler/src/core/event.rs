@@ -276,8 +276,15 @@ impl Farm {
         })
     }
 
+    /// Takes devices from nobody until the next [`note_progress`](Self::note_progress): what
+    /// heartbeats told in between is not known.
+    pub fn take_none(&mut self) {
+        self.takes_none = true;
+    }
+
     /// Takes over what heartbeats had told, without deciding anything.
     pub fn note_progress(&mut self, leases: &[LeaseProgress]) {
+        self.takes_none = false;
         for told in leases {
             let task = self.tasks.get_mut(&told.lease.task);
             if let Some(live) = task.and_then(|task| task.live.as_mut()) {

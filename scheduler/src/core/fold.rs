@@ -93,6 +93,7 @@ impl Farm {
             wake: false,
             attempts_ended: Vec::new(),
             taken: Vec::new(),
+            takes_none: false,
             finished: Vec::new(),
         }
     }

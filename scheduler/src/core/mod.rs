@@ -128,6 +128,8 @@ pub struct Farm {
     attempts_ended: Vec<&'static str>,
     /// What was known of running work when some of it was told to give way.
     taken: Vec<LeaseProgress>,
+    /// A replay says when devices may be taken.
+    takes_none: bool,
     finished: Vec<Finished>,
 }
 

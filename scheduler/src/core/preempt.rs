@@ -39,7 +39,7 @@ pub(super) struct Bucket {
 impl Farm {
     /// Finds a victim for each urgent task that has no device to come.
     pub(super) fn preempt(&mut self) {
-        if !self.queue.has(Band::Urgent) {
+        if self.takes_none || !self.queue.has(Band::Urgent) {
             return;
         }
         let mut taken = Vec::new();

@@ -17,6 +17,8 @@ mod whatif;
 mod world;
 
 #[cfg(test)]
+mod replay_tests;
+#[cfg(test)]
 mod tests;
 
 pub use chart::svg;

@@ -112,8 +112,10 @@ struct Replay {
 
 impl Replay {
     fn new(limits: &Limits, dark: Dark) -> Self {
+        let mut farm = Farm::empty(limits.clone(), 1);
+        farm.take_none();
         Self {
-            farm: Farm::empty(limits.clone(), 1),
+            farm,
             limits: limits.clone(),
             now: 0,
             nodes: BTreeMap::new(),
@@ -152,6 +154,7 @@ impl Replay {
         };
         let command = of_this_term(logged.event.clone(), self.farm.term());
         let reply = self.run(command, watch);
+        self.farm.take_none();
         match recorded {
             Some((request, recorded)) => compare(logged, &request, recorded, reply.as_ref()),
             None => Applied::Other,
@@ -170,6 +173,7 @@ impl Replay {
         rows.term += 1;
         let now = self.now;
         self.farm = Farm::fold(self.limits.clone(), rows, now).expect("rows of a farm fold");
+        self.farm.take_none();
         self.nodes.values_mut().for_each(|(_, heard)| *heard = now);
     }
 

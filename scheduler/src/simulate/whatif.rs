@@ -411,6 +411,7 @@ fn succeeded(work: &Work, now: i64) -> Outcome {
         artefacts: variants.iter().map(artefact).collect(),
         device_us: ((now - work.from_ms) * 1_000).cast_unsigned(),
         steps_run: STEPS,
+        times: Default::default(),
     }
 }
 

@@ -1,6 +1,7 @@
 //! Scripts: one line a command, one line what came of it. Each arrow and each refusal of the tables.
 
 mod agents;
+mod backlog;
 mod failures;
 mod films;
 mod forward;
