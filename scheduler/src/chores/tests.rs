@@ -94,7 +94,6 @@ async fn a_sweep_removes_only_what_is_old_and_unreferenced() {
 async fn retention_removes_old_tombstones() {
     let settings = ChoreSettings {
         tombstone_ms: 0,
-        log_ms: 0,
         ..ChoreSettings::default()
     };
     let world = world(settings).await;

@@ -86,7 +86,7 @@ fn the_bytes_of_a_packed_job_are_these() {
         reservation: world.farm.reservations[&id(1)].clone(),
     };
     let bytes = pack(&whole, &world.farm.shapes).unwrap();
-    expect_test::expect![[r#""#]].assert_eq(&hex::encode(&bytes));
+    expect_test::expect!["01000000000000000000000000000000010000000000000000000000000000000201000e070000000000000080897a80dac40902000000000000000000000000000000640080b6dc0500000000000000000000000000000000650180b6dc050100"].assert_eq(&hex::encode(&bytes));
     assert_eq!(unpack(&bytes, &world.farm.shapes).unwrap(), whole);
 
     let wishes = |edit: fn(&mut Whole)| {
