@@ -2,7 +2,10 @@
 
 use std::{fs, path::Path};
 
-use kernels::Device;
+use kernels::{
+    Device,
+    cuda::{Libraries, Library},
+};
 
 use crate::{
     catalogue::Catalogue, client::chain, host, mux::Ffmpeg, nvml::Gpus, settings::Settings,
@@ -53,6 +56,7 @@ pub fn examine(settings: &Settings, data: &Path) -> Vec<Finding> {
     let mut findings = vec![processor(settings), memory(), ffmpeg(settings)];
     findings.extend(weights(settings));
     findings.push(gpu(&Gpus::probe()));
+    findings.push(cuda(&Libraries::find(&[])));
     findings.extend(data_folder(data));
     findings
 }
@@ -161,6 +165,32 @@ fn gpu(gpus: &Gpus) -> Finding {
     Finding::found("GPU", detail)
 }
 
+/// CUDA's libraries: what each one that is missing would bring, and where to get it.
+fn cuda(libraries: &Libraries) -> Finding {
+    let describe = |library: Library| match libraries.has(library) {
+        true => format!("{} is here", library.file()),
+        false => format!(
+            "{} is missing, so {}; {}",
+            library.file(),
+            library.without(),
+            library.remedy()
+        ),
+    };
+    // Without a driver the others are of no use, so nobody is sent to fetch them.
+    let detail = match libraries.has(Library::Driver) {
+        true => Library::ALL.map(describe).join(". "),
+        false => describe(Library::Driver),
+    };
+    let all = Library::ALL
+        .into_iter()
+        .all(|library| libraries.has(library));
+    Finding {
+        what: "CUDA",
+        state: if all { State::Found } else { State::Absent },
+        detail,
+    }
+}
+
 /// Probes without leaving anything: of a folder that is not there yet, its nearest parent.
 fn data_folder(data: &Path) -> Vec<Finding> {
     let shown = data.display();
@@ -231,6 +261,11 @@ mod tests {
         );
         assert_eq!(finding(&findings, "data folder").state, State::Found);
         assert_ne!(finding(&findings, "GPU").state, State::Missing);
+        let cuda = finding(&findings, "CUDA");
+        assert_ne!(cuda.state, State::Missing);
+        if cuda.state == State::Absent {
+            assert!(cuda.detail.contains("install"), "{}", cuda.detail);
+        }
         assert_eq!(
             fs::read_dir(dir.path()).unwrap().count(),
             0,

@@ -44,6 +44,35 @@ pub enum KernelError {
         /// Size of the allocation that failed.
         need_bytes: u64,
     },
+    /// A library that this needs is not on the machine.
+    #[error("{file} is missing: {remedy}")]
+    LibraryMissing {
+        /// File name without version.
+        file: &'static str,
+        /// What brings it.
+        remedy: &'static str,
+    },
+    /// A kernel could not be compiled for a GPU.
+    #[error("cannot compile the kernel '{kernel}' for {arch}: {log}")]
+    Compile {
+        /// Name of the module.
+        kernel: String,
+        /// Architecture.
+        arch: String,
+        /// The compiler's words.
+        log: String,
+    },
+    /// The GPU's driver refused something, or a kernel before this call ended in a fault. After a fault
+    /// the process must restart.
+    #[error("the GPU's driver refused '{op}': {name} ({code})")]
+    Driver {
+        /// What was asked.
+        op: &'static str,
+        /// The driver's number.
+        code: u32,
+        /// The driver's word.
+        name: String,
+    },
     /// The threads of a CPU device could not be started.
     #[error("cannot start {threads} compute threads: {reason}")]
     Threads {
@@ -67,6 +96,14 @@ impl KernelError {
             what,
             expected: format!("{expected:?}"),
             found: format!("{found:?}"),
+        }
+    }
+
+    /// A [`KernelError::LibraryMissing`].
+    pub(crate) fn missing(library: crate::cuda::Library) -> Self {
+        Self::LibraryMissing {
+            file: library.file(),
+            remedy: library.remedy(),
         }
     }
 

@@ -8,12 +8,14 @@
 pub mod activation;
 pub mod attention;
 pub mod average;
+pub mod check;
 pub mod conv;
 pub mod conv1d;
 pub mod conv2d;
 pub mod conv3d;
 pub mod conv_transpose1d;
 pub mod copy;
+pub mod cuda;
 pub mod device;
 pub mod error;
 pub mod linear;

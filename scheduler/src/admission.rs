@@ -24,6 +24,7 @@ pub use rules::{SEED_MAX, START_NOW, unknown_model};
 use crate::{
     core::limits::SHOTS_MAX,
     core::rows::{Dedupe, Idempotency, NewJob, NewTask},
+    core::users::User,
     pricing::{Quote, charged},
     review::{self, Blocklist, Verdict},
     storyboard::{self, Shot},
@@ -50,6 +51,7 @@ pub struct Order {
 pub struct Submission {
     pub id: JobId,
     pub project: AccountId,
+    pub user: Option<User>,
     pub dedupe: Option<Dedupe>,
     pub idempotency: Option<Idempotency>,
 }
@@ -192,6 +194,9 @@ impl Order {
             band: self.record.band(),
             rank: self.record.priority.rank(),
             window: self.record.window.clone(),
+            user: submission.user,
+            not_before_ms: self.record.not_before.map(|s| s * 1_000),
+            deadline_ms: self.record.deadline.map(|s| s * 1_000),
             tasks: self
                 .tasks
                 .into_iter()

@@ -215,13 +215,9 @@ impl Dispatcher {
         self.look(Farm::quota_views).await
     }
 
-    /// What a job of the project that holds as much would be refused with for lack of quota.
-    pub async fn over_quota(
-        &self,
-        project: AccountId,
-        hold: GpuMicros,
-    ) -> Result<Option<Refusal>, DispatchError> {
-        self.look(move |farm| farm.over_quota(project, hold)).await
+    /// What this job would be refused with: it could never start, or it cannot be paid.
+    pub async fn refusal(&self, job: NewJob) -> Result<Option<Refusal>, DispatchError> {
+        self.look(move |farm| farm.refused(&job)).await
     }
 
     pub async fn add_key(&self, row: KeyRow) -> Result<(), DispatchError> {

@@ -40,7 +40,7 @@ const REFRESH_PAUSE: Duration = Duration::from_millis(500);
 const SHARE: u32 = 5;
 /// Time for all runs of a forecast, and for those of an estimate that somebody waits for.
 const BUDGET: Duration = Duration::from_secs(2);
-const ASK_BUDGET: Duration = Duration::from_millis(600);
+const ASK_BUDGET: Duration = Duration::from_secs(1);
 /// Jobs in one page: what the dispatcher copies between two commands.
 const PAGE: usize = 256;
 /// Jobs in a copy.

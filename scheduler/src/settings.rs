@@ -4,6 +4,7 @@ use std::{
     collections::BTreeMap,
     net::SocketAddr,
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use config::{Config, ConfigError, Environment, File};
@@ -15,7 +16,8 @@ use crate::{
     chores::ChoreSettings,
     core::{
         limits::Limits,
-        windows::{EVERY_DAY, Window},
+        tariff::Series,
+        windows::{AtEnd, EVERY_DAY, Window},
     },
     store::DatabaseUrl,
 };
@@ -48,6 +50,25 @@ pub struct WindowSettings {
     pub start: String,
     /// Not after `start`: on the next day.
     pub end: String,
+    /// What becomes of running work when it closes: `finish` (the default) lets it go on, `yield` stops
+    /// it at its next step; it goes on from there the next night.
+    #[serde(default)]
+    pub at_end: AtEndSetting,
+    /// Only work that will probably be done before the window closes may start.
+    #[serde(default)]
+    pub fit: bool,
+    /// CSV file of what a device hour costs: lines `2027-01-31T22:00:00+01:00,0.21`, one an hour, in any
+    /// unit (money, grams of carbon). Work takes the cheap hours of the window. Read at the start.
+    #[serde(default)]
+    pub prices: Option<PathBuf>,
+}
+
+#[derive(Clone, Copy, Debug, Default, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum AtEndSetting {
+    #[default]
+    Finish,
+    Yield,
 }
 
 /// Times of leases and agents, in milliseconds.
@@ -150,6 +171,9 @@ impl WindowSettings {
             weekdays: None,
             start: "22:00".into(),
             end: "06:00".into(),
+            at_end: AtEndSetting::Finish,
+            fit: false,
+            prices: None,
         }
     }
 
@@ -180,7 +204,26 @@ impl WindowSettings {
             weekdays,
             start: time("start", &self.start)?,
             end: time("end", &self.end)?,
+            at_end: match self.at_end {
+                AtEndSetting::Finish => AtEnd::Finish,
+                AtEndSetting::Yield => AtEnd::Yield,
+            },
+            fit: self.fit,
+            prices: self.prices(name)?,
         })
+    }
+}
+
+impl WindowSettings {
+    fn prices(&self, name: &str) -> Result<Option<Arc<Series>>, String> {
+        let Some(path) = &self.prices else {
+            return Ok(None);
+        };
+        let wrong = |why: String| format!("windows.{name}.prices, {}: {why}", path.display());
+        let text = std::fs::read_to_string(path).map_err(|error| wrong(error.to_string()))?;
+        Series::read(&text)
+            .map(|series| Some(Arc::new(series)))
+            .map_err(wrong)
     }
 }
 

@@ -106,6 +106,9 @@ fn job(project: AccountId, shots: u32) -> NewJob {
         hold: GpuMicros(20_000_000),
         rank: 0,
         window: None,
+        user: None,
+        not_before_ms: None,
+        deadline_ms: None,
         dedupe: None,
         idempotency: None,
     }

@@ -24,6 +24,70 @@ pub struct QuotaAccount {
     pub spent_seconds: f64,
     pub running_jobs: u32,
     pub running_devices: u32,
+    /// What siblings may owe it in all, and what it may owe them.
+    #[serde(default)]
+    pub lend_seconds: f64,
+    #[serde(default)]
+    pub borrow_seconds: f64,
+    #[serde(default)]
+    pub budget: Option<QuotaBudget>,
+    /// Devices by pool.
+    #[serde(default)]
+    pub capacity: Vec<QuotaCapacity>,
+    /// Grants that will expire.
+    #[serde(default)]
+    pub expiring: Vec<QuotaExpiry>,
+    #[serde(default)]
+    pub loans: Vec<QuotaLoan>,
+}
+
+/// What may be spent in a period. Warnings at 50, 80 and 95 % are events.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct QuotaBudget {
+    pub limit_seconds: f64,
+    /// `month`, or a number of days as in `30d`.
+    pub period: String,
+    /// IANA name of the zone whose days count.
+    pub zone: String,
+    /// `stop_and_complete` or `stop_and_cancel`.
+    pub at_limit: String,
+    pub spent_seconds: f64,
+    pub percent: u32,
+    /// Nothing more starts.
+    pub stopped: bool,
+    /// Unix seconds at which a day next stops to count.
+    pub next_edge: i64,
+}
+
+/// `may_use = nominal + min(borrow, lent_by_siblings)`, in devices.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct QuotaCapacity {
+    /// Device class.
+    pub pool: String,
+    pub nominal: u32,
+    pub borrow: u32,
+    pub lend: u32,
+    pub used: u32,
+    /// Tasks that wait and could start.
+    pub waiting: u32,
+    pub lent_by_siblings: u32,
+    pub may_use: u32,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct QuotaExpiry {
+    /// Of the grant.
+    pub name: String,
+    pub left_seconds: f64,
+    /// Unix seconds.
+    pub expires_at: i64,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct QuotaLoan {
+    pub borrower: String,
+    pub lender: String,
+    pub left_seconds: f64,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

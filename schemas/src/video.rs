@@ -76,6 +76,12 @@ pub struct Video {
     /// `now`, or the window in which it may start.
     #[serde(default)]
     pub start: String,
+    /// Unix seconds before which nothing of it starts.
+    #[serde(default)]
+    pub not_before: Option<i64>,
+    /// Unix seconds by which it begins, or fails.
+    #[serde(default)]
+    pub deadline: Option<i64>,
     /// Why it waits, as a code such as `fair_share` or `window_closed`; null unless it does.
     #[serde(default)]
     pub waiting: Option<String>,
@@ -184,6 +190,9 @@ pub struct Usage {
     pub reserved_gpu_seconds: f64,
     pub gpu_seconds: f64,
     pub video_seconds: f64,
+    /// What waiting for a cheaper hour of its window saved, in the unit of the farm's prices.
+    #[serde(default)]
+    pub saved: Option<f64>,
     /// What was charged, at most what was held; null while the operator has set no price.
     #[serde(default)]
     pub cost: Option<Money>,

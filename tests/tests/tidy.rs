@@ -182,6 +182,8 @@ const DOORS: &[(&str, &[&str])] = &[
     ("nvml_wrapper", &["agent/src/nvml.rs"]),
     ("ffmpeg_sidecar", &["agent/src/mux.rs", "agent/src/mux/"]),
     ("gemm", &["kernels/"]),
+    ("cudarc", &["kernels/src/cuda/"]),
+    ("libloading", &["kernels/src/cuda/libs.rs"]),
     ("safetensors", &["agent/diffusion/", "kernels/tests/"]),
     ("tokenizers", &["agent/diffusion/"]),
     (
@@ -335,6 +337,37 @@ fn packages_that_would_tie_the_binary_to_a_system_stay_out() {
         assert!(
             !names.contains(banned),
             "'{banned}' is in the dependency graph"
+        );
+    }
+}
+
+#[test]
+fn cuda_is_looked_for_when_the_program_runs_and_never_linked() {
+    let metadata = metadata();
+    let nodes = &metadata.resolve.as_ref().expect("metadata resolves").nodes;
+    let cudarc = metadata
+        .packages
+        .iter()
+        .find(|package| package.name == "cudarc")
+        .expect("kernels use it");
+    let node = nodes
+        .iter()
+        .find(|node| node.id == cudarc.id)
+        .expect("each package has a node");
+    let features: Vec<String> = node.features.iter().map(ToString::to_string).collect();
+    for (feature, wanted) in [
+        ("fallback-dynamic-loading", true),
+        ("cuda-13000", true),
+        // Links the binary to CUDA.
+        ("dynamic-linking", false),
+        ("static-linking", false),
+        // Runs nvcc and panics where there is none.
+        ("cuda-version-from-build-system", false),
+    ] {
+        assert_eq!(
+            features.iter().any(|name| name == feature),
+            wanted,
+            "cudarc's feature '{feature}': {features:?}"
         );
     }
 }

@@ -1,5 +1,7 @@
 //! `activation`: a function of each value, in place. Reads and writes each value once.
 
+pub mod cuda;
+
 use crate::device::Device;
 use crate::error::KernelError;
 use crate::{DType, Tensor};

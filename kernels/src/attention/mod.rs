@@ -4,6 +4,7 @@
 //! Softmax runs online over blocks of keys, so memory stays at one block a thread.
 
 mod cpu;
+pub mod cuda;
 mod pack;
 
 use crate::{Device, KernelError, Tensor};

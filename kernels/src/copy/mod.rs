@@ -1,6 +1,8 @@
 //! Moving values: `copy_range` as they lie in memory, `gather_rows` by number, of which a token
 //! embedding is the scaled form.
 
+pub mod cuda;
+
 use crate::{DType, Device, KernelError, Tensor};
 
 /// `to[to_at + i] = from[from_at + i]` for i < count, whatever the shapes: cuts and joins tensors along

@@ -4,6 +4,7 @@
 //! and writes y once; the epilogue runs while a block is in cache.
 
 mod cpu;
+pub mod cuda;
 
 use crate::conv::ConvWeights;
 use crate::modulation::Rows;

@@ -2,6 +2,7 @@
 //! its own ([`Rows`]); and the gate of attention heads (`head_gate`).
 
 mod cpu;
+pub mod cuda;
 
 use crate::{DType, Device, KernelError, Tensor};
 

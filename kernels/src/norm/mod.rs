@@ -2,6 +2,7 @@
 //! modulation in one pass. Reads x once from memory and writes y once.
 
 mod cpu;
+pub mod cuda;
 
 use crate::modulation::Rows;
 use crate::{Device, KernelError, Tensor};

@@ -4,6 +4,7 @@
 //! 1e-6 in the audio VAE. Convolutions take the same formula as a prologue.
 
 pub(crate) mod cpu;
+pub mod cuda;
 
 use crate::device::Device;
 use crate::error::KernelError;

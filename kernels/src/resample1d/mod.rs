@@ -25,7 +25,7 @@ pub struct Fir {
 }
 
 impl Fir {
-    fn check(&self, op: &'static str) -> Result<(), KernelError> {
+    pub(crate) fn check(&self, op: &'static str) -> Result<(), KernelError> {
         if self.ratio == 0 || self.taps.is_empty() {
             let why = format!("{} taps at ratio {}", self.taps.len(), self.ratio);
             return Err(KernelError::unsupported(op, why));

@@ -2,6 +2,7 @@
 //! and rotates them in one pass.
 
 mod cpu;
+pub mod cuda;
 mod table;
 
 use crate::norm::Weight;

@@ -2,6 +2,7 @@
 //! in one pass), `axpby` and `count_nonfinite`.
 
 mod cpu;
+pub mod cuda;
 
 use crate::{Device, KernelError, Tensor};
 

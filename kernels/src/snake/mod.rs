@@ -2,6 +2,8 @@
 //! per channel. x: F32 [..., channel], in place. Between `resample1d` up and down it is the
 //! anti-aliased activation of BigVGAN.
 
+pub mod cuda;
+
 use crate::device::Device;
 use crate::error::KernelError;
 use crate::{DType, Tensor};

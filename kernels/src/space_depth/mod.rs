@@ -6,6 +6,8 @@
 //! repeats them.
 //! F32 [batch, time, height, width, channel]; every value is read and written once.
 
+pub mod cuda;
+
 use crate::device::{Cpu, Device};
 use crate::error::KernelError;
 use crate::tensor::Tensor;

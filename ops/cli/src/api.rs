@@ -62,6 +62,9 @@ pub struct Wish<'a> {
     pub model: &'a str,
     pub priority: &'a str,
     pub start: &'a str,
+    pub user: Option<&'a str>,
+    pub not_before: Option<&'a str>,
+    pub deadline: Option<&'a str>,
 }
 
 impl Wish<'_> {
@@ -86,7 +89,13 @@ impl Wish<'_> {
                 Some(film.negative.clone()).filter(|text| !text.is_empty()),
             ),
         ];
-        for (name, value) in fields {
+        let own = |text: Option<&str>| text.map(str::to_string);
+        let more = [
+            ("user", own(self.user)),
+            ("not_before", own(self.not_before)),
+            ("deadline", own(self.deadline)),
+        ];
+        for (name, value) in fields.into_iter().chain(more) {
             if let Some(value) = value {
                 form = form.text(name, value);
             }

@@ -12,6 +12,7 @@ mod keys;
 mod list;
 mod progress;
 mod quota;
+mod quota_rules;
 mod render;
 mod save;
 mod serve;

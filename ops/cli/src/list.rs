@@ -57,6 +57,7 @@ fn line(video: &Video) -> String {
     let why = match (&video.reason, &video.waiting) {
         (Some(reason), _) => format!("  (waits: {}; {})", reason.message, eta::words(video)),
         (None, Some(code)) => format!("  (waits: {})", code.replace('_', " ")),
+        (None, None) if video.status == Status::InProgress => format!("  ({})", eta::words(video)),
         (None, None) => String::new(),
     };
     format!(

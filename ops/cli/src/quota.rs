@@ -5,7 +5,10 @@ use clap::{Args, Subcommand};
 use schemas::quota::{QuotaAccount, QuotaArithmetic, QuotaEntry};
 use serde_json::{Map, Value, json};
 
-use crate::api::{Api, ServerArgs};
+use crate::{
+    api::{Api, ServerArgs},
+    quota_rules,
+};
 
 const HOUR_S: f64 = 3_600.0;
 
@@ -33,6 +36,9 @@ enum QuotaCommand {
         /// Names the grant: the same name gives nothing a second time.
         #[arg(long)]
         name: Option<String>,
+        /// When what is left of it goes back, as in 2027-02-01T00:00:00+01:00.
+        #[arg(long, value_name = "INSTANT")]
+        expires: Option<String>,
     },
     /// Make a new account. Its keys: dailies keys create NAME --project ACCOUNT.
     Add {
@@ -65,6 +71,28 @@ struct SetArgs {
     /// Whether jobs need quota at all.
     #[arg(long)]
     metered: Option<bool>,
+    /// Hours that it may spend in a period, or 'none'. Warnings at 50, 80 and 95 % are events.
+    #[arg(long, value_name = "HOURS|none")]
+    budget: Option<String>,
+    /// Period of the budget: month, or days such as 30d.
+    #[arg(long, requires = "budget", default_value = "month")]
+    period: String,
+    /// Zone whose days the budget counts, as in Europe/Berlin.
+    #[arg(long, requires = "budget", default_value = "UTC")]
+    zone: String,
+    /// What becomes of work when the budget is used up: complete (nothing more starts) or cancel (all of it ends).
+    #[arg(long, requires = "budget", value_parser = ["complete", "cancel"], default_value = "complete")]
+    at_limit: String,
+    /// Devices of a pool: its own, and how many it may borrow from and lend to siblings, or 'none' for
+    /// no rule, as in H200=8,borrow=4,lend=8 or H200=none; may be given again.
+    #[arg(long, value_name = "POOL=N[,borrow=N][,lend=N]")]
+    capacity: Vec<String>,
+    /// Hours that siblings short of quota may owe it.
+    #[arg(long, value_name = "HOURS")]
+    lend: Option<f64>,
+    /// Hours that it may owe siblings; grants pay that back first.
+    #[arg(long, value_name = "HOURS")]
+    borrow: Option<f64>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -87,6 +115,9 @@ pub async fn run(args: QuotaArgs) -> Result<()> {
         Some(QuotaCommand::Show { account }) => {
             let detail = api.quota_of(&account).await?;
             table(std::slice::from_ref(&detail.account));
+            for line in quota_rules::lines(&detail.account) {
+                println!("{line}");
+            }
             println!();
             for entry in &detail.entries {
                 println!("{}", line(entry));
@@ -96,10 +127,14 @@ pub async fn run(args: QuotaArgs) -> Result<()> {
             account,
             hours,
             name,
+            expires,
         }) => {
             let mut body = json!({"seconds": seconds(hours)?});
             if let Some(name) = name {
                 body["name"] = name.into();
+            }
+            if let Some(expires) = expires {
+                body["expires_at"] = expires.into();
             }
             let done = api.grant_quota(&account, &body).await?;
             match done.granted {
@@ -140,12 +175,38 @@ fn changes(set: &SetArgs) -> Result<Value> {
     if let Some(metered) = set.metered {
         body.insert("metered".into(), metered.into());
     }
+    if let Some(hours) = set.lend {
+        body.insert("lend_seconds".into(), seconds(hours)?.into());
+    }
+    if let Some(hours) = set.borrow {
+        body.insert("borrow_seconds".into(), seconds(hours)?.into());
+    }
+    if let Some(budget) = &set.budget {
+        body.insert("budget".into(), budget_body(budget, set)?);
+    }
+    if !set.capacity.is_empty() {
+        let capacity = quota_rules::capacity_body(&set.capacity)?;
+        body.insert("capacity".into(), capacity);
+    }
     match body.is_empty() {
-        true => {
-            bail!("nothing to change: name --weight, --jobs, --devices, --overdraft or --metered")
-        }
+        true => bail!("nothing to change: 'dailies quota set --help' names what there is"),
         false => Ok(body.into()),
     }
+}
+
+fn budget_body(budget: &str, set: &SetArgs) -> Result<Value> {
+    if budget == "none" {
+        return Ok(Value::Null);
+    }
+    let Ok(hours) = budget.parse() else {
+        bail!("--budget is hours, or 'none', not '{budget}'");
+    };
+    Ok(json!({
+        "limit_seconds": seconds(hours)?,
+        "period": set.period,
+        "zone": set.zone,
+        "at_limit": format!("stop_and_{}", set.at_limit),
+    }))
 }
 
 /// Whole seconds; the ledger knows no fractions that people would write.

@@ -41,6 +41,16 @@ pub struct SubmitArgs {
     /// When it may start: now, overnight (half the price), or another window of the farm.
     #[arg(long, default_value = "now")]
     start: String,
+    /// Who asks: shares and quota are counted for this user of the project.
+    #[arg(long)]
+    user: Option<String>,
+    /// Start nothing of it before this instant, as in 2027-01-31T20:00:00+01:00 or Unix seconds.
+    #[arg(long, value_name = "INSTANT")]
+    not_before: Option<String>,
+    /// It must have begun by this instant, or it fails and costs nothing; as the instant comes near it
+    /// goes before other work.
+    #[arg(long, value_name = "INSTANT")]
+    deadline: Option<String>,
     /// Make nothing: say what it would cost, when it would start and when it would be done.
     #[arg(long)]
     dry_run: bool,
@@ -125,6 +135,9 @@ fn wish<'a>(args: &'a SubmitArgs, prompt: &'a str) -> Wish<'a> {
         model: &args.model,
         priority: &args.priority,
         start: &args.start,
+        user: args.user.as_deref(),
+        not_before: args.not_before.as_deref(),
+        deadline: args.deadline.as_deref(),
     }
 }
 

@@ -1,8 +1,10 @@
 //! `cargo xtask`: the project's own commands. `demo` and `test` need nothing but Rust and Python 3.
 
 mod bench;
+mod cuda;
 mod demo;
 mod ffmpeg;
+mod parcel;
 mod postgres;
 mod python;
 mod sdk;
@@ -37,6 +39,11 @@ enum Task {
     Demo(demo::Demo),
     /// Everything that a change must pass: set-up, fmt, clippy, all tests, the official SDK.
     Test(test::Test),
+    /// Pack `gpu-check` with all kernels, to be carried to a machine with a GPU.
+    ///
+    /// There `./gpu-check` needs neither Rust nor a network: it compares every kernel with the CPU, measures
+    /// it, and writes gpu-check.json.
+    GpuParcel(parcel::Parcel),
     Bench(bench::Bench),
 }
 
@@ -44,6 +51,7 @@ fn main() -> ExitCode {
     let outcome = match Arguments::parse().command {
         Task::Demo(demo) => demo.run(),
         Task::Test(test) => test.run(),
+        Task::GpuParcel(parcel) => parcel.run(),
         Task::Bench(bench) => bench.run(),
     };
     match outcome {

@@ -4,7 +4,7 @@ use std::process::{Command, Stdio};
 
 use anyhow::Result;
 
-use crate::{cargo, ffmpeg, postgres, run, sdk};
+use crate::{cargo, cuda, ffmpeg, postgres, run, sdk};
 
 #[derive(clap::Args)]
 pub struct Test {
@@ -16,6 +16,11 @@ impl Test {
     pub fn run(&self) -> Result<()> {
         let ffmpeg = ffmpeg::find_or_install()?;
         let python = sdk::python()?;
+        let nvrtc = cuda::find_or_fetch()
+            .inspect_err(|error| {
+                println!("skipped: no libnvrtc ({error:#}); kernels are not compiled for GPUs")
+            })
+            .ok();
         if self.filter.is_none() {
             run(cargo().args(["fmt", "--all", "--check"]))?;
             let clippy = [
@@ -36,6 +41,7 @@ impl Test {
                 .env("FFMPEG", &ffmpeg)
                 .env("DAILIES_SDK_PYTHON", &python)
                 .env_remove(postgres::VARIABLE);
+            tests.envs(nvrtc.as_ref().map(|folder| ("DAILIES_CUDA_TOOLS", folder)));
             tests.envs(server.map(|url| (postgres::VARIABLE, url)));
             run(&mut tests)
         };

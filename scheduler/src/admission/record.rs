@@ -37,6 +37,11 @@ pub struct JobRecord {
     /// Window in which it may start; absent: at any time.
     #[serde(default)]
     pub window: Option<String>,
+    /// Unix seconds.
+    #[serde(default)]
+    pub not_before: Option<i64>,
+    #[serde(default)]
+    pub deadline: Option<i64>,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -80,6 +85,8 @@ pub(super) fn record(wish: &Wish, shots: &[Shot]) -> JobRecord {
         warnings: warnings(wish, shots),
         priority: wish.priority,
         window: wish.window.clone(),
+        not_before: wish.not_before,
+        deadline: wish.deadline,
     }
 }
 

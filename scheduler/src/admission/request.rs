@@ -32,6 +32,12 @@ pub struct VideoRequest {
     pub priority: Priority,
     /// `now`, or the name of a window in which it may start.
     pub start: Option<String>,
+    /// Who of the project asks: an account of their own, made when it is first named.
+    pub user: Option<String>,
+    /// Unix seconds before which nothing of it starts.
+    pub not_before: Option<i64>,
+    /// Unix seconds by which it must have begun.
+    pub deadline: Option<i64>,
 }
 
 /// How soon, and at which price.

@@ -21,6 +21,8 @@ const SHOT_SECONDS_MAX: u32 = 20;
 const STORYBOARD_SECONDS_MAX: u32 = 120;
 /// `start` of a job that waits for no window.
 pub const START_NOW: &str = "now";
+/// The last second of the year 9999.
+const SECONDS_MAX: i64 = 253_402_300_799;
 const SECONDS_DEFAULT: &str = "4";
 const SIZE_DEFAULT: &str = "720x1280";
 
@@ -44,6 +46,9 @@ pub(super) struct Wish<'a> {
     pub priority: Priority,
     /// Name of a window of the farm.
     pub window: Option<String>,
+    /// Unix seconds, both.
+    pub not_before: Option<i64>,
+    pub deadline: Option<i64>,
 }
 
 pub(super) fn check<'a>(
@@ -72,6 +77,8 @@ pub(super) fn check<'a>(
         references: Vec::new(),
         priority: request.priority,
         window: window(request, catalogue)?,
+        not_before: instant("not_before", request.not_before)?,
+        deadline: instant("deadline", request.deadline)?,
     };
     add_takes(&mut wish, request)?;
     Ok(wish)
@@ -89,6 +96,17 @@ fn window(request: &VideoRequest, catalogue: &Catalogue) -> Result<Option<String
                 format!("supported values are {known}"),
             ))
         }
+    }
+}
+
+/// Unix seconds from 1970 to 9999. Whether the instant makes sense today, the farm says.
+fn instant(param: &str, seconds: Option<i64>) -> Result<Option<i64>, Refusal> {
+    match seconds {
+        Some(at) if !(0..=SECONDS_MAX).contains(&at) => Err(Refusal::wrong_value(
+            param,
+            "it is an instant in Unix seconds, or a text such as 2027-01-31T08:00:00+01:00",
+        )),
+        other => Ok(other),
     }
 }
 

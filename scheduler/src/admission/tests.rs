@@ -492,6 +492,7 @@ fn an_order_becomes_a_job_whose_last_task_waits_for_all_others() {
     let submission = Submission {
         id: JobId(Uuid::from_u128(1)),
         project: AccountId(Uuid::from_u128(2)),
+        user: None,
         dedupe: None,
         idempotency: None,
     };

@@ -11,11 +11,11 @@ use super::{
     auth::Caller,
     error::{ApiError, body},
     object::reason,
-    submit::{core_refused, decide},
+    submit::{core_refused, decide, user},
 };
 use crate::{
     admission::{Catalogue, Order, Submission, VideoRequest},
-    core::rows::NewJob,
+    core::{rows::NewJob, users::User},
     forecast::{Forecast, Interval},
 };
 
@@ -58,10 +58,17 @@ pub async fn answer(
         orders = vec![order.clone(); asked.count as usize];
     }
     let hold = sum(&orders, |order| order.hold);
+    let user = asked.wishes.first().and_then(|wish| user(caller, wish));
     if reasons.is_empty()
-        && let Some(refusal) = state.dispatcher.over_quota(caller.project, hold).await?
+        && let Some(order) = orders.first()
     {
-        reasons.push(body(&core_refused(&refusal).refusal));
+        let all = NewJob {
+            hold,
+            ..probe(caller, user.clone(), order.clone())
+        };
+        if let Some(refusal) = state.dispatcher.refusal(all).await? {
+            reasons.push(body(&core_refused(&refusal).refusal));
+        }
     }
     let named = asked.wishes.first().and_then(|wish| wish.model.clone());
     let model = named.unwrap_or_else(|| asked.catalogue.default_model.clone());
@@ -87,7 +94,7 @@ pub async fn answer(
     let (band, prices) = (orders[0].record.band(), &asked.catalogue.prices);
     let pool = prices.pools(&orders[0].tasks[0]).remove(0).class;
     let (price, left) = (state.price(), state.dispatcher.quota_left(caller.project));
-    let foreseen = state.forecaster.ask(probes(caller, orders)).await?;
+    let foreseen = state.forecaster.ask(probes(caller, user, orders)).await?;
     let widened = foreseen.widening(band, &pool);
     let timed = timed(refused, &foreseen, widened, state.dispatcher.now_ms());
     Ok(Estimate {
@@ -110,20 +117,23 @@ fn sum(orders: &[Order], of: impl Fn(&Order) -> GpuMicros) -> GpuMicros {
 }
 
 /// The jobs as they would be submitted, holding nothing.
-fn probes(caller: &Caller, orders: Vec<Order>) -> Vec<NewJob> {
-    let probe = |order: Order| {
-        let submission = Submission {
-            id: JobId(Uuid::now_v7()),
-            project: caller.project,
-            dedupe: None,
-            idempotency: None,
-        };
-        NewJob {
-            hold: GpuMicros::ZERO,
-            ..order.into_job(submission, || TaskId(Uuid::now_v7()))
-        }
+fn probes(caller: &Caller, user: Option<User>, orders: Vec<Order>) -> Vec<NewJob> {
+    let one = |order: Order| probe(caller, user.clone(), order);
+    orders.into_iter().map(one).collect()
+}
+
+fn probe(caller: &Caller, user: Option<User>, order: Order) -> NewJob {
+    let submission = Submission {
+        id: JobId(Uuid::now_v7()),
+        project: caller.project,
+        user,
+        dedupe: None,
+        idempotency: None,
     };
-    orders.into_iter().map(probe).collect()
+    NewJob {
+        hold: GpuMicros::ZERO,
+        ..order.into_job(submission, || TaskId(Uuid::now_v7()))
+    }
 }
 
 /// Start of the first, end of the last, and why the first would wait.

@@ -96,6 +96,12 @@ fn interval(live: &LiveJob, left: &[Left], forecast: &Forecast, now_ms: i64) -> 
         (Some(begun_ms), _) if !waits => own(live, left, begun_ms, now_ms),
         (_, Some(Foreseen::Job(interval))) => interval.at(now_ms),
         (_, Some(Foreseen::Start(start))) => own(live, left, start.max(now_ms), now_ms),
+        (_, Some(Foreseen::Next(start))) => {
+            // Those of its account that came meanwhile are taken to be like it.
+            let shot_ms = left.first().map_or(0, |(_, left_ms)| left_ms[1]);
+            let wait_ms = shot_ms * live.own_ahead as i64 / i64::from(live.devices.max(1));
+            own(live, left, start.max(now_ms) + wait_ms, now_ms)
+        }
         (_, None) => Interval::default(),
     }
 }

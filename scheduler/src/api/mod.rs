@@ -22,6 +22,7 @@ mod object;
 mod once;
 mod page;
 mod quota;
+mod quota_rules;
 mod range;
 mod read;
 mod standby;

@@ -81,6 +81,8 @@ pub fn video(view: &JobView, beside: &Beside<'_>) -> Video {
         usage: usage(view, &record, &beside.price),
         priority: record.priority.name().into(),
         start: record.window.clone().unwrap_or_else(|| START_NOW.into()),
+        not_before: record.not_before,
+        deadline: record.deadline,
         waiting: live
             .and_then(|live| live.waiting.as_ref())
             .map(|why| why.code().into()),
@@ -246,6 +248,7 @@ fn usage(view: &JobView, record: &JobRecord, price: &PriceSettings) -> Usage {
         reserved_gpu_seconds: view.reservation.reserved.as_secs_f64(),
         gpu_seconds: schemas::GpuMicros(used).as_secs_f64(),
         video_seconds: f64::from(record.seconds),
+        saved: view.saved.map(|millionths| millionths as f64 / 1e6),
         cost: price.money(charged(&view.reservation)),
     }
 }
@@ -312,6 +315,7 @@ mod tests {
             created_at_ms: 1_795_360_000_900,
             ended_at_ms: state.is_terminal().then_some(1_795_360_142_000),
             error: None,
+            saved: None,
             tasks: vec![
                 task(0, TaskKind::Render, "succeeded", 1, 10),
                 task(1, TaskKind::Render, "leased", 2, 3),

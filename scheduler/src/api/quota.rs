@@ -16,6 +16,7 @@ use super::{
     body::read_fields,
     error::ApiError,
     node::{Fields, Node},
+    quota_rules,
 };
 use crate::{
     admission::{Code, Refusal},
@@ -57,7 +58,7 @@ pub async fn open(
     };
     refuse_rest(&fields)?;
     let id = AccountId(Uuid::now_v7());
-    order(&state, caller, id, QuotaChange::Open { name, parent }).await?;
+    order(&state, &caller, id, QuotaChange::Open { name, parent }).await?;
     Ok(Json(look(&state, id).await?))
 }
 
@@ -76,7 +77,7 @@ pub async fn retrieve(
     }))
 }
 
-/// `POST /v1/organization/quota/{account}`: only what is named changes; `null` removes a cap.
+/// `POST /v1/organization/quota/{account}`: only what is named changes; `null` removes a cap or a rule.
 pub async fn change(
     State(state): State<ApiState>,
     Extension(caller): Extension<Caller>,
@@ -91,14 +92,23 @@ pub async fn change(
         jobs_max: cap(&mut fields, "max_jobs")?,
         devices_max: cap(&mut fields, "max_devices")?,
         weight: small(&mut fields, "weight")?,
+        lend: seconds(&mut fields, "lend_seconds")?,
+        borrow: seconds(&mut fields, "borrow_seconds")?,
     };
+    let mut changes = vec![QuotaChange::Limits(change)];
+    changes.retain(|_| change != LimitsChange::default());
+    changes.extend(quota_rules::budget(&mut fields)?);
+    changes.extend(quota_rules::capacity(&mut fields)?);
     refuse_rest(&fields)?;
     let id = find(&state, &name).await?;
-    order(&state, caller, id, QuotaChange::Limits(change)).await?;
+    for change in changes {
+        order(&state, &caller, id, change).await?;
+    }
     Ok(Json(look(&state, id).await?))
 }
 
-/// `POST /v1/organization/quota/{account}/grants`: `seconds`, and a `name` that makes a repeat harmless.
+/// `POST /v1/organization/quota/{account}/grants`: `seconds`, a `name` that makes a repeat harmless, and
+/// `expires_at`, after which what is left of it goes back.
 pub async fn grant(
     State(state): State<ApiState>,
     Extension(caller): Extension<Caller>,
@@ -108,6 +118,7 @@ pub async fn grant(
     only_operators(&caller)?;
     let mut fields = read_fields(request).await?;
     let amount = seconds(&mut fields, "seconds")?.ok_or_else(|| Refusal::missing("seconds"))?;
+    let expires_at_ms = quota_rules::instant_ms(&mut fields, "expires_at")?;
     let name = text(&mut fields, "name")?;
     let name = name.unwrap_or_else(|| Uuid::now_v7().simple().to_string());
     refuse_rest(&fields)?;
@@ -115,8 +126,9 @@ pub async fn grant(
     let change = QuotaChange::Grant {
         name: name.clone(),
         amount,
+        expires_at_ms,
     };
-    let granted = order(&state, caller, id, change).await? == Ordered::Now;
+    let granted = order(&state, &caller, id, change).await? == Ordered::Now;
     Ok(Json(QuotaGrant {
         object: "quota.grant".into(),
         name,
@@ -139,13 +151,13 @@ fn only_operators(caller: &Caller) -> Result<(), ApiError> {
 
 async fn order(
     state: &ApiState,
-    caller: Caller,
+    caller: &Caller,
     account: AccountId,
     change: QuotaChange,
 ) -> Result<Ordered, ApiError> {
     tracing::info!(actor = caller.key_name, %account, ?change, "operator");
     let order = QuotaOrder {
-        actor: caller.key_name,
+        actor: caller.key_name.clone(),
         account,
         change,
     };
@@ -205,6 +217,20 @@ fn shown(view: &QuotaView, all: &[QuotaView]) -> QuotaAccount {
         spent_seconds: balance.spent.as_secs_f64(),
         running_jobs: view.jobs,
         running_devices: view.devices,
+        lend_seconds: quota.lend.as_secs_f64(),
+        borrow_seconds: quota.borrow.as_secs_f64(),
+        budget: view.budget.as_ref().map(quota_rules::shown_budget),
+        capacity: view
+            .capacity
+            .iter()
+            .map(quota_rules::shown_capacity)
+            .collect(),
+        expiring: view
+            .expiring
+            .iter()
+            .map(quota_rules::shown_expiry)
+            .collect(),
+        loans: view.loans.iter().map(quota_rules::shown_loan).collect(),
     }
 }
 
@@ -226,6 +252,7 @@ fn bucket(bucket: Bucket) -> &'static str {
         Bucket::Held => "held",
         Bucket::Spent => "spent",
         Bucket::Mint => "mint",
+        Bucket::Loan => "loan",
     }
 }
 
@@ -241,7 +268,7 @@ fn arithmetic(why: &Arithmetic) -> QuotaArithmetic {
     }
 }
 
-fn text(fields: &mut Fields, name: &str) -> Result<Option<String>, Refusal> {
+pub(super) fn text(fields: &mut Fields, name: &str) -> Result<Option<String>, Refusal> {
     match fields.remove(name) {
         None => Ok(None),
         Some(Node::Text(text)) => Ok(Some(text)),
@@ -257,7 +284,7 @@ fn boolean(fields: &mut Fields, name: &str) -> Result<Option<bool>, Refusal> {
     }
 }
 
-fn small(fields: &mut Fields, name: &str) -> Result<Option<u32>, Refusal> {
+pub(super) fn small(fields: &mut Fields, name: &str) -> Result<Option<u32>, Refusal> {
     fields
         .remove(name)
         .map(|node| whole(name, &node))
@@ -281,7 +308,7 @@ fn whole(name: &str, node: &Node) -> Result<u32, Refusal> {
     number.ok_or_else(|| wrong(name, "an integer of 0 or more", node))
 }
 
-fn seconds(fields: &mut Fields, name: &str) -> Result<Option<GpuMicros>, Refusal> {
+pub(super) fn seconds(fields: &mut Fields, name: &str) -> Result<Option<GpuMicros>, Refusal> {
     let Some(node) = fields.remove(name) else {
         return Ok(None);
     };
@@ -294,7 +321,7 @@ fn seconds(fields: &mut Fields, name: &str) -> Result<Option<GpuMicros>, Refusal
         .ok_or_else(|| wrong(name, "an integer of seconds", &node))
 }
 
-fn wrong(name: &str, due: &str, node: &Node) -> Refusal {
+pub(super) fn wrong(name: &str, due: &str, node: &Node) -> Refusal {
     Refusal::new(
         Code::InvalidType,
         format!(
@@ -305,7 +332,7 @@ fn wrong(name: &str, due: &str, node: &Node) -> Refusal {
     .about(name)
 }
 
-fn refuse_rest(fields: &Fields) -> Result<(), Refusal> {
+pub(super) fn refuse_rest(fields: &Fields) -> Result<(), Refusal> {
     match fields.keys().next() {
         None => Ok(()),
         Some(name) => {

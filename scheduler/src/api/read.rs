@@ -34,9 +34,12 @@ const CREATE_FIELDS: &[&str] = &[
     "dry_run",
     "priority",
     "start",
+    "not_before",
+    "deadline",
+    "user",
 ];
 /// Fields that old programs send and that change nothing.
-const IGNORED_FIELDS: &[&str] = &["user", "safety_identifier", "n"];
+const IGNORED_FIELDS: &[&str] = &["safety_identifier", "n"];
 const SHOT_FIELDS: &[&str] = &[
     "prompt",
     "seconds",
@@ -151,6 +154,9 @@ pub fn read_request(mut fields: Fields) -> Result<VideoRequest, Refusal> {
         dry_run: boolean(&mut fields, "dry_run")?.unwrap_or(false),
         priority: priority(&mut fields)?,
         start: text(&mut fields, "start", "")?,
+        user: text(&mut fields, "user", "")?.filter(|user| !user.is_empty()),
+        not_before: instant(&mut fields, "not_before")?,
+        deadline: instant(&mut fields, "deadline")?,
     })
 }
 
@@ -273,6 +279,17 @@ fn boolean(fields: &mut Fields, name: &str) -> Result<Option<bool>, Refusal> {
         Some(Node::Text(text)) if text == "false" => Ok(Some(false)),
         Some(other) => Err(expected("a boolean", &other, name)),
     }
+}
+
+/// Unix seconds, or a text such as `2027-01-31T08:00:00+01:00`.
+fn instant(fields: &mut Fields, name: &str) -> Result<Option<i64>, Refusal> {
+    if let Some(Node::Text(text)) = fields.get(name)
+        && let Ok(at) = text.parse::<jiff::Timestamp>()
+    {
+        fields.remove(name);
+        return Ok(Some(at.as_second()));
+    }
+    integer(fields, name, "")
 }
 
 fn priority(fields: &mut Fields) -> Result<Priority, Refusal> {

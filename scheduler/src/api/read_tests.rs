@@ -52,8 +52,12 @@ fn a_form_with_texts_reads_like_json_with_types() {
 fn nulls_and_ignored_fields_change_nothing() {
     let plain = passes(r#"{"prompt":"p"}"#);
     let busy = r#"{"prompt":"p","model":null,"seconds":null,"size":null,"input_reference":null,
-        "characters":[],"user":"u","safety_identifier":"s","n":1,"metadata":null,"shots":null}"#;
+        "characters":[],"user":"","safety_identifier":"s","n":1,"metadata":null,"shots":null}"#;
     assert_eq!(plain, passes(busy));
+    assert_eq!(
+        passes(r#"{"prompt":"p","user":"ann"}"#).user.as_deref(),
+        Some("ann")
+    );
     assert_eq!(passes(r#"{"prompt":"{not json"}"#).prompt, "{not json");
     assert_eq!(
         passes(r#"{"prompt":"p","num_inference_steps":4}"#).steps,

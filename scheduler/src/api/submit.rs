@@ -21,6 +21,7 @@ use crate::{
     core::{
         command::{Refusal as CoreRefusal, Submitted},
         rows::{Dedupe, NewJob},
+        users::User,
     },
 };
 
@@ -65,12 +66,19 @@ async fn submit(
         Submission {
             id: JobId(Uuid::now_v7()),
             project: caller.project,
+            user: user(caller, wish),
             dedupe: once.dedupe(),
             idempotency: once.idempotency.clone(),
         },
         || TaskId(Uuid::now_v7()),
     );
     answer_submit(state, caller, job).await
+}
+
+/// Who of the project asks.
+pub fn user(caller: &Caller, wish: &VideoRequest) -> Option<User> {
+    let text = wish.user.as_deref()?;
+    Some(User::new(caller.project, &caller.slug, text))
 }
 
 /// Judges away from the event loop: a reference image takes its time to decode.
@@ -162,6 +170,8 @@ pub fn core_refused(refusal: &CoreRefusal) -> ApiError {
             "This idempotency key was used with another request body; use a new key.",
         )
         .into(),
+        CoreRefusal::NeverStarts { param, why } => Refusal::wrong_value(param, why.clone()).into(),
+        CoreRefusal::OverBudget { account, until_ms } => over_budget(account, *until_ms).into(),
         CoreRefusal::OverQuota { account, short_by } => over_quota(account, *short_by).into(),
         other => not_taken(other),
     }
@@ -180,6 +190,19 @@ fn over_quota(account: &str, short_by: GpuMicros) -> Refusal {
             "The quota of '{account}' is used up: this video needs {:.1} GPU-seconds more than it \
              has. Ask the operator of the farm for more.",
             short_by.as_secs_f64()
+        ),
+    )
+}
+
+/// Until the period ends, or the operator raises the budget.
+fn over_budget(account: &str, until_ms: i64) -> Refusal {
+    let until = jiff::Timestamp::from_millisecond(until_ms).unwrap_or_default();
+    Refusal::new(
+        Code::InsufficientQuota,
+        format!(
+            "The budget of '{account}' for this period is used up; it is looked at again at {}. \
+             Ask the operator of the farm for more.",
+            until.strftime("%Y-%m-%d %H:%M UTC")
         ),
     )
 }

@@ -72,6 +72,9 @@ pub fn job(plan: &Plan, n: u64, band: Band) -> NewJob {
         hold: GpuMicros(150_000_000),
         rank: 0,
         window: None,
+        user: None,
+        not_before_ms: None,
+        deadline_ms: None,
         dedupe: None,
         idempotency: None,
     }

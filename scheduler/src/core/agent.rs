@@ -241,14 +241,11 @@ impl Farm {
         self.renew(id, progress);
         let live = self.live_mut(id);
         if drains && live.yield_since_ms.is_none() && !live.ends_within(finish_ms) {
-            live.yield_since_ms = Some(now);
+            live.tell_to_yield(now, "the node drains");
         }
         match live.yield_since_ms {
             Some(_) => Directive::Yield {
-                reason: match live.yield_for {
-                    Some(_) => "an urgent task needs the device".into(),
-                    None => "the node drains".into(),
-                },
+                reason: live.yield_why.into(),
             },
             None => Directive::Continue {
                 ttl_ms: self.limits.lease_ttl_ms as u64,

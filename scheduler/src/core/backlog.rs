@@ -23,13 +23,9 @@ const CHUNK: usize = 128;
 /// Parts of the index by id, for the same reason.
 const PARTS: usize = 256;
 
-/// Unpacked jobs that a line has at least, if it has so many: as many as are looked at at once.
-pub(super) fn heads(band: Band) -> u32 {
-    match band {
-        Band::Urgent => PREEMPT_LOOKED_AT as u32,
-        Band::Standard | Band::Overnight => 1,
-    }
-}
+/// Unpacked jobs that a line has at least, if it has so many: as many as are looked at at once when
+/// devices are taken for them.
+const HEADS: u32 = PREEMPT_LOOKED_AT as u32;
 
 /// Number of a line while it is there.
 pub(super) type LineId = u32;
@@ -41,6 +37,8 @@ pub(super) struct Backlog {
     last: LineId,
     /// Where each packed job is.
     index: Vec<Arc<BTreeMap<JobId, (LineId, i64)>>>,
+    /// Unpacked jobs that a line must have.
+    at_least: u32,
     /// Eligible tasks of each band.
     ready: [u64; 3],
 }
@@ -115,12 +113,18 @@ impl Default for Backlog {
             lines: BTreeMap::new(),
             last: 0,
             index: vec![Arc::default(); PARTS],
+            at_least: HEADS,
             ready: [0; 3],
         }
     }
 }
 
 impl Backlog {
+    /// Whether jobs are packed at all from now on.
+    pub fn allow(&mut self, packing: bool) {
+        self.at_least = if packing { HEADS } else { u32::MAX };
+    }
+
     /// The line with this number, made if there is none.
     pub fn line(&mut self, line: Line) -> LineId {
         if let Some(number) = self.numbers.get(&line) {
@@ -153,7 +157,7 @@ impl Backlog {
     /// The bytes of the first job of a line that lacks unpacked ones.
     pub fn pop_if_due(&mut self, id: LineId) -> Option<Vec<u8>> {
         let row = self.lines.get(&id)?;
-        if row.heads >= heads(row.line.band) {
+        if row.heads >= self.at_least {
             return None;
         }
         let seq = row.chunks.front()?.entries[0].seq;
@@ -201,7 +205,7 @@ impl Backlog {
     /// Whether a new job of the line would wait behind an unpacked one.
     pub fn has_heads(&self, line: &Line) -> bool {
         let row = self.numbers.get(line).and_then(|id| self.lines.get(id));
-        row.is_some_and(|row| row.heads >= heads(line.band))
+        row.is_some_and(|row| row.heads >= self.at_least)
     }
 
     pub fn bytes(&self, job: JobId) -> Option<&[u8]> {
@@ -215,6 +219,16 @@ impl Backlog {
     pub fn all(&self) -> impl Iterator<Item = &[u8]> {
         let chunks = self.lines.values().flat_map(|row| &row.chunks);
         chunks.flat_map(|chunk| (0..chunk.entries.len()).map(|at| chunk.bytes_at(at)))
+    }
+
+    /// Accounts with packed jobs, and the bytes of these.
+    pub fn by_account(&self) -> impl Iterator<Item = (AccountId, &[u8])> {
+        self.lines.values().flat_map(|row| {
+            let chunks = row.chunks.iter();
+            let jobs =
+                chunks.flat_map(|chunk| (0..chunk.entries.len()).map(|at| chunk.bytes_at(at)));
+            jobs.map(|bytes| (row.line.account, bytes))
+        })
     }
 
     /// Jobs behind this place, line by line, with their places.

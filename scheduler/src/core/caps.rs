@@ -5,7 +5,11 @@
 
 use schemas::{AccountId, JobId, TaskId};
 
-use super::{Farm, explain::Waiting, rows::JobState};
+use super::{
+    Farm,
+    explain::Waiting,
+    rows::{JobState, TaskState},
+};
 
 /// What runs for an account and those below it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -17,24 +21,26 @@ pub(super) struct Load {
 impl Farm {
     /// A device begins (`by` = 1) or ends (-1) to work for the task's account.
     pub(super) fn count_device(&mut self, id: TaskId, by: i32) {
-        let project = self.job_at(self.task_at(id).row.job).row.project;
-        self.count(project, |load| &mut load.devices, by);
+        if let TaskState::Leased(holder) = self.task_at(id).row.state {
+            self.count_pool(id, holder, by);
+        }
+        self.count(self.account_of(id), |load| &mut load.devices, by);
     }
 
     /// A job has changed from state `was`.
     pub(super) fn count_job(&mut self, id: JobId, was: Option<JobState>) {
         let row = &self.job_at(id).row;
         let renders = |state| state == JobState::Rendering;
-        let (project, now) = (row.project, renders(row.state));
+        let (account, now) = (row.account(), renders(row.state));
         match (was.is_some_and(renders), now) {
-            (false, true) => self.count(project, |load| &mut load.jobs, 1),
-            (true, false) => self.count(project, |load| &mut load.jobs, -1),
+            (false, true) => self.count(account, |load| &mut load.jobs, 1),
+            (true, false) => self.count(account, |load| &mut load.jobs, -1),
             _ => {}
         }
     }
 
-    fn count(&mut self, project: AccountId, part: impl Fn(&mut Load) -> &mut u32, by: i32) {
-        for account in self.path(project) {
+    fn count(&mut self, account: AccountId, part: impl Fn(&mut Load) -> &mut u32, by: i32) {
+        for account in self.path(account) {
             let load = self.loads.entry(account).or_default();
             let number = part(load);
             *number = number
@@ -46,14 +52,15 @@ impl Farm {
         }
     }
 
-    /// The first account from the project up whose cap a grant of this task would break.
+    /// The first account from the task's up whose budget is used up, or whose cap a grant of it would break.
     pub(super) fn capped(&self, id: TaskId) -> Option<Waiting> {
-        if self.quotas.is_empty() {
-            return None;
+        let stopped = self.budget_stops(self.account_of(id));
+        if stopped.is_some() || self.quotas.is_empty() {
+            return stopped;
         }
         let job = &self.job_at(self.task_at(id).row.job).row;
         let begins = job.state == JobState::Waiting;
-        self.path(job.project).into_iter().find_map(|account| {
+        self.path(job.account()).into_iter().find_map(|account| {
             let quota = self.quotas.get(&account)?;
             let load = self.loads.get(&account).copied().unwrap_or_default();
             let full = |used: u32, max: Option<u32>| Some((used, max.filter(|max| used >= *max)?));

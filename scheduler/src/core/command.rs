@@ -173,6 +173,12 @@ pub enum Refusal {
     KeyReused,
     #[error("the job is not valid: {0}")]
     Invalid(String),
+    /// No instant is left at which the job may begin; `param` is the field of the request to blame.
+    #[error("the job could never start: {why}")]
+    NeverStarts { param: &'static str, why: String },
+    /// The budget of an account is used up until this instant.
+    #[error("the budget of {account} is used up")]
+    OverBudget { account: String, until_ms: i64 },
     /// A metered account lacks what the job would hold.
     #[error("account {account} is short by {} s", short_by.as_secs_f64())]
     OverQuota {

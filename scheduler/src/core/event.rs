@@ -250,8 +250,15 @@ impl Farm {
         }
     }
 
+    /// Work is told to give way because of what is known of it now.
+    pub(super) fn keep_progress(&mut self) {
+        if self.taken.is_empty() {
+            self.taken = self.progress();
+        }
+    }
+
     /// What is known of all running work; kept when a device is taken away because of it.
-    pub(super) fn progress(&self) -> Vec<LeaseProgress> {
+    fn progress(&self) -> Vec<LeaseProgress> {
         let running = self.busy.values().map(|id| self.task_at(*id));
         running.filter_map(|task| self.progress_of(task)).collect()
     }

@@ -11,6 +11,10 @@ pub enum Waiting {
     InputsPending {
         tasks_left: u32,
     },
+    /// It may not start before this instant: its owner said so, or a cheaper hour of its window comes.
+    StartLater {
+        at_ms: i64,
+    },
     /// It may start only in its window.
     WindowClosed {
         window: String,
@@ -31,6 +35,17 @@ pub enum Waiting {
     },
     DevicesDraining {
         devices: u32,
+    },
+    /// The budget of an account for this period is used up.
+    BudgetStopped {
+        account: String,
+        until_ms: i64,
+    },
+    /// An account uses all devices of a pool that it may, its own and borrowed ones.
+    BorrowLimit {
+        account: String,
+        used: u32,
+        of: u32,
     },
     /// An account has as many jobs or devices at once as it may.
     ConcurrencyCap {
@@ -72,12 +87,15 @@ impl Waiting {
     pub fn code(&self) -> &'static str {
         match self {
             Self::InputsPending { .. } => "inputs_pending",
+            Self::StartLater { .. } => "start_later",
             Self::WindowClosed { .. } => "window_closed",
             Self::RetryBackoff { .. } => "retry_backoff",
             Self::ModelMissing { .. } => "model_missing",
             Self::NoCapableDevice { .. } => "no_capable_device",
             Self::NodesAvoided { .. } => "nodes_avoided",
             Self::DevicesDraining { .. } => "devices_draining",
+            Self::BudgetStopped { .. } => "budget_stopped",
+            Self::BorrowLimit { .. } => "borrow_limit",
             Self::ConcurrencyCap { .. } => "concurrency_cap",
             Self::Handover { .. } => "handover",
             Self::BandBehind { .. } => "band_behind",
@@ -99,6 +117,7 @@ impl Waiting {
             Self::WindowClosed { window, opens_ms } => {
                 format!("window '{window}' opens in {}", span(opens_ms - now))
             }
+            Self::StartLater { at_ms } => format!("it starts in {}", span(at_ms - now)),
             Self::RetryBackoff { cause, until_ms } => format!(
                 "it failed ({cause}) and is tried again in {}",
                 span(until_ms - now)
@@ -114,6 +133,13 @@ impl Waiting {
             Self::DevicesDraining { devices } => format!(
                 "{} that could do it leave or do not answer",
                 many(u64::from(*devices), "device")
+            ),
+            Self::BudgetStopped { account, until_ms } => format!(
+                "the budget of '{account}' is used up; it is looked at again in {}",
+                span(until_ms - now)
+            ),
+            Self::BorrowLimit { account, used, of } => format!(
+                "'{account}' uses {used} of the {of} devices that it may, its own and borrowed ones"
             ),
             Self::ConcurrencyCap { account, used, of } => {
                 format!("'{account}' has as much at once as it may: {used} of {of}")
@@ -208,6 +234,13 @@ mod tests {
                 opens_ms: now + 12_000_001
             }),
             "window 'overnight' opens in 3 h 20 min"
+        );
+        assert_eq!(
+            said(Waiting::BudgetStopped {
+                account: "studio".into(),
+                until_ms: now + 3_600_000
+            }),
+            "the budget of 'studio' is used up; it is looked at again in 60 min"
         );
         assert_eq!(
             said(Waiting::RetryBackoff {

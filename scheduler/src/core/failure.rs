@@ -19,15 +19,19 @@ impl Farm {
         self.distrust_checkpoints(id, class);
         let step = self.task_at(id).resume_step();
         let now = self.now;
+        let may_go_on_ms = self.may_go_on_ms(id);
         let mut ended = None;
         self.change_task(id, |row| {
             blame(row, class);
             row.step = step;
             row.state = match verdict(row, class) {
-                Verdict::Retry => TaskState::Ready {
-                    eligible_at_ms: now + backoff_ms(row, class),
-                    backoff: Some(class),
-                },
+                Verdict::Retry => {
+                    let retry_ms = now + backoff_ms(row, class);
+                    TaskState::Ready {
+                        eligible_at_ms: retry_ms.max(may_go_on_ms),
+                        backoff: (retry_ms >= may_go_on_ms).then_some(class),
+                    }
+                }
                 Verdict::End(error) => {
                     ended = Some(error);
                     TaskState::Failed {

@@ -1,21 +1,23 @@
 //! Memory from rows: how a scheduler starts, and what a failed commit falls back to.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
     Farm,
     agent::Agent,
     backlog::Backlog,
+    budget::BudgetRow,
+    capacity::CapacityRow,
     costs::{CostRow, Costs},
     decay::Decayed,
+    expiry::ExpiryRow,
     limits::{Limits, RECENT_MS},
     packed::{Whole, head, pack, split_first},
     queue::Queue,
     quota::QuotaRow,
-    recent::Recent,
     rows::{
         AccountRow, AgentRow, AgentState, Balance, Band, CheckpointRow, DedupeRow, IdempotencyRow,
-        JobRow, ReservationRow, TaskRow, TaskState,
+        JobRow, LoanRow, ReservationRow, TaskRow, TaskState,
     },
     shapes::{ShapeId, Shapes},
     task::LiveLease,
@@ -40,6 +42,10 @@ pub struct Snapshot {
     pub idempotency: Vec<IdempotencyRow>,
     pub usage: Vec<(AccountId, Decayed)>,
     pub quotas: Vec<QuotaRow>,
+    pub budgets: Vec<BudgetRow>,
+    pub capacities: Vec<CapacityRow>,
+    pub expiries: Vec<ExpiryRow>,
+    pub loans: Vec<LoanRow>,
     /// Keys and amounts of all grants.
     pub grants: Vec<((AccountId, String), GpuMicros)>,
     /// Hash of the last entry of the ledger.
@@ -74,6 +80,10 @@ impl Farm {
             dedupe: BTreeMap::new(),
             idempotency: BTreeMap::new(),
             quotas: BTreeMap::new(),
+            budgets: BTreeMap::new(),
+            capacities: BTreeMap::new(),
+            expiries: BTreeMap::new(),
+            loans: BTreeMap::new(),
             grants: BTreeMap::new(),
             chain: None,
             shapes: Shapes::default(),
@@ -83,9 +93,14 @@ impl Farm {
             queue: Queue::default(),
             timers: Timers::default(),
             loads: BTreeMap::new(),
+            stopped: BTreeMap::new(),
+            pool_used: BTreeMap::new(),
+            eligible: BTreeMap::new(),
+            short_since: BTreeMap::new(),
+            recent: BTreeMap::new(),
+            planned: BTreeMap::new(),
             prices: Default::default(),
             promises: BTreeMap::new(),
-            recent: Recent::default(),
             handovers: BTreeMap::new(),
             buckets: BTreeMap::new(),
             now: 0,
@@ -94,6 +109,7 @@ impl Farm {
             attempts_ended: Vec::new(),
             taken: Vec::new(),
             takes_none: false,
+            to_cancel: BTreeSet::new(),
             finished: Vec::new(),
         }
     }
@@ -108,6 +124,14 @@ impl Farm {
         farm.balances = snapshot.balances.into_iter().collect();
         farm.quotas = by(snapshot.quotas, |row| row.account);
         farm.grants = snapshot.grants.into_iter().collect();
+        farm.budgets = by(snapshot.budgets, |row| row.account);
+        farm.capacities = by(snapshot.capacities, |row| (row.account, row.pool.clone()));
+        farm.expiries = by(snapshot.expiries, |row| (row.account, row.key.clone()));
+        farm.loans = by(snapshot.loans, |row| row.key.clone());
+        farm.fold_budgets();
+        for row in farm.expiries.values().cloned().collect::<Vec<_>>() {
+            farm.arm_expiry(&row);
+        }
         farm.chain = snapshot.chain;
         farm.costs = Costs::from_rows(snapshot.costs);
         farm.fold_shapes(&snapshot.shapes)?;
@@ -117,6 +141,7 @@ impl Farm {
         farm.fold_checkpoints(snapshot.checkpoints)?;
         farm.fold_agents(snapshot.agents);
         farm.fold_kept(snapshot.dedupe, snapshot.idempotency);
+        farm.recount_capacity();
         Ok(farm)
     }
 
@@ -193,7 +218,9 @@ impl Farm {
             .filter(|row| matches!(row.state, TaskState::Leased(_)))
             .map(|row| row.id)
             .collect();
+        let tasks: Vec<_> = whole.tasks.iter().map(|row| row.id).collect();
         self.enter(whole, None);
+        tasks.into_iter().for_each(|id| self.note_planned(id));
         for id in leased {
             self.timers.arm(expires_at_ms, Timer::Lease(id));
             let task = self.task_at_mut(id);
@@ -306,6 +333,10 @@ impl Farm {
                 .collect(),
             usage: self.used(),
             quotas: self.quotas.values().copied().collect(),
+            budgets: self.budgets.values().cloned().collect(),
+            capacities: self.capacities.values().cloned().collect(),
+            expiries: self.expiries.values().cloned().collect(),
+            loans: self.loans.values().cloned().collect(),
             chain: self.chain,
             costs: self.costs.rows(),
             shapes: self.shapes.rows(),

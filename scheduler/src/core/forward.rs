@@ -58,12 +58,12 @@ pub struct Ahead {
     pub reasons: Vec<Option<Waiting>>,
     /// When the first device has nothing to do.
     pub idle_ms: Option<i64>,
-    /// Everything was played to its end.
-    pub is_whole: bool,
+    /// Until when it was played, if it was told to stop before all was over.
+    pub stopped_ms: Option<i64>,
 }
 
 /// What a task takes on a device of this class, from this step on.
-pub type Serve<'a> = dyn Fn(TaskId, &TaskSpec, &str, u32) -> Plan + 'a;
+pub type Serve<'a> = dyn Fn(&TaskSpec, &str, u32) -> Plan + 'a;
 /// What is left of a running task.
 pub type Left<'a> = dyn Fn(TaskId) -> Plan + 'a;
 
@@ -223,7 +223,11 @@ impl<'a> Run<'a> {
     }
 
     fn play(mut self, stop: &dyn Fn() -> bool) -> Ahead {
-        while self.ended < self.jobs.len() && !stop() {
+        while self.ended < self.jobs.len() {
+            if stop() {
+                self.ahead.stopped_ms = Some(self.now);
+                break;
+            }
             let event = self.events.peek().map(|Reverse((at, _, _))| *at);
             let due = self.farm.next_deadline().filter(|due| *due < self.until);
             let Some(next) = [event, due].into_iter().flatten().min() else {
@@ -240,7 +244,6 @@ impl<'a> Run<'a> {
             }
             self.feed();
         }
-        self.ahead.is_whole = self.ended == self.jobs.len();
         let (began, dilation) = (self.began, self.dilation_ppm);
         // A job's own time ran slower too; its wait is what it is.
         let own = |foretold: Foretold| Foretold {
@@ -401,7 +404,7 @@ impl<'a> Run<'a> {
         }
         let step = offer.checkpoint.map_or(0, |at| at.step);
         let class = &self.slots[&(agent, device)].class;
-        let plan = (self.serve)(offer.lease.task, &offer.spec, class, step);
+        let plan = (self.serve)(&offer.spec, class, step);
         let work = Work {
             lease: offer.lease,
             kind,

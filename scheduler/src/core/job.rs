@@ -20,7 +20,11 @@ impl Farm {
     /// The first grant of one of its tasks.
     pub(super) fn begin_job(&mut self, id: JobId) {
         if self.job_at(id).row.state == JobState::Waiting {
-            self.change_job(id, |job| job.state = JobState::Rendering);
+            let saved = self.saved_now(id);
+            self.change_job(id, |job| {
+                job.state = JobState::Rendering;
+                job.saved = saved;
+            });
             self.announce(id, "video.started");
         }
     }
@@ -92,17 +96,28 @@ impl Farm {
         }
     }
 
-    /// What was counted stays charged, the rest of the hold is given back.
+    /// Its owner ends it: what was counted stays charged, the rest of the hold is given back.
     fn cancel_job(&mut self, id: JobId) {
+        self.break_off(id, JobState::Cancelled, None);
+        self.announce(id, "video.cancelled");
+    }
+
+    /// An operator's rule ends it; the money is as with a cancel.
+    pub(super) fn stop_job(&mut self, id: JobId, error: JobError) {
+        self.break_off(id, JobState::Failed, Some(error));
+        self.announce(id, "video.failed");
+    }
+
+    fn break_off(&mut self, id: JobId, state: JobState, error: Option<JobError>) {
         let now = self.now;
         self.change_job(id, |job| {
-            job.state = JobState::Cancelled;
+            job.state = state;
             job.ended_at_ms = Some(now);
+            job.error = error;
         });
         self.cancel_tasks(id);
         self.void(id);
         self.writes.push(Write::DropArtefacts { job: id });
-        self.announce(id, "video.cancelled");
         self.ended(id);
     }
 

@@ -5,7 +5,7 @@
 //!         '--void--> Voided (nothing posted) or Posted
 //! ```
 //! A hold moves `available -> held`; a post `held -> spent`; a void `held -> available`; a refund
-//! `spent -> available`; a grant `mint -> available`. Work counts up to the hold, which is the ceiling
+//! `spent -> available`; a grant `mint -> available`, and back when it expires. Work counts up to the hold, which is the ceiling
 //! that was quoted. Every entry is chained to the one before it, so that none can be changed unseen.
 
 use schemas::{AccountId, Digest, GpuMicros, JobId, TaskId};
@@ -17,7 +17,7 @@ use super::{
     write::Write,
 };
 
-/// Levels of accounts above a project; the walk up ends there even if the rows had a cycle.
+/// Levels of accounts from a user up; the walk ends there even if the rows had a cycle.
 const LEVELS_MAX: usize = 4;
 
 impl Farm {
@@ -25,29 +25,35 @@ impl Farm {
     pub(super) fn hold(
         &mut self,
         job: JobId,
-        project: AccountId,
+        account: AccountId,
         held: GpuMicros,
     ) -> ReservationRow {
-        let row = ReservationRow::new(job, project, held);
+        let row = ReservationRow::new(job, account, held);
         self.writes.push(Write::InsertReservation(row.clone()));
         let key = format!("hold:{job}");
-        self.enter_all(project, key, (Bucket::Available, Bucket::Held), held, None);
+        for account in self.path(account) {
+            if let Some(short_by) = self.short_by(account, held) {
+                self.borrow_for(account, short_by, &key);
+            }
+        }
+        self.enter_all(account, key, (Bucket::Available, Bucket::Held), held, None);
         row
     }
 
     /// Charges the work of one finished task, at most what is still held.
     pub(super) fn post_part(&mut self, job: JobId, task: TaskId, attempt: u32) {
         let row = self.reservation(job);
-        let (project, held) = (row.project, row.held);
+        let (account, held) = (row.account, row.held);
         let why = self.arithmetic(job, task, held);
         let amount = why.amount();
         self.change_reservation(job, |row| {
             row.held.0 -= amount.0;
             row.posted.0 += amount.0;
         });
+        self.charge_budgets(account, amount, job);
         let key = format!("post:{task}:{attempt}");
         self.enter_all(
-            project,
+            account,
             key,
             (Bucket::Held, Bucket::Spent),
             amount,
@@ -84,14 +90,15 @@ impl Farm {
     /// The farm is to blame, or nothing came of it: the owner gets back what was posted.
     pub(super) fn refund_all(&mut self, job: JobId) {
         let row = self.reservation(job);
-        let (project, amount) = (row.project, GpuMicros(row.posted.0 - row.refunded.0));
+        let (account, amount) = (row.account, GpuMicros(row.posted.0 - row.refunded.0));
         if amount == GpuMicros::ZERO {
             return;
         }
         self.change_reservation(job, |row| row.refunded = row.posted);
+        self.charge_budgets(account, GpuMicros(-amount.0), job);
         let key = format!("refund:{job}:failed");
         self.enter_all(
-            project,
+            account,
             key,
             (Bucket::Spent, Bucket::Available),
             amount,
@@ -101,13 +108,13 @@ impl Farm {
 
     fn release_rest(&mut self, job: JobId, state: ReservationState) {
         let row = self.reservation(job);
-        let (project, rest) = (row.project, row.held);
+        let (account, rest) = (row.account, row.held);
         self.change_reservation(job, |row| {
             row.held = GpuMicros::ZERO;
             row.state = state;
         });
         let key = format!("void:{job}");
-        self.enter_all(project, key, (Bucket::Held, Bucket::Available), rest, None);
+        self.enter_all(account, key, (Bucket::Held, Bucket::Available), rest, None);
     }
 
     fn reservation(&self, job: JobId) -> &ReservationRow {
@@ -127,16 +134,16 @@ impl Farm {
         self.writes.push(Write::UpdateReservation { was, row });
     }
 
-    /// The same entry on each account from the project up.
+    /// The same entry on each account from this one up.
     fn enter_all(
         &mut self,
-        project: AccountId,
+        account: AccountId,
         key: String,
         way: (Bucket, Bucket),
         amount: GpuMicros,
         why: Option<Arithmetic>,
     ) {
-        for account in self.path(project) {
+        for account in self.path(account) {
             self.enter_one(account, &key, way, amount, why);
         }
     }
@@ -175,9 +182,10 @@ impl Farm {
         self.writes.push(Write::PutBalance { account, was, now });
     }
 
-    pub(super) fn path(&self, project: AccountId) -> Vec<AccountId> {
+    /// The account and those above it.
+    pub(super) fn path(&self, account: AccountId) -> Vec<AccountId> {
         let mut path = Vec::new();
-        let mut next = Some(project);
+        let mut next = Some(account);
         while let Some(id) = next
             && path.len() < LEVELS_MAX
         {
@@ -195,6 +203,7 @@ impl Balance {
             Bucket::Held => &mut self.held,
             Bucket::Spent => &mut self.spent,
             Bucket::Mint => &mut self.mint,
+            Bucket::Loan => &mut self.loan,
         }
     }
 }

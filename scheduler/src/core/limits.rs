@@ -26,12 +26,16 @@ pub const CHECKPOINTS_KEPT: usize = 2;
 pub const SUSPECT_MS: i64 = 300_000;
 /// Nodes on which a task may fail before the task itself is to blame.
 pub const POISON_NODES: usize = 3;
-/// Grants that shares of lanes and bands are measured over.
+/// Grants of a pool that the share of the aged lane is measured over.
 pub const GRANTS_COUNTED: usize = 100;
 /// Share of the grants that aged tasks may have before all others, in percent.
 pub const AGED_PERCENT: usize = 25;
-/// Least share of the grants of urgent, standard and overnight work while there is any, in percent.
-pub const FLOORS_PERCENT: [usize; 3] = [0, 20, 5];
+/// Least share of a pool's device time for urgent, standard and overnight work while there is any, in percent.
+pub const FLOORS_PERCENT: [u32; 3] = [0, 20, 5];
+/// Time in which device time that counts for a floor halves.
+pub const FLOOR_HALF_LIFE_MS: i64 = 3_600_000;
+/// Device time that a pool must have given lately before its floors hold, in microseconds.
+pub const FLOOR_FROM_US: f64 = 600e6;
 /// Eligible time after which a task of the band counts as aged.
 pub const AGED_MS: [i64; 3] = [600_000, 4 * 3_600_000, 24 * 3_600_000];
 /// Aged tasks that are looked at for one device.
@@ -46,10 +50,16 @@ pub const PREEMPTIONS_MAX: u32 = 3;
 pub const PREEMPT_PERCENT_A_MINUTE: i64 = 2;
 /// Devices that may be taken at once after a quiet time.
 pub const PREEMPT_BURST: i64 = 4;
+/// How long a lender is short of devices that are its own before it takes them back.
+pub const RECLAIM_AFTER_MS: i64 = 10_000;
+/// Tasks of a lender for which devices are taken back at a time.
+pub const RECLAIM_LOOKED_AT: usize = 16;
 /// How long a freed device is kept for the task it was freed for.
 pub const HANDOVER_MS: i64 = 30_000;
 /// Decode, mux and upload, when nothing better is known.
 pub const TAIL_MS: i64 = 10_000;
+/// How long work takes with nine chances in ten, in percent of what is expected, when nothing better is known.
+pub const LATE_PERCENT: i64 = 150;
 /// Longest wait before a retry.
 pub const BACKOFF_MAX_MS: i64 = 300_000;
 

@@ -10,6 +10,7 @@ use super::{
     packed::{Whole, head, pack, unpack},
     queue::Place,
     rows::{Band, JobState, TaskRow},
+    start::Expected,
 };
 
 impl Farm {
@@ -40,6 +41,10 @@ impl Farm {
         if let Some(line) = line {
             self.backlog.count_head(line, 1);
         }
+        let mut expected = Expected::default();
+        for task in &whole.tasks {
+            expected.add(task.kind(), task.estimate);
+        }
         self.reservations.insert(id, whole.reservation);
         self.jobs.insert(
             id,
@@ -47,6 +52,7 @@ impl Farm {
                 tasks: whole.tasks.iter().map(|task| task.id).collect(),
                 progress_written_ms: self.now,
                 line,
+                expected,
                 row: whole.job,
             },
         );
@@ -58,6 +64,7 @@ impl Farm {
         for task in ids {
             self.index_task(task);
         }
+        self.arm_deadline(id);
     }
 
     /// A command names the job: it must have its rows in memory.
@@ -69,6 +76,61 @@ impl Farm {
                 .note_packed(whole.job.band, self.backlog.ready(whole.job.band));
             self.enter(whole, None);
         }
+    }
+
+    /// Every job of the account and those below it gets its rows in memory.
+    pub(super) fn unpack_below(&mut self, account: AccountId) {
+        let packed = self.backlog.by_account();
+        let below = packed.filter(|(of, _)| self.path(*of).contains(&account));
+        let jobs: Vec<JobId> = below
+            .map(|(_, bytes)| self.unpacked(bytes).job.id)
+            .collect();
+        jobs.into_iter().for_each(|id| self.unpack(id));
+    }
+
+    /// Capacity rules count what each account has waiting: while there are any, nothing is packed.
+    pub(super) fn pack_or_not(&mut self) {
+        self.backlog.allow(self.capacities.is_empty());
+        match self.capacities.is_empty() {
+            true => self.pack_all(),
+            false => {
+                for line in self.backlog.line_ids() {
+                    self.advance_line(line);
+                }
+            }
+        }
+    }
+
+    /// Packs what waits behind the first of each line again.
+    fn pack_all(&mut self) {
+        let mut waiting: Vec<(LineId, i64, JobId)> = self
+            .jobs
+            .values()
+            .filter_map(|job| Some((job.line?, job.row.seq, job.row.id)))
+            .collect();
+        waiting.sort_unstable();
+        for (line, _, id) in waiting {
+            // From the first on: as soon as there are enough before it, a job is one of the rest.
+            if let Some(whole) = self.take_out(id, line) {
+                self.join_line(whole);
+            }
+        }
+    }
+
+    /// A job that waits leaves memory; `None` for one that stays because it is among the first.
+    fn take_out(&mut self, id: JobId, line: LineId) -> Option<Whole> {
+        self.backlog.count_head(line, -1);
+        let job = self.jobs.get(&id)?.clone();
+        job.tasks.iter().for_each(|task| self.unindex_task(*task));
+        let rows = job.tasks.iter().filter_map(|task| self.tasks.remove(task));
+        let tasks = rows.map(|task| task.row).collect();
+        self.jobs.remove(&id);
+        let reservation = self.reservations.remove(&id)?;
+        Some(Whole {
+            job: job.row,
+            tasks,
+            reservation,
+        })
     }
 
     /// The job waits no more: the next one of its line takes its place.

@@ -139,7 +139,7 @@ impl Farm {
         self.own_ahead(entry.account, entry.band, &entry.place)
     }
 
-    fn devices_online(&self) -> u32 {
+    pub(super) fn devices_online(&self) -> u32 {
         let online = |a: &&super::agent::Agent| a.row.state == AgentState::Online;
         let devices = self.agents.values().filter(online);
         devices.map(|a| a.row.devices.len() as u32).sum()

@@ -8,12 +8,16 @@
 
 pub mod agent;
 mod backlog;
+pub mod budget;
 pub mod calibration;
+pub mod capacity;
 mod caps;
+mod cheap;
 pub mod command;
 pub mod costs;
 pub mod decay;
 pub mod event;
+pub mod expiry;
 pub mod explain;
 mod failure;
 pub mod fold;
@@ -23,22 +27,27 @@ mod ledger;
 pub mod limits;
 mod line;
 pub mod live;
+mod loans;
 pub mod outlook;
 pub mod packed;
 mod placement;
+mod pools;
 mod preempt;
 pub mod prices;
 mod queue;
 pub mod quota;
 mod recent;
+mod reclaim;
 pub mod rows;
 pub mod shapes;
 pub mod sketch;
 mod start;
 mod submit;
+pub mod tariff;
 mod task;
 mod timers;
 mod usage;
+pub mod users;
 mod waiting;
 pub mod windows;
 pub mod write;
@@ -50,7 +59,7 @@ pub(crate) mod simulation;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use schemas::{
     AccountId, AgentId, Digest, GpuMicros, JobId, TaskId,
@@ -61,21 +70,25 @@ use schemas::{
 use self::{
     agent::Agent,
     backlog::{Backlog, LineId},
+    budget::BudgetRow,
     calibration::{Finished, Promise},
+    capacity::CapacityRow,
     caps::Load,
     command::{Command, Reply},
     costs::Costs,
     event::Event,
-    limits::{AGED_MS, Limits},
+    expiry::ExpiryRow,
+    limits::Limits,
     preempt::{Bucket, Handover},
     queue::{Class, Entry, Place, Queue},
     quota::QuotaRow,
     recent::Recent,
     rows::{
         AccountRow, Balance, CheckpointRow, DedupeRow, Fingerprint, Holder, IdempotencyRow, JobRow,
-        JobState, ReservationRow, TaskRow, TaskState,
+        JobState, LoanRow, ReservationRow, TaskRow, TaskState,
     },
     shapes::Shapes,
+    start::Expected,
     task::LiveLease,
     timers::{Timer, Timers},
     write::{TaskGuard, Write},
@@ -99,6 +112,10 @@ pub struct Farm {
     dedupe: BTreeMap<Fingerprint, DedupeRow>,
     idempotency: BTreeMap<String, IdempotencyRow>,
     quotas: BTreeMap<AccountId, QuotaRow>,
+    budgets: BTreeMap<AccountId, BudgetRow>,
+    capacities: BTreeMap<(AccountId, String), CapacityRow>,
+    expiries: BTreeMap<(AccountId, String), ExpiryRow>,
+    loans: BTreeMap<String, LoanRow>,
     /// Every grant that was ever made, by its key: a second arrival is known.
     grants: BTreeMap<(AccountId, String), GpuMicros>,
     /// Hash of the last entry of the ledger.
@@ -113,13 +130,23 @@ pub struct Farm {
     queue: Queue,
     timers: Timers,
     loads: BTreeMap<AccountId, Load>,
+    /// Accounts whose budget is used up, and until when.
+    stopped: BTreeMap<AccountId, i64>,
+    /// Devices by account and pool, and tasks that wait by account; only where there are capacity rules.
+    pool_used: BTreeMap<(AccountId, String), u32>,
+    eligible: BTreeMap<AccountId, u32>,
     prices: prices::Kept,
 
     // What only this leader knows.
+    /// By pool.
+    recent: BTreeMap<String, Recent>,
+    /// Device time that is planned for an hour of a window whose hours have prices.
+    planned: BTreeMap<(String, i64), i64>,
     promises: BTreeMap<JobId, Promise>,
-    recent: Recent,
     handovers: BTreeMap<(AgentId, u32), Handover>,
     buckets: BTreeMap<String, Bucket>,
+    /// Since when a lender lacks devices that are its own.
+    short_since: BTreeMap<(AccountId, String), i64>,
 
     // Of the command that is being applied.
     now: i64,
@@ -130,6 +157,8 @@ pub struct Farm {
     taken: Vec<LeaseProgress>,
     /// A replay says when devices may be taken.
     takes_none: bool,
+    /// Accounts whose jobs a budget ends.
+    to_cancel: BTreeSet<AccountId>,
     finished: Vec<Finished>,
 }
 
@@ -142,6 +171,8 @@ struct Job {
     progress_written_ms: i64,
     /// The line that it stands for while it waits; absent for one unlike all others.
     line: Option<LineId>,
+    /// Of its tasks' estimates; not stored.
+    expected: Expected,
 }
 
 #[derive(Clone, Debug)]
@@ -215,7 +246,9 @@ impl Farm {
             Command::Promise { job, promise } => self.promise(job, promise),
             Command::Started | Command::Tick => Reply::Done,
         };
+        self.cancel_over_budget();
         self.preempt();
+        self.reclaim();
         self.log(event, &reply);
         Outcome {
             reply,
@@ -233,6 +266,10 @@ impl Farm {
                 Timer::Lease(task) => self.lease_due(task),
                 Timer::Eligible(task) => self.index_task(task),
                 Timer::Closes(task) => self.window_closes(task),
+                Timer::Deadline(job) => self.deadline_due(job),
+                Timer::Budget(account) => self.budget_due(account),
+                Timer::Expiry(account, key) => self.expiry_due(account, key),
+                Timer::Reclaim => {} // looked at after each command
                 Timer::Agent(agent) => self.agent_due(agent),
                 Timer::Forget(job) => self.forget_due(job),
                 Timer::Dedupe(fingerprint) => self.dedupe_due(fingerprint),
@@ -327,9 +364,10 @@ impl Farm {
     /// Where an eligible task stands in the queue.
     fn entry(&self, id: TaskId, eligible_at_ms: i64) -> Entry {
         let row = &self.task_at(id).row;
-        let job = &self.job_at(row.job).row;
+        let whole = self.job_at(row.job);
+        let job = &whole.row;
         Entry {
-            account: job.project,
+            account: job.account(),
             band: job.band,
             class: match &*row.spec {
                 TaskSpec::Assemble(_) => Class::Assemble,
@@ -338,12 +376,7 @@ impl Farm {
                 },
             },
             place: Place::new(row.kind(), job.state, job.rank, job.seq, row.index, id),
-            // What gave way or failed does not begin to wait anew; a window holds its night's work back until it opens.
-            aged_at_ms: AGED_MS[job.band as usize]
-                + match job.window {
-                    None => job.created_at_ms,
-                    Some(_) => eligible_at_ms,
-                },
+            aged_at_ms: self.aged_at_ms(whole, eligible_at_ms),
         }
     }
 
@@ -358,13 +391,16 @@ impl Farm {
             }
             TaskState::Ready { eligible_at_ms, .. } => {
                 let entry = self.entry(id, *eligible_at_ms);
-                self.queue.insert(entry);
+                if self.queue.insert(entry) {
+                    self.count_eligible(id, 1);
+                }
                 self.arm_close(id);
                 self.wake = true;
             }
             TaskState::Leased(Holder { agent, device, .. }) => {
                 self.busy.insert((*agent, *device), id);
                 self.count_device(id, 1);
+                self.arm_close(id);
             }
             _ => {}
         }
@@ -374,7 +410,9 @@ impl Farm {
         match self.task_at(id).row.state {
             TaskState::Ready { eligible_at_ms, .. } => {
                 let entry = self.entry(id, eligible_at_ms);
-                self.queue.remove(&entry);
+                if self.queue.remove(&entry) {
+                    self.count_eligible(id, -1);
+                }
             }
             TaskState::Leased(Holder { agent, device, .. }) => {
                 self.busy.remove(&(agent, device));

@@ -161,16 +161,18 @@ impl Farm {
         after: Option<Looked>,
         limit: usize,
     ) -> (Vec<LiveCopy>, Option<Looked>) {
-        let (copies, last) = match after {
+        let (mut copies, looked, last) = match after {
             None => self.page_of_rows(None, limit),
             Some(Looked::Rows(after)) => self.page_of_rows(Some(after), limit),
             Some(Looked::Packed(line, seq)) => return self.page_of_packed((line, seq), limit),
         };
-        match last {
-            Some(last) => (copies, Some(Looked::Rows(last))),
-            // Behind the rows come the packed jobs; the oldest of each line first.
-            None => self.page_of_packed((0, i64::MIN), limit),
+        if looked == limit {
+            return (copies, last.map(Looked::Rows));
         }
+        // Behind the rows come the packed jobs; the oldest of each line first.
+        let (packed, last) = self.page_of_packed((0, i64::MIN), limit - looked);
+        copies.extend(packed);
+        (copies, last)
     }
 
     fn page_of_packed(&self, after: (u32, i64), limit: usize) -> (Vec<LiveCopy>, Option<Looked>) {
@@ -185,17 +187,23 @@ impl Farm {
         (jobs.into_iter().map(copy).collect(), last)
     }
 
-    fn page_of_rows(&self, after: Option<JobId>, limit: usize) -> (Vec<LiveCopy>, Option<JobId>) {
+    /// Jobs with rows, how many were looked at, and the last of these.
+    fn page_of_rows(
+        &self,
+        after: Option<JobId>,
+        limit: usize,
+    ) -> (Vec<LiveCopy>, usize, Option<JobId>) {
         let from = after.map_or(Bound::Unbounded, Bound::Excluded);
         let mut jobs = self.jobs.range((from, Bound::Unbounded));
-        let (mut copies, mut last) = (Vec::new(), None);
+        let (mut copies, mut looked, mut last) = (Vec::new(), 0, None);
         for (id, job) in jobs.by_ref().take(limit) {
+            looked += 1;
             last = Some(*id);
             if !job.row.state.is_terminal() {
                 copies.push(self.live_copy(&job.row, &job.tasks));
             }
         }
-        (copies, last)
+        (copies, looked, last)
     }
 
     fn live_copy(&self, job: &JobRow, tasks: &[TaskId]) -> LiveCopy {
@@ -250,7 +258,7 @@ impl Outlook {
             rows.checkpoints.extend(copy.checkpoints.iter().cloned());
             rows.reservations.push(ReservationRow {
                 job: copy.job.id,
-                project: copy.job.project,
+                account: copy.job.account(),
                 state: ReservationState::Pending,
                 reserved: GpuMicros::ZERO,
                 held: GpuMicros::ZERO,

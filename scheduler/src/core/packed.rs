@@ -1,7 +1,7 @@
 //! A job that waits and is like any new one, in a hundred bytes: in memory and in the table `waiting`.
 //!
 //! ```text
-//! format 1 | job 16 | project 16 | band 1 | rank | seq | seed 8 | created_at_ms | held | tasks
+//! format 1 | job 16 | project 16 | 1, user 16 or 0 | band 1 | rank | seq | seed 8 | created_at_ms | held | tasks
 //!   task: id 16 | shape | estimate | number of inputs | inputs
 //! ```
 //! Numbers are LEB128, negative ones zigzag. Everything else of the rows is what every new job has; a
@@ -59,6 +59,8 @@ pub(super) fn pack(whole: &Whole, shapes: &Shapes) -> Option<Vec<u8>> {
     let mut bytes = vec![FORMAT];
     bytes.extend(job.id.0.as_bytes());
     bytes.extend(job.project.0.as_bytes());
+    bytes.push(job.user.is_some().into());
+    bytes.extend(job.user.iter().flat_map(|user| *user.0.as_bytes()));
     bytes.push(job.band as u8);
     put(&mut bytes, zigzag(job.rank.into()));
     put(&mut bytes, zigzag(job.seq));
@@ -85,7 +87,7 @@ pub(super) fn unpack(bytes: &[u8], shapes: &Shapes) -> Option<Whole> {
     let mut from = Reader::new(bytes)?;
     let start = from.start()?;
     let job = JobRow::new(&start);
-    let reservation = ReservationRow::new(start.id, start.project, start.held);
+    let reservation = ReservationRow::new(start.id, start.account(), start.held);
     let mut tasks = Vec::new();
     for index in 0..from.number()? {
         let task = from.task()?;
@@ -138,7 +140,7 @@ fn read_head(from: &mut Reader, shapes: &Shapes) -> Option<Head> {
     Some(Head {
         job: start.id,
         line: Line {
-            account: start.project,
+            account: start.account(),
             band: start.band,
             class: class?,
             rank: start.rank,
@@ -154,12 +156,19 @@ fn read_head(from: &mut Reader, shapes: &Shapes) -> Option<Head> {
 pub(super) struct Start {
     pub id: JobId,
     pub project: AccountId,
+    pub user: Option<AccountId>,
     pub band: Band,
     pub rank: i32,
     pub seq: i64,
     pub seed: u64,
     pub created_at_ms: i64,
     pub held: GpuMicros,
+}
+
+impl Start {
+    fn account(&self) -> AccountId {
+        self.user.unwrap_or(self.project)
+    }
 }
 
 struct PackedTask {
@@ -181,6 +190,10 @@ impl<'a> Reader<'a> {
         Some(Start {
             id: JobId(self.id()?),
             project: AccountId(self.id()?),
+            user: match self.take::<1>()? {
+                [0] => None,
+                _ => Some(AccountId(self.id()?)),
+            },
             band: *Band::ALL.get(usize::from(self.take::<1>()?[0]))?,
             rank: i32::try_from(self.signed()?).ok()?,
             seq: self.signed()?,

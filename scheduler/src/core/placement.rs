@@ -11,6 +11,7 @@ use super::{
     command::LeaseReply,
     explain::Waiting,
     queue::{Class, Found, Verdict},
+    recent::Recent,
     rows::{AgentRow, AgentState, AttemptRow, Band, Holder, TaskRow, TaskState},
     task::LiveLease,
     timers::Timer,
@@ -18,7 +19,7 @@ use super::{
 };
 use schemas::TaskId;
 
-/// How agents name a device that is no GPU.
+/// How the class of a device that is no GPU begins.
 pub(super) const CPU_CLASS: &str = "cpu";
 
 /// Why a task cannot run on a device.
@@ -64,13 +65,12 @@ impl Farm {
         }
         if let Some(task) = self.kept_for(request.agent, request.device) {
             self.handovers.remove(&(request.agent, request.device));
-            self.recent.note(Band::Urgent, false);
+            self.recent_of(request.agent, request.device).note(false);
             return self.grant(task, &request);
         }
         match self.pick(request.agent, request.device) {
             Some(Found { task, aged }) => {
-                let band = self.job_at(self.task_at(task).row.job).row.band;
-                self.recent.note(band, aged);
+                self.recent_of(request.agent, request.device).note(aged);
                 self.grant(task, &request)
             }
             None => LeaseReply::Idle(Waiting::NothingWaits),
@@ -93,8 +93,10 @@ impl Farm {
     }
 
     fn pick(&self, agent: AgentId, device: u32) -> Option<Found> {
-        let aged_by = self.recent.aged_may_go().then_some(self.now);
-        let order = self.recent.order(&self.queue);
+        let recent = self.recent.get(self.pool_of(agent, device));
+        let aged_may_go = recent.is_none_or(Recent::aged_may_go);
+        let aged_by = aged_may_go.then_some(self.now);
+        let order = recent.map_or(Band::ALL, |recent| recent.order(&self.queue, self.now));
         self.queue.find(aged_by, order, |place| {
             match self.fit(place.task, agent, device) {
                 Ok(()) => Verdict::Take,
@@ -119,7 +121,11 @@ impl Farm {
         if row.kind() == TaskKind::Assemble && !is_cpu(node, device) && self.gpu_work_waits(agent) {
             return Err(Misfit::CpuWork);
         }
-        if self.capped(task).is_some() {
+        if self.capped(task).is_some()
+            || self
+                .over_capacity(task, self.pool_of(agent, device))
+                .is_some()
+        {
             return Err(Misfit::Capped);
         }
         Ok(())
@@ -137,7 +143,7 @@ impl Farm {
     fn gpu_work_waits(&self, agent: AgentId) -> bool {
         let cpu_can = self.agents.values().any(|other| {
             let row = &other.row;
-            let cpu = row.devices.iter().any(|d| d.class == CPU_CLASS);
+            let cpu = row.devices.iter().any(|d| d.class.starts_with(CPU_CLASS));
             row.state == AgentState::Online && row.ffmpeg.is_some() && cpu
         });
         cpu_can
@@ -236,5 +242,5 @@ pub(super) fn can(node: &AgentRow, task: &TaskRow) -> Result<(), Misfit> {
 fn is_cpu(node: &AgentRow, device: u32) -> bool {
     node.devices
         .iter()
-        .any(|d| d.index == device && d.class == CPU_CLASS)
+        .any(|d| d.index == device && d.class.starts_with(CPU_CLASS))
 }

@@ -50,20 +50,18 @@ impl Farm {
             {
                 continue;
             }
-            if let Some(victim) = self.victim(task) {
-                if self.taken.is_empty() {
-                    self.taken = self.progress();
-                }
+            if let Some(victim) = self.victim(task, |_, _| true) {
+                self.keep_progress();
                 let now = self.now;
                 let live = self.live_mut(victim);
-                live.yield_since_ms = Some(now);
+                live.tell_to_yield(now, "an urgent task needs the device");
                 live.yield_for = Some(task);
             }
         }
     }
 
     /// A victim yields for the task, or a device is kept for it.
-    fn is_served(&self, task: TaskId) -> bool {
+    pub(super) fn is_served(&self, task: TaskId) -> bool {
         self.freed_for(task).is_some()
     }
 
@@ -86,7 +84,7 @@ impl Farm {
     }
 
     /// A device is free that may do the task; each serves one task.
-    fn free_device(&self, task: TaskId, taken: &mut Vec<(AgentId, u32)>) -> bool {
+    pub(super) fn free_device(&self, task: TaskId, taken: &mut Vec<(AgentId, u32)>) -> bool {
         let devices = self
             .agents
             .values()
@@ -106,7 +104,11 @@ impl Farm {
     }
 
     /// The running task that loses least by giving its device to `task`, if that is worth it and allowed.
-    fn victim(&mut self, task: TaskId) -> Option<TaskId> {
+    pub(super) fn victim(
+        &mut self,
+        task: TaskId,
+        may_be: impl Fn(&Self, TaskId) -> bool,
+    ) -> Option<TaskId> {
         let capable: Vec<TaskId> = self
             .running()
             .filter(|id| self.runs_where_it_could(*id, task))
@@ -114,7 +116,7 @@ impl Farm {
         let natural_ms = capable.iter().map(|id| self.left_ms(*id)).min()?;
         let mut victims: Vec<TaskId> = capable
             .into_iter()
-            .filter(|id| self.may_yield(*id))
+            .filter(|id| self.may_yield(*id) && may_be(self, *id))
             .collect();
         // The cheapest loses the shortest step; of equal ones the newest attempt.
         victims.sort_by_key(|id| {

@@ -128,13 +128,13 @@ struct Node {
 }
 
 impl Node {
+    fn own_seq(&self) -> Option<i64> {
+        let first = self.own.values().filter_map(|places| places.first());
+        first.map(|place| place.job_seq).min()
+    }
+
     fn oldest_seq(&self) -> Option<i64> {
-        let own = self
-            .own
-            .values()
-            .filter_map(|places| places.first())
-            .map(|place| place.job_seq)
-            .min();
+        let own = self.own_seq();
         let below = self.oldest.first().map(|(seq, _)| *seq);
         [own, below].into_iter().flatten().min()
     }
@@ -167,7 +167,8 @@ impl Queue {
         }
     }
 
-    pub fn insert(&mut self, entry: Entry) {
+    /// False when it was there already.
+    pub fn insert(&mut self, entry: Entry) -> bool {
         let node = self.bands[entry.band as usize]
             .entry(Some(entry.account))
             .or_default();
@@ -181,18 +182,27 @@ impl Queue {
             *self.classes.entry(entry.class).or_default() += 1;
             self.aged.insert((entry.aged_at_ms, entry.place));
             self.refresh(entry.band, entry.account);
+            return true;
         }
+        false
     }
 
-    pub fn remove(&mut self, entry: &Entry) {
+    pub fn contains(&self, entry: &Entry) -> bool {
+        let node = self.bands[entry.band as usize].get(&Some(entry.account));
+        let places = node.and_then(|node| node.own.get(&entry.class));
+        places.is_some_and(|places| places.contains(&entry.place))
+    }
+
+    /// False when it was not there.
+    pub fn remove(&mut self, entry: &Entry) -> bool {
         let Some(node) = self.bands[entry.band as usize].get_mut(&Some(entry.account)) else {
-            return;
+            return false;
         };
         let Some(places) = node.own.get_mut(&entry.class) else {
-            return;
+            return false;
         };
         if !places.remove(&entry.place) {
-            return;
+            return false;
         }
         if places.is_empty() {
             node.own.remove(&entry.class);
@@ -208,6 +218,7 @@ impl Queue {
             self.classes.remove(&entry.class);
         }
         self.refresh(entry.band, entry.account);
+        true
     }
 
     fn refresh_bands(&mut self, account: AccountId) {
@@ -281,11 +292,37 @@ impl Queue {
         ask: &mut impl FnMut(&Place) -> Verdict,
     ) -> Option<TaskId> {
         let node = self.bands[band as usize].get(&at)?;
-        own(node, dead, ask).or_else(|| {
-            node.children
-                .iter()
-                .find_map(|(_, child)| self.walk(band, Some(*child), dead, ask))
-        })
+        // Work of a project itself and that of its users: the older is served first.
+        let own_first = match (node.own_seq(), node.oldest.first()) {
+            (Some(own), Some((below, _))) => own < *below,
+            (own, _) => own.is_some(),
+        };
+        let below = |dead: &mut BTreeSet<Class>, ask: &mut _| {
+            let mut children = node.children.iter();
+            children.find_map(|(_, child)| self.walk(band, Some(*child), dead, ask))
+        };
+        match own_first {
+            true => own(node, dead, ask).or_else(|| below(dead, ask)),
+            false => below(dead, ask).or_else(|| own(node, dead, ask)),
+        }
+    }
+
+    /// The first `count` tasks of an account and of those below it, in order of service.
+    pub fn first_of(&self, account: AccountId, count: usize) -> Vec<TaskId> {
+        let mut tasks = Vec::new();
+        for band in Band::ALL {
+            self.walk(band, Some(account), &mut BTreeSet::new(), &mut |place| {
+                tasks.push(place.task);
+                match tasks.len() < count {
+                    true => Verdict::Next,
+                    false => Verdict::Take,
+                }
+            });
+            if tasks.len() >= count {
+                break;
+            }
+        }
+        tasks
     }
 
     /// The first `count` tasks of a band in order of service.
@@ -314,21 +351,6 @@ impl Queue {
                 .map(|places| places.range(..*place).count() as u64)
                 .sum()
         })
-    }
-
-    /// The sibling account that is served before this one, on the first level where there is one.
-    pub fn leads(&self, account: AccountId, band: Band) -> Option<AccountId> {
-        let tree = &self.bands[band as usize];
-        let mut next = Some(account);
-        while let Some(id) = next {
-            let parent = self.accounts.get(&id).and_then(|share| share.parent);
-            let first = tree.get(&parent)?.children.first()?.1;
-            if first != id {
-                return Some(first);
-            }
-            next = parent;
-        }
-        None
     }
 
     /// Classes of eligible tasks.

@@ -3,13 +3,18 @@
 //! An account without a [`QuotaRow`], or with one that is not metered, has no limit: what it uses is
 //! counted all the same. A metered one must have what a job holds, or the job is not made.
 
+use std::collections::BTreeMap;
+
 use schemas::{AccountId, Digest, GpuMicros};
 use serde::{Deserialize, Serialize};
 
 use super::{
     Farm,
+    budget::{BudgetRow, BudgetRule, Period},
+    capacity::CapacityView,
     command::{Refusal, Reply},
-    rows::{AccountRow, Balance, Bucket, LedgerRow, Level},
+    explain::Waiting,
+    rows::{AccountRow, Balance, Bucket, LedgerRow, Level, LoanRow},
     write::Write,
 };
 
@@ -34,6 +39,10 @@ pub struct QuotaRow {
     pub jobs_max: Option<u32>,
     /// Devices that may work for it at once; 0 stops it.
     pub devices_max: Option<u32>,
+    /// What siblings may owe it in all.
+    pub lend: GpuMicros,
+    /// What it may owe siblings in all.
+    pub borrow: GpuMicros,
 }
 
 impl QuotaRow {
@@ -44,6 +53,8 @@ impl QuotaRow {
             overdraft: GpuMicros::ZERO,
             jobs_max: None,
             devices_max: None,
+            lend: GpuMicros::ZERO,
+            borrow: GpuMicros::ZERO,
         }
     }
 }
@@ -104,8 +115,17 @@ pub enum QuotaChange {
     Grant {
         name: String,
         amount: GpuMicros,
+        /// When what is left of it goes back; absent: never.
+        expires_at_ms: Option<i64>,
     },
     Limits(LimitsChange),
+    /// A budget for each period, or none any more.
+    Budget(Option<BudgetRule>),
+    /// Devices of a pool: its own, borrowed, lent; or no rule any more.
+    Capacity {
+        pool: String,
+        limits: Option<[u32; 3]>,
+    },
     /// A new account: an org, or a project of the org `parent`.
     Open {
         name: String,
@@ -121,6 +141,8 @@ pub struct LimitsChange {
     pub jobs_max: Option<Option<u32>>,
     pub devices_max: Option<Option<u32>>,
     pub weight: Option<u32>,
+    pub lend: Option<GpuMicros>,
+    pub borrow: Option<GpuMicros>,
 }
 
 /// How an order ended that was not refused.
@@ -139,6 +161,30 @@ pub struct QuotaView {
     pub balance: Balance,
     pub jobs: u32,
     pub devices: u32,
+    pub budget: Option<BudgetView>,
+    pub capacity: Vec<CapacityView>,
+    /// Grants that will expire: name, what is left, instant.
+    pub expiring: Vec<(String, GpuMicros, i64)>,
+    pub loans: Vec<LoanView>,
+}
+
+/// A budget and how much of it is used now.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BudgetView {
+    pub rule: BudgetRule,
+    pub spent: GpuMicros,
+    pub percent: u32,
+    /// When a day next stops to count.
+    pub edge_ms: i64,
+    pub is_stopped: bool,
+}
+
+/// What an account owes a sibling, or a sibling owes it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LoanView {
+    pub borrower: String,
+    pub lender: String,
+    pub left: GpuMicros,
 }
 
 impl Farm {
@@ -154,7 +200,19 @@ impl Farm {
             change,
         } = order;
         Reply::Ordered(match change {
-            QuotaChange::Grant { name, amount } => self.grant_quota(actor, account, &name, amount),
+            QuotaChange::Grant {
+                name,
+                amount,
+                expires_at_ms,
+            } => self.grant_quota(actor, account, &name, amount, expires_at_ms),
+            QuotaChange::Budget(rule) => self.order_rule(actor, "quota_budget", account, |farm| {
+                farm.set_budget(account, rule)
+            }),
+            QuotaChange::Capacity { pool, limits } => {
+                self.order_rule(actor, "quota_capacity", account, |farm| {
+                    farm.set_capacity(account, pool, limits)
+                })
+            }
             QuotaChange::Limits(change) => self.change_limits(actor, account, change),
             QuotaChange::Open { name, parent } => self.open_account(actor, account, name, parent),
         })
@@ -166,6 +224,7 @@ impl Farm {
         account: AccountId,
         name: &str,
         amount: GpuMicros,
+        expires_at_ms: Option<i64>,
     ) -> Result<Ordered, Refusal> {
         if amount <= GpuMicros::ZERO || amount > QUOTA_MAX {
             return Err(invalid(
@@ -186,9 +245,16 @@ impl Farm {
             }
             None => {}
         }
+        if expires_at_ms.is_some_and(|at| at <= self.now) {
+            return Err(invalid("a grant expires later than now"));
+        }
         let was = self.quota_text(account);
         self.meter(account);
         self.mint(account, grant_key(name), amount);
+        if let Some(at_ms) = expires_at_ms {
+            self.set_expiry(account, grant_key(name), at_ms);
+        }
+        self.repay(account, name);
         self.note_order(actor, "quota_grant", account, was);
         self.wake = true;
         Ok(Ordered::Now)
@@ -210,6 +276,8 @@ impl Farm {
         row.overdraft = change.overdraft.unwrap_or(row.overdraft);
         row.jobs_max = change.jobs_max.unwrap_or(row.jobs_max);
         row.devices_max = change.devices_max.unwrap_or(row.devices_max);
+        row.lend = change.lend.unwrap_or(row.lend);
+        row.borrow = change.borrow.unwrap_or(row.borrow);
         self.put_quota(row);
         if let Some(weight) = change.weight {
             self.change_weight(account, weight);
@@ -217,6 +285,21 @@ impl Farm {
         self.note_order(actor, "quota_set", account, was);
         self.wake = true;
         Ok(Ordered::Now)
+    }
+
+    /// Sets a rule and notes who did.
+    fn order_rule(
+        &mut self,
+        actor: String,
+        command: &'static str,
+        account: AccountId,
+        set: impl FnOnce(&mut Self) -> Result<Ordered, Refusal>,
+    ) -> Result<Ordered, Refusal> {
+        let was = self.quota_text(account);
+        let done = set(self)?;
+        self.note_order(actor, command, account, was);
+        self.wake = true;
+        Ok(done)
     }
 
     fn open_account(
@@ -320,9 +403,30 @@ impl Farm {
     fn quota_text(&self, account: AccountId) -> String {
         let (row, weight) = (self.quota(account), self.accounts[&account].weight);
         let available = self.balances.get(&account).map_or(0, |b| b.available.0);
+        let budget = self.budgets.get(&account).map(|row| {
+            let period = match row.rule.period {
+                Period::Month => "month".to_owned(),
+                Period::Days(days) => format!("{days}d"),
+            };
+            let (limit, at_limit) = (row.rule.limit.0, row.rule.at_limit.name());
+            serde_json::json!({"limit_us": limit, "period": period, "at_limit": at_limit})
+        });
+        let rules = self
+            .capacities
+            .values()
+            .filter(|row| row.account == account);
+        let capacity: BTreeMap<&str, [u32; 3]> = rules
+            .map(|row| {
+                (
+                    row.pool.as_str(),
+                    [row.nominal, row.borrow_max, row.lend_max],
+                )
+            })
+            .collect();
         serde_json::json!({
             "metered": row.metered, "overdraft_us": row.overdraft.0, "jobs_max": row.jobs_max,
             "devices_max": row.devices_max, "weight": weight, "available_us": available,
+            "lend_us": row.lend.0, "borrow_us": row.borrow.0, "budget": budget, "capacity": capacity,
         })
         .to_string()
     }
@@ -332,28 +436,45 @@ impl Farm {
         row.unwrap_or_else(|| QuotaRow::unlimited(account))
     }
 
-    /// The first metered account from the project up that lacks what a job would hold.
-    pub fn over_quota(&self, project: AccountId, hold: GpuMicros) -> Option<Refusal> {
-        self.path(project).into_iter().find_map(|account| {
-            let quota = self.quotas.get(&account).filter(|row| row.metered)?;
-            let available = self.balances.get(&account).map_or(0, |b| b.available.0);
-            let after = available.saturating_sub(hold.0);
-            let short_by = GpuMicros((-quota.overdraft.0).saturating_sub(after));
-            (short_by > GpuMicros::ZERO && hold > GpuMicros::ZERO).then(|| Refusal::OverQuota {
+    /// What a metered account lacks for a hold.
+    pub(super) fn short_by(&self, account: AccountId, hold: GpuMicros) -> Option<GpuMicros> {
+        let quota = self.quotas.get(&account).filter(|row| row.metered)?;
+        let available = self.balances.get(&account).map_or(0, |b| b.available.0);
+        let after = available.saturating_sub(hold.0);
+        let short_by = GpuMicros((-quota.overdraft.0).saturating_sub(after));
+        (short_by > GpuMicros::ZERO && hold > GpuMicros::ZERO).then_some(short_by)
+    }
+
+    /// The first metered account from this one up that lacks what a job would hold, and whose siblings do not lend it.
+    pub(super) fn over_quota(&self, account: AccountId, hold: GpuMicros) -> Option<Refusal> {
+        self.path(account).into_iter().find_map(|account| {
+            let short_by = self.short_by(account, hold)?;
+            let lent = self.lenders(account, short_by).is_some();
+            (!lent).then(|| Refusal::OverQuota {
                 account: self.accounts[&account].name.clone(),
                 short_by,
             })
         })
     }
 
-    /// What the tightest limit above the project leaves; `None` where nothing is metered.
-    pub fn quota_left(&self, project: AccountId) -> Option<GpuMicros> {
+    /// The first account from this one up whose budget is used up.
+    pub(super) fn over_budget(&self, account: AccountId) -> Option<Refusal> {
+        match self.budget_stops(account)? {
+            Waiting::BudgetStopped { account, until_ms } => {
+                Some(Refusal::OverBudget { account, until_ms })
+            }
+            _ => None,
+        }
+    }
+
+    /// What the tightest limit from the account up leaves; `None` where nothing is metered.
+    pub fn quota_left(&self, account: AccountId) -> Option<GpuMicros> {
         let left = |account: AccountId| {
             let quota = self.quotas.get(&account).filter(|row| row.metered)?;
             let available = self.balances.get(&account).map_or(0, |b| b.available.0);
             Some(GpuMicros(available.saturating_add(quota.overdraft.0)))
         };
-        self.path(project).into_iter().filter_map(left).min()
+        self.path(account).into_iter().filter_map(left).min()
     }
 
     /// All accounts, in the order of their ids.
@@ -366,9 +487,43 @@ impl Farm {
                 balance: self.balances.get(&row.id).copied().unwrap_or_default(),
                 jobs: load.jobs,
                 devices: load.devices,
+                budget: self.budgets.get(&row.id).map(|row| self.budget_view(row)),
+                capacity: self.capacity_views(row.id),
+                expiring: self.expiring(row.id),
+                loans: self.loan_views(row.id),
             }
         };
         self.accounts.values().map(view).collect()
+    }
+
+    fn budget_view(&self, row: &BudgetRow) -> BudgetView {
+        BudgetView {
+            rule: row.rule.clone(),
+            spent: row.spent(self.now),
+            percent: row.percent(self.now),
+            edge_ms: row.rule.edge_ms(self.now),
+            is_stopped: self.stopped.contains_key(&row.account),
+        }
+    }
+
+    fn expiring(&self, account: AccountId) -> Vec<(String, GpuMicros, i64)> {
+        let rows = self
+            .expiries
+            .values()
+            .filter(|row| row.account == account && !row.done);
+        let name = |key: &str| key.strip_prefix(GRANT).unwrap_or(key).to_owned();
+        rows.map(|row| (name(&row.key), self.rest_of(row), row.expires_at_ms))
+            .collect()
+    }
+
+    fn loan_views(&self, account: AccountId) -> Vec<LoanView> {
+        let of = |loan: &&LoanRow| [loan.borrower, loan.lender].contains(&account);
+        let view = |loan: &LoanRow| LoanView {
+            borrower: self.accounts[&loan.borrower].name.clone(),
+            lender: self.accounts[&loan.lender].name.clone(),
+            left: loan.left,
+        };
+        self.loans.values().filter(of).map(view).collect()
     }
 }
 
@@ -387,11 +542,13 @@ fn check_limits(change: LimitsChange) -> Result<(), Refusal> {
     if change.weight.is_some_and(|w| w == 0 || w > WEIGHT_MAX) {
         return Err(Refusal::Invalid(format!("a weight is 1 to {WEIGHT_MAX}")));
     }
-    match change.overdraft {
-        Some(amount) if amount < GpuMicros::ZERO || amount > QUOTA_MAX => Err(invalid(
-            "an overdraft is not negative and not absurdly much",
+    let amounts = [change.overdraft, change.lend, change.borrow];
+    let odd = |amount: &GpuMicros| *amount < GpuMicros::ZERO || *amount > QUOTA_MAX;
+    match amounts.iter().flatten().any(odd) {
+        true => Err(invalid(
+            "an overdraft and what is lent or borrowed are not negative and not absurdly much",
         )),
-        _ => Ok(()),
+        false => Ok(()),
     }
 }
 

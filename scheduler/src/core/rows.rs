@@ -12,7 +12,7 @@ use schemas::{
 };
 use serde::{Deserialize, Serialize};
 
-use super::{packed::Start, quota::Arithmetic};
+use super::{packed::Start, quota::Arithmetic, users::User};
 
 /// SHA-256 over a request, in lower-case hex.
 pub type Fingerprint = String;
@@ -34,6 +34,12 @@ pub struct NewJob {
     pub rank: i32,
     /// See [`JobRow::window`].
     pub window: Option<String>,
+    /// Who of the project asks, for shares and quota of their own.
+    pub user: Option<User>,
+    /// See [`JobRow::not_before_ms`].
+    pub not_before_ms: Option<i64>,
+    /// See [`JobRow::deadline_ms`].
+    pub deadline_ms: Option<i64>,
     /// Absent for a caller that wants no retry protection.
     pub dedupe: Option<Dedupe>,
     pub idempotency: Option<Idempotency>,
@@ -104,6 +110,8 @@ pub struct JobRow {
     /// Place in the order of submissions.
     pub seq: i64,
     pub project: AccountId,
+    /// Account of the user who asked, if the request named one.
+    pub user: Option<AccountId>,
     pub seed: u64,
     pub band: Band,
     pub state: JobState,
@@ -116,6 +124,21 @@ pub struct JobRow {
     pub rank: i32,
     /// Name of the window in which its tasks may start; absent: at any time.
     pub window: Option<String>,
+    /// No task starts before this instant.
+    pub not_before_ms: Option<i64>,
+    /// A job that has not begun by then fails; as it comes near, its tasks age.
+    pub deadline_ms: Option<i64>,
+    /// When it could have begun, had no cheaper hour been waited for; only where its window has prices.
+    pub could_start_ms: Option<i64>,
+    /// What waiting for a cheaper hour saved, in millionths of the unit of the prices.
+    pub saved: Option<i64>,
+}
+
+impl JobRow {
+    /// Who is served and charged: the user, or the project.
+    pub fn account(&self) -> AccountId {
+        self.user.unwrap_or(self.project)
+    }
 }
 
 /// ```text
@@ -142,6 +165,7 @@ impl JobRow {
             id: start.id,
             seq: start.seq,
             project: start.project,
+            user: start.user,
             seed: start.seed,
             band: start.band,
             state: JobState::Waiting,
@@ -151,6 +175,10 @@ impl JobRow {
             error: None,
             rank: start.rank,
             window: None,
+            not_before_ms: None,
+            deadline_ms: None,
+            could_start_ms: None,
+            saved: None,
         }
     }
 }
@@ -326,7 +354,8 @@ pub struct AttemptRow {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ReservationRow {
     pub job: JobId,
-    pub project: AccountId,
+    /// The lowest account that pays; all above it do as well.
+    pub account: AccountId,
     pub state: ReservationState,
     /// What was held at submit.
     pub reserved: GpuMicros,
@@ -336,10 +365,10 @@ pub struct ReservationRow {
 }
 
 impl ReservationRow {
-    pub(super) fn new(job: JobId, project: AccountId, held: GpuMicros) -> Self {
+    pub(super) fn new(job: JobId, account: AccountId, held: GpuMicros) -> Self {
         Self {
             job,
-            project,
+            account,
             state: ReservationState::Pending,
             reserved: held,
             held,
@@ -357,7 +386,7 @@ pub enum ReservationState {
     Voided,
 }
 
-/// Where the quota of an account is. The four parts always add up to zero.
+/// Where the quota of an account is. The five parts always add up to zero.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Balance {
     pub available: GpuMicros,
@@ -365,6 +394,18 @@ pub struct Balance {
     pub spent: GpuMicros,
     /// What the cell's mint has given to the account, as the mint's debt: never above zero.
     pub mint: GpuMicros,
+    /// What siblings owe it; below zero: what it owes them.
+    pub loan: GpuMicros,
+}
+
+/// What a borrower still owes a lender.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LoanRow {
+    /// Key of the entries that lent it.
+    pub key: String,
+    pub borrower: AccountId,
+    pub lender: AccountId,
+    pub left: GpuMicros,
 }
 
 /// One double entry: `amount` leaves `from` and reaches `to`.
@@ -392,6 +433,8 @@ pub enum Bucket {
     Spent,
     /// Where quota comes from; the cell has one, each account its part of it.
     Mint,
+    /// What siblings owe an account, or it owes them.
+    Loan,
 }
 
 #[derive(Clone, Debug, PartialEq)]

@@ -19,10 +19,7 @@ pub fn shape_of(spec: &TaskSpec) -> TaskSpec {
             weights: spec.weights.clone(),
             ..*spec
         }),
-        TaskSpec::Assemble(spec) => TaskSpec::Assemble(AssembleSpec {
-            shot_frames: Vec::new(),
-            ..*spec
-        }),
+        TaskSpec::Assemble(spec) => TaskSpec::Assemble(spec.clone()),
     }
 }
 
@@ -92,7 +89,7 @@ impl Shapes {
 struct Shape(Arc<TaskSpec>);
 
 impl Shape {
-    fn fields(&self) -> (&str, [u32; 6], Option<u32>) {
+    fn fields(&self) -> (&str, [u32; 6], Option<u32>, &[u32]) {
         match &*self.0 {
             // Every field is named, so that a new one cannot be forgotten here.
             TaskSpec::Render(RenderSpec {
@@ -108,14 +105,17 @@ impl Shape {
                 steps,
                 guidance_scale: _,
                 first_frame: _,
-            }) => (weights, [0, *shot, *width, *height, *frames, *fps], *steps),
+            }) => {
+                let numbers = [0, *shot, *width, *height, *frames, *fps];
+                (weights, numbers, *steps, &[])
+            }
             TaskSpec::Assemble(AssembleSpec {
                 shots,
                 width,
                 height,
                 fps,
-                shot_frames: _,
-            }) => ("", [1, *shots, *width, *height, *fps, 0], None),
+                shot_frames,
+            }) => ("", [1, *shots, *width, *height, *fps, 0], None, shot_frames),
         }
     }
 }

@@ -3,6 +3,9 @@
 //! Whatever happens, the invariants of the model hold after every step; and when the faults stop,
 //! every job ends. A failure prints its seed; add it to `KEPT` when it is fixed.
 
+use std::collections::BTreeMap;
+
+use jiff::{civil, tz::TimeZone};
 use schemas::{
     BootId, Digest, GpuMicros, JobId,
     agent::{
@@ -16,11 +19,14 @@ use uuid::Uuid;
 use super::{
     Farm,
     agent::agent_id,
+    budget::{AtLimit, BudgetRule, Period},
     command::{Command, LeaseReply, Reply},
     limits::Limits,
     model::{FOREIGN, Model, PROJECT, SECOND, accounts, job, weights},
     quota::{LimitsChange, QuotaChange, QuotaOrder},
-    rows::{Band, Dedupe},
+    rows::{Band, Dedupe, JobError},
+    users::User,
+    windows::{AtEnd, EVERY_DAY, Window},
     write::Write,
 };
 
@@ -31,6 +37,21 @@ const SEEDS: u64 = 100;
 const STEPS: u32 = 300;
 const NODES: [&str; 3] = ["a", "b", "c"];
 const STEPS_OF_A_SHOT: u32 = 8;
+
+const WINDOW: &str = "mostly";
+
+/// Open but for ten minutes after ten past midnight; what runs then stops.
+fn window() -> Window {
+    Window {
+        zone: TimeZone::UTC,
+        weekdays: EVERY_DAY.to_vec(),
+        start: civil::time(0, 20, 0, 0),
+        end: civil::time(0, 10, 0, 0),
+        at_end: AtEnd::Yield,
+        fit: false,
+        prices: None,
+    }
+}
 
 /// SplitMix64: small, and the same everywhere.
 struct Dice(u64);
@@ -117,6 +138,7 @@ impl Simulation {
             preempt_min_run_ms: 0,
             preempt_min_steps: 0,
             preempt_gain_ms: 0,
+            windows: BTreeMap::from([(WINDOW.into(), window())]),
             ..Limits::default()
         };
         let mut model = Model {
@@ -232,6 +254,14 @@ impl Simulation {
             _ => Band::Standard,
         };
         new.rank = self.dice.below(2) as i32;
+        if new.project == PROJECT && self.dice.one_in(2) {
+            let user = ["ann", "bob"][self.dice.below(2)];
+            new.user = Some(User::new(PROJECT, "project", user));
+        }
+        new.window = self.dice.one_in(6).then(|| WINDOW.into());
+        let later = |dice: &mut Dice, ms| dice.one_in(6).then(|| dice.below(ms) as i64);
+        new.not_before_ms = later(&mut self.dice, 60_000).map(|ms| self.now + ms);
+        new.deadline_ms = later(&mut self.dice, 900_000).map(|ms| self.now + ms);
         if self.dice.one_in(3) {
             new.dedupe = Some(Dedupe {
                 fingerprint: format!("f{}", self.dice.below(3)),
@@ -247,17 +277,35 @@ impl Simulation {
     fn order_quota(&mut self, torn: bool) {
         let accounts = accounts();
         let account = accounts[self.dice.below(accounts.len())].id;
-        let change = match self.dice.below(3) {
-            0 => QuotaChange::Limits(LimitsChange {
+        let change = match self.dice.below(7) {
+            0 => QuotaChange::Budget((!self.dice.one_in(3)).then(|| BudgetRule {
+                limit: GpuMicros(10_000_000 + self.dice.below(90_000_000) as i64),
+                period: [Period::Month, Period::Days(1)][self.dice.below(2)],
+                zone: TimeZone::UTC,
+                at_limit: [AtLimit::Complete, AtLimit::Cancel][self.dice.below(2)],
+            })),
+            1 | 2 => {
+                let mut below = |n| self.dice.below(n) as u32;
+                let limits = [below(3), below(3), below(3)];
+                QuotaChange::Capacity {
+                    pool: "cpu".into(),
+                    limits: (!self.dice.one_in(4)).then_some(limits),
+                }
+            }
+            3 => QuotaChange::Limits(LimitsChange {
                 metered: Some(self.dice.one_in(2)),
                 overdraft: Some(GpuMicros(self.dice.below(9_000_000) as i64)),
                 jobs_max: Some(Some(1 + self.dice.below(4) as u32)),
                 devices_max: Some(Some(1 + self.dice.below(3) as u32)),
                 weight: Some(1 + self.dice.below(3) as u32),
+                lend: Some(GpuMicros(self.dice.below(90_000_000) as i64)),
+                borrow: Some(GpuMicros(self.dice.below(90_000_000) as i64)),
             }),
             _ => QuotaChange::Grant {
                 name: format!("g{}", self.dice.below(40)),
                 amount: GpuMicros(50_000_000),
+                expires_at_ms: (self.dice.one_in(2))
+                    .then(|| self.now + 1 + self.dice.below(600_000) as i64),
             },
         };
         let actor = "operator".into();
@@ -460,6 +508,23 @@ impl Simulation {
 
     /// No more faults: healthy nodes and time end every job.
     fn settle(&mut self) {
+        for account in self.model.accounts.keys().copied().collect::<Vec<_>>() {
+            for change in [
+                QuotaChange::Budget(None),
+                QuotaChange::Capacity {
+                    pool: "cpu".into(),
+                    limits: None,
+                },
+            ] {
+                let actor = "operator".into();
+                let order = QuotaOrder {
+                    actor,
+                    account,
+                    change,
+                };
+                self.apply(Command::OrderQuota(Box::new(order)), false);
+            }
+        }
         for at in 0..self.nodes.len() {
             self.nodes[at].boot += 1;
             self.nodes[at].work = None;
@@ -536,7 +601,7 @@ fn the_invariants_hold_whatever_happens_and_every_job_ends() {
         text.parse().expect("DAILIES_SIMULATION_SEEDS is a number")
     });
     let (mut published, mut jobs, mut faults, mut preemptions) = (0, 0, 0, 0);
-    let mut over_quota = 0;
+    let (mut over_quota, mut late) = (0, 0);
     for seed in KEPT.iter().copied().chain(0..seeds) {
         let run = std::panic::catch_unwind(|| simulate(seed));
         let run = run.unwrap_or_else(|_| panic!("simulation with seed {seed} failed"));
@@ -546,6 +611,11 @@ fn the_invariants_hold_whatever_happens_and_every_job_ends() {
         over_quota += run.over_quota;
         let events = run.model.outbox.iter();
         published += events.filter(|e| e.kind == "video.completed").count();
+        let missed = |e: &JobError| e.code == "deadline_passed";
+        let ended = run.model.jobs.values();
+        late += ended
+            .filter(|job| job.error.as_ref().is_some_and(missed))
+            .count();
     }
     println!("{faults} faults, {jobs} jobs, {published} films, {preemptions} preemptions");
     assert!(
@@ -553,9 +623,10 @@ fn the_invariants_hold_whatever_happens_and_every_job_ends() {
             && jobs as u64 > 15 * seeds
             && published as u64 > 8 * seeds
             && preemptions > 0
-            && over_quota > seeds,
+            && over_quota > seeds
+            && late as u64 > seeds / 2,
         "{faults} faults, {jobs} jobs, {published} films, {preemptions} preemptions, \
-         {over_quota} over quota"
+         {over_quota} over quota, {late} too late"
     );
 }
 

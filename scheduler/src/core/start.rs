@@ -1,15 +1,68 @@
-//! When a task may start: at once, or when the window of its job is open.
+//! When a task may start: at once, after an instant, or while the window of its job is open.
 //!
 //! A window allows a start: what has begun goes on after it closes, also on another device after a failure, and a film
 //! whose shots are done is put together at any hour. What could not start waits for the next opening.
+//! A window with `at_end = yield` also stops what runs when it closes; that goes on the next night.
 
-use schemas::TaskId;
+use schemas::{GpuMicros, JobId, TaskId, task::TaskKind};
 
 use super::{
-    Farm,
-    rows::{JobRow, JobState, TaskState},
+    Farm, Job,
+    command::Refusal,
+    explain::Waiting,
+    limits::{AGED_MS, LATE_PERCENT},
+    rows::{JobError, JobRow, JobState, TaskState},
     timers::Timer,
+    windows::{AtEnd, Opening, Window},
 };
+
+/// What a job is expected to take, in microseconds of a device.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Expected {
+    /// All of its tasks, one after the other.
+    pub all_us: i64,
+    longest_render_us: i64,
+    assemble_us: i64,
+}
+
+impl Expected {
+    pub fn add(&mut self, kind: TaskKind, estimate: GpuMicros) {
+        self.all_us = self.all_us.saturating_add(estimate.0);
+        match kind {
+            TaskKind::Render => self.longest_render_us = self.longest_render_us.max(estimate.0),
+            TaskKind::Assemble => self.assemble_us = estimate.0,
+        }
+    }
+
+    /// Until it is done with nine chances in ten, with a device for each shot.
+    fn late_ms(self) -> i64 {
+        late_ms(self.longest_render_us.saturating_add(self.assemble_us))
+    }
+
+    /// The same with one device for all.
+    fn late_alone_ms(self) -> i64 {
+        late_ms(self.all_us)
+    }
+}
+
+fn late_ms(us: i64) -> i64 {
+    us / 1_000 * LATE_PERCENT / 100
+}
+
+/// Until when work may start in an opening: to its end, or so early that it probably fits.
+pub(super) fn until_ms(window: &Window, opening: Opening, expected: Expected) -> i64 {
+    match window.fit {
+        true => opening.closes_ms - expected.late_ms(),
+        false => opening.closes_ms,
+    }
+}
+
+/// The first opening in which work may still start at `from` or later.
+fn usable(window: &Window, from: i64, expected: Expected) -> Option<Opening> {
+    window
+        .openings(from)
+        .find(|opening| opening.opens_ms.max(from) < until_ms(window, *opening, expected))
+}
 
 impl Farm {
     /// Windows that a job may name, sorted.
@@ -17,50 +70,213 @@ impl Farm {
         self.limits.windows.keys().cloned().collect()
     }
 
-    /// From when tasks of this job may start, at the earliest now.
-    pub(super) fn may_start_ms(&self, row: &JobRow) -> i64 {
-        let window = row
-            .window
-            .as_ref()
-            .and_then(|name| self.limits.windows.get(name));
-        match window.and_then(|window| window.next(self.now)) {
-            Some(opening) if row.state == JobState::Waiting => opening.opens_ms.max(self.now),
-            // A window that the settings no longer have holds nothing back.
-            _ => self.now,
+    /// A window that the settings no longer have holds nothing back.
+    pub(super) fn window_of(&self, job: &JobRow) -> Option<&Window> {
+        self.limits.windows.get(job.window.as_ref()?)
+    }
+
+    /// Why a job with these wishes would never begin.
+    pub(super) fn never_starts(
+        &self,
+        window: Option<&str>,
+        not_before_ms: Option<i64>,
+        deadline_ms: Option<i64>,
+        expected: Expected,
+    ) -> Option<Refusal> {
+        let mut starts_ms = self.now.max(not_before_ms.unwrap_or(self.now));
+        if let Some(window) = window.and_then(|name| self.limits.windows.get(name)) {
+            match usable(window, starts_ms, expected) {
+                Some(opening) => starts_ms = starts_ms.max(opening.opens_ms),
+                None if window.fit => {
+                    let minutes = expected.late_ms() / 60_000 + 1;
+                    let why = format!(
+                        "it may take {minutes} minutes, and no opening of its window is that long"
+                    );
+                    return Some(Refusal::NeverStarts {
+                        param: "start",
+                        why,
+                    });
+                }
+                None => {}
+            }
+        }
+        let why = match deadline_ms? {
+            at if at <= self.now => "its deadline has passed".into(),
+            at if at <= starts_ms => format!(
+                "it may not begin before {}, which is after its deadline",
+                instant(starts_ms)
+            ),
+            _ => return None,
+        };
+        Some(Refusal::NeverStarts {
+            param: "deadline",
+            why,
+        })
+    }
+
+    /// From when the tasks of a new job may start; notes in its row what waiting for a cheaper hour means.
+    pub(super) fn plan_start(&mut self, mut row: JobRow, expected: Expected) -> (JobRow, i64) {
+        let from = self.now.max(row.not_before_ms.unwrap_or(self.now));
+        let Some(window) = self.window_of(&row) else {
+            return (row, from);
+        };
+        let starts_ms = next_start(window, from, expected);
+        if window.prices.is_none() {
+            return (row, starts_ms);
+        }
+        row.could_start_ms = Some(starts_ms);
+        let cheapest_ms = self.cheapest_start(&row, from, expected);
+        (row, cheapest_ms.unwrap_or(starts_ms))
+    }
+
+    /// Whether its window says when this task may run.
+    fn is_held(&self, id: TaskId) -> Option<(&Job, &Window)> {
+        let row = &self.task_at(id).row;
+        let job = self.job_at(row.job);
+        let window = self.window_of(&job.row)?;
+        let yields = window.at_end == AtEnd::Yield && row.kind() == TaskKind::Render;
+        (job.row.state == JobState::Waiting || yields).then_some((job, window))
+    }
+
+    /// From when a task that gave its device back may go on, at the earliest now.
+    pub(super) fn may_go_on_ms(&self, id: TaskId) -> i64 {
+        match self.is_held(id) {
+            Some((job, window)) => next_start(window, self.now, job.expected),
+            None => self.now,
         }
     }
 
-    /// A task of a job that has not begun is looked at again when its window closes.
+    /// A task is looked at again when its window closes on it.
     pub(super) fn arm_close(&mut self, id: TaskId) {
-        let job = &self.job_at(self.task_at(id).row.job).row;
-        let window = job
-            .window
-            .as_ref()
-            .and_then(|name| self.limits.windows.get(name));
-        if let Some(opening) = window
-            .filter(|_| job.state == JobState::Waiting)
-            .and_then(|w| w.next(self.now))
-        {
-            self.timers.arm(opening.closes_ms, Timer::Closes(id));
+        let Some((job, window)) = self.is_held(id) else {
+            return;
+        };
+        let leased = matches!(self.task_at(id).row.state, TaskState::Leased(_));
+        let at_ms = match window.next(self.now) {
+            Some(opening) if leased && opening.is_open(self.now) => opening.closes_ms,
+            // It runs though the window has closed: a scheduler that was down has missed that.
+            _ if leased => self.now,
+            _ => match usable(window, self.now, job.expected) {
+                Some(opening) => until_ms(window, opening, job.expected),
+                None => return,
+            },
+        };
+        if leased && window.at_end == AtEnd::Finish {
+            return;
         }
+        self.timers.arm(at_ms, Timer::Closes(id));
     }
 
-    /// What has not started by now waits for the next night.
+    /// What has not started by now waits for the next night; what runs goes on or stops, as the window says.
     pub(super) fn window_closes(&mut self, id: TaskId) {
         let Some(task) = self.tasks.get(&id) else {
             return;
         };
-        let TaskState::Ready { backoff, .. } = task.row.state else {
-            return;
-        };
-        let eligible_at_ms = self.may_start_ms(&self.job_at(task.row.job).row);
-        if eligible_at_ms > self.now {
-            self.change_task(id, |row| {
-                row.state = TaskState::Ready {
-                    eligible_at_ms,
-                    backoff,
+        match task.row.state {
+            TaskState::Ready { backoff, .. } => {
+                let eligible_at_ms = self.may_go_on_ms(id);
+                if eligible_at_ms > self.now {
+                    self.change_task(id, |row| {
+                        row.state = TaskState::Ready {
+                            eligible_at_ms,
+                            backoff,
+                        }
+                    });
                 }
-            });
+            }
+            TaskState::Leased(_) => self.stop_at_close(id),
+            _ => {}
         }
     }
+
+    fn stop_at_close(&mut self, id: TaskId) {
+        let now = self.now;
+        let open = |window: &Window| window.next(now).is_some_and(|o| o.is_open(now));
+        let stops = self
+            .is_held(id)
+            .is_some_and(|(_, window)| window.at_end == AtEnd::Yield && !open(window));
+        let live = self.live_mut(id);
+        if stops && live.yield_since_ms.is_none() {
+            live.tell_to_yield(now, "its window has closed");
+        }
+    }
+
+    /// From when a task counts as aged. What gave way or failed does not begin to wait anew; a window
+    /// holds its night's work back until it opens; a deadline leaves time to render before it.
+    pub(super) fn aged_at_ms(&self, job: &Job, eligible_at_ms: i64) -> i64 {
+        let row = &job.row;
+        let since_ms = match row.window {
+            Some(_) => eligible_at_ms,
+            None => row
+                .created_at_ms
+                .max(row.not_before_ms.unwrap_or(row.created_at_ms)),
+        };
+        let aged_at_ms = AGED_MS[row.band as usize] + since_ms;
+        match latest_start_ms(row, job.expected) {
+            Some(latest_ms) => aged_at_ms.min(latest_ms),
+            None => aged_at_ms,
+        }
+    }
+
+    pub(super) fn arm_deadline(&mut self, id: JobId) {
+        let row = &self.job_at(id).row;
+        if let (JobState::Waiting, Some(at_ms)) = (row.state, row.deadline_ms) {
+            self.timers.arm(at_ms, Timer::Deadline(id));
+        }
+    }
+
+    /// Nobody waits any more for a film that has not begun by its deadline. What has begun is finished.
+    pub(super) fn deadline_due(&mut self, id: JobId) {
+        let missed = self.jobs.get(&id).is_some_and(|job| {
+            let due = job.row.deadline_ms.is_some_and(|at| at <= self.now);
+            due && job.row.state == JobState::Waiting
+        });
+        if missed {
+            self.fail_job(
+                id,
+                JobError {
+                    code: DEADLINE_PASSED.into(),
+                    message:
+                        "Its deadline passed before a device was free for it; nothing is charged."
+                            .into(),
+                },
+            );
+        }
+    }
+
+    /// Why a task whose job may not start yet waits.
+    pub(super) fn starts_later(&self, job: JobId, at_ms: i64) -> Waiting {
+        let row = &self.job_at(job).row;
+        let own_wish = row
+            .not_before_ms
+            .is_some_and(|not_before| not_before > self.now);
+        let cheaper = row.could_start_ms.is_some_and(|could| could <= self.now);
+        match &row.window {
+            Some(window) if !own_wish && !cheaper => Waiting::WindowClosed {
+                window: window.clone(),
+                opens_ms: at_ms,
+            },
+            _ => Waiting::StartLater { at_ms },
+        }
+    }
+}
+
+/// Code of a job that missed its deadline.
+const DEADLINE_PASSED: &str = "deadline_passed";
+
+/// Last instant at which a job with a deadline begins in time, with one device for all of it.
+pub(super) fn latest_start_ms(row: &JobRow, expected: Expected) -> Option<i64> {
+    Some(row.deadline_ms? - expected.late_alone_ms())
+}
+
+/// The next instant from `from` on at which the window allows a start. One that never opens holds nothing back.
+fn next_start(window: &Window, from: i64, expected: Expected) -> i64 {
+    let opening = usable(window, from, expected).or_else(|| window.next(from));
+    opening.map_or(from, |opening| opening.opens_ms.max(from))
+}
+
+/// For people: an instant in UTC to the minute.
+fn instant(ms: i64) -> String {
+    let at = jiff::Timestamp::from_millisecond(ms).unwrap_or_default();
+    at.strftime("%Y-%m-%d %H:%M UTC").to_string()
 }

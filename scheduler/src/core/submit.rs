@@ -13,6 +13,7 @@ use super::{
         Dedupe, DedupeJob, DedupeRow, Fingerprint, IdempotencyRow, JobRow, KeptOutcome, NewJob,
         NewTask, TaskRow, TaskState,
     },
+    start::Expected,
     timers::Timer,
     write::Write,
 };
@@ -26,7 +27,7 @@ impl Farm {
             return answer;
         }
         if !job.dedupe.as_ref().is_some_and(|d| self.knows(d))
-            && let Some(refusal) = self.over_quota(job.project, job.hold)
+            && let Some(refusal) = self.refused(&job)
         {
             return Submitted::Refused(refusal);
         }
@@ -47,6 +48,18 @@ impl Farm {
         }
         self.create(job);
         Submitted::Created(id)
+    }
+
+    /// Why a job that is well formed is not taken: it could never start, or it cannot be paid.
+    pub fn refused(&self, job: &NewJob) -> Option<Refusal> {
+        let user = job.user.as_ref().map(|user| user.id);
+        let account = user.filter(|id| self.accounts.contains_key(id));
+        let account = account.unwrap_or(job.project);
+        let window = job.window.as_deref();
+        let expected = expected(&job.tasks);
+        self.never_starts(window, job.not_before_ms, job.deadline_ms, expected)
+            .or_else(|| self.over_budget(account))
+            .or_else(|| self.over_quota(account, job.hold))
     }
 
     fn check_job(&self, job: &NewJob) -> Result<(), String> {
@@ -184,9 +197,11 @@ impl Farm {
     }
 
     fn create(&mut self, job: NewJob) {
+        let user = self.user_of(job.project, job.user);
         let start = Start {
             id: job.id,
             project: job.project,
+            user,
             band: job.band,
             rank: job.rank,
             seq: self.next_seq(),
@@ -196,18 +211,21 @@ impl Farm {
         };
         let row = JobRow {
             window: job.window,
+            not_before_ms: job.not_before_ms,
+            deadline_ms: job.deadline_ms,
             ..JobRow::new(&start)
         };
+        let expected = expected(&job.tasks);
+        let (row, eligible_at_ms) = self.plan_start(row, expected);
         self.writes.push(Write::InsertJob {
             row: row.clone(),
             request: job.request,
         });
-        let eligible_at_ms = self.may_start_ms(&row);
         let tasks = job.tasks.into_iter().enumerate();
         let tasks = tasks
             .map(|(index, task)| self.create_task(job.id, index as u32, task, eligible_at_ms))
             .collect();
-        let reservation = self.hold(job.id, job.project, job.hold);
+        let reservation = self.hold(job.id, row.account(), job.hold);
         let packed = self.join_line(Whole {
             job: row,
             tasks,
@@ -252,6 +270,14 @@ impl Farm {
         }
         row
     }
+}
+
+fn expected(tasks: &[NewTask]) -> Expected {
+    let mut expected = Expected::default();
+    for task in tasks {
+        expected.add(task.spec.kind(), task.estimate);
+    }
+    expected
 }
 
 fn check_tasks(tasks: &[NewTask]) -> Result<(), String> {

@@ -32,7 +32,9 @@ pub(super) struct LiveLease {
     pub unnamed: u32,
     /// Since when its agent is told to yield.
     pub yield_since_ms: Option<i64>,
-    /// The urgent task for which it yields.
+    /// Why it is told to.
+    pub yield_why: &'static str,
+    /// The task for which it yields.
     pub yield_for: Option<TaskId>,
     /// Where this attempt began.
     pub first_step: u32,
@@ -49,9 +51,16 @@ impl LiveLease {
             step_ms: None,
             unnamed: 0,
             yield_since_ms: None,
+            yield_why: "",
             yield_for: None,
             first_step: 0,
         }
+    }
+
+    /// Its agent learns of it at the next heartbeat.
+    pub fn tell_to_yield(&mut self, now: i64, why: &'static str) {
+        self.yield_since_ms = Some(now);
+        self.yield_why = why;
     }
 }
 
@@ -282,7 +291,7 @@ impl Farm {
         };
         let used = micros(device_us);
         self.end_attempt(id, "released", Some(reason.to_string()), Some(used.0));
-        let now = self.now;
+        let eligible_at_ms = self.may_go_on_ms(id);
         let task = self.task_at(id);
         let (step, beneficiary) = (
             task.resume_step(),
@@ -298,7 +307,7 @@ impl Farm {
                 row.used.0 = row.used.0.saturating_add(used.0);
             }
             row.state = TaskState::Ready {
-                eligible_at_ms: now,
+                eligible_at_ms,
                 backoff: None,
             };
         });

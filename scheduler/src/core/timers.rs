@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use schemas::{AgentId, JobId, TaskId};
+use schemas::{AccountId, AgentId, JobId, TaskId};
 
 use super::rows::Fingerprint;
 
@@ -13,8 +13,16 @@ pub enum Timer {
     Lease(TaskId),
     /// A backoff may be over.
     Eligible(TaskId),
-    /// The window of a task may have closed before it could start.
+    /// The window of a task may have closed: before it could start, or while it runs.
     Closes(TaskId),
+    /// A job may have missed its deadline.
+    Deadline(JobId),
+    /// A day of a budget has ended.
+    Budget(AccountId),
+    /// A grant may have expired.
+    Expiry(AccountId, String),
+    /// A lender may take devices back.
+    Reclaim,
     /// An agent may have fallen silent.
     Agent(AgentId),
     /// An ended job may leave memory.

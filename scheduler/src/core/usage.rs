@@ -4,7 +4,7 @@
 
 use schemas::{AccountId, TaskId};
 
-use super::{Farm, decay::Decayed, write::Write};
+use super::{Farm, decay::Decayed, rows::TaskState, write::Write};
 
 impl Farm {
     /// A task was granted now: its account, and those above it, have had what it is expected to take.
@@ -22,9 +22,13 @@ impl Farm {
 
     fn use_farm(&mut self, id: TaskId, device_us: i64, at_ms: i64) {
         let job = &self.job_at(self.task_at(id).row.job).row;
-        let (project, percent) = (job.project, job.band.factor_percent());
+        let (account, band, percent) = (job.account(), job.band, job.band.factor_percent());
+        if let TaskState::Leased(holder) = self.task_at(id).row.state {
+            let recent = self.recent_of(holder.agent, holder.device);
+            recent.charge(band, device_us as f64, at_ms);
+        }
         let amount = device_us as f64 * percent as f64 / 100.0;
-        for account in self.path(project) {
+        for account in self.path(account) {
             let usage = self.queue.usage(account).add(amount, at_ms);
             self.queue.set_usage(account, usage);
             self.writes.push(Write::PutUsage { account, usage });

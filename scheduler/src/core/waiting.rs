@@ -1,5 +1,7 @@
 //! Why a task that has not ended does not run: the first reason that holds, without SQL.
 
+use std::collections::BTreeSet;
+
 use schemas::{AccountId, JobId, TaskId, task::TaskSpec};
 
 use super::{
@@ -7,12 +9,9 @@ use super::{
     explain::Waiting,
     packed::Whole,
     placement::can,
-    queue::Place,
+    queue::{Place, Verdict},
     rows::{AgentRow, AgentState, Band, TaskRow, TaskState},
 };
-
-/// Tasks of an earlier band that are looked at for one that is in the way.
-const LOOKED_AHEAD: usize = 64;
 
 impl Farm {
     /// `None` for a task that runs or has ended.
@@ -25,10 +24,7 @@ impl Farm {
             TaskState::Ready {
                 eligible_at_ms,
                 backoff: None,
-            } if *eligible_at_ms > self.now => Some(Waiting::WindowClosed {
-                window: self.job_at(row.job).row.window.clone().unwrap_or_default(),
-                opens_ms: *eligible_at_ms,
-            }),
+            } if *eligible_at_ms > self.now => Some(self.starts_later(row.job, *eligible_at_ms)),
             TaskState::Ready {
                 eligible_at_ms,
                 backoff,
@@ -124,6 +120,9 @@ impl Farm {
         if let Some(capped) = self.capped(row.id) {
             return Some(capped);
         }
+        if let Some(limit) = self.over_capacity_everywhere(row) {
+            return Some(limit);
+        }
         if let Some((agent, device)) = self.freed_for(row.id) {
             return Some(Waiting::Handover {
                 node: self.agent_name(agent),
@@ -134,9 +133,11 @@ impl Farm {
         if let Some(behind) = self.band_behind(entry.band, online) {
             return Some(behind);
         }
-        if let Some(leading) = self.queue.leads(entry.account, entry.band) {
+        let first = self.first_served(entry.band, online, Some(row.id))?;
+        let first = self.job_at(self.task_at(first).row.job).row.project;
+        if let Some((own, leading)) = self.rivals(entry.account, first) {
             return Some(Waiting::FairShare {
-                own_s: self.used_by_weight_s(entry.account),
+                own_s: self.used_by_weight_s(own),
                 leading_s: self.used_by_weight_s(leading),
             });
         }
@@ -146,22 +147,58 @@ impl Farm {
         }
     }
 
+    /// No pool that could do the task has a device that its accounts may use.
+    fn over_capacity_everywhere(&self, row: &TaskRow) -> Option<Waiting> {
+        let capable = self.agents.values().map(|agent| &agent.row);
+        let capable =
+            capable.filter(|node| node.state == AgentState::Online && can(node, row).is_ok());
+        let pools: BTreeSet<&str> = capable
+            .flat_map(|node| node.devices.iter().map(|device| device.class.as_str()))
+            .collect();
+        let mut limits = pools
+            .into_iter()
+            .map(|pool| self.over_capacity(row.id, pool));
+        let first = limits.next()??;
+        limits.all(|limit| limit.is_some()).then_some(first)
+    }
+
     /// Work of earlier bands waits that one of these nodes could do; what they cannot do is in nobody's way.
     fn band_behind(&self, band: Band, online: &[&AgentRow]) -> Option<Waiting> {
-        let in_the_way = |above: &Band| {
-            let first = self.queue.first(*above, LOOKED_AHEAD);
-            let fits = |id: &TaskId| {
-                let row = &self.task_at(*id).row;
-                online.iter().any(|node| can(node, row).is_ok())
-            };
-            *above < band && first.iter().any(fits)
-        };
-        let ahead = |above: Band| match in_the_way(&above) {
-            true => self.queue.len_of(above) as u64,
-            false => 0,
+        let ahead = |above: Band| match above < band {
+            true if self.first_served(above, online, None).is_some() => {
+                self.queue.len_of(above) as u64
+            }
+            _ => 0,
         };
         let (urgent, standard) = (ahead(Band::Urgent), ahead(Band::Standard));
         (urgent + standard > 0).then_some(Waiting::BandBehind { urgent, standard })
+    }
+
+    /// The first task of a band that one of these nodes may do; none if that is `asked` itself.
+    fn first_served(
+        &self,
+        band: Band,
+        online: &[&AgentRow],
+        asked: Option<TaskId>,
+    ) -> Option<TaskId> {
+        let found = self.queue.find(None, [band; 3], |place| {
+            let row = &self.task_at(place.task).row;
+            match online.iter().any(|node| can(node, row).is_ok()) {
+                false => Verdict::SkipClass,
+                true if self.capped(place.task).is_some() => Verdict::SkipAccount,
+                true => Verdict::Take,
+            }
+        });
+        found
+            .map(|found| found.task)
+            .filter(|task| Some(*task) != asked)
+    }
+
+    /// The first two accounts, from the top, in which the ways to these projects differ.
+    fn rivals(&self, own: AccountId, leading: AccountId) -> Option<(AccountId, AccountId)> {
+        let (own, leading) = (self.path(own), self.path(leading));
+        let mut pairs = own.into_iter().rev().zip(leading.into_iter().rev());
+        pairs.find(|(own, leading)| own != leading)
     }
 
     /// When the first device of these nodes is expected to be free; one may be so already.

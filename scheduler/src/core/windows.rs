@@ -5,11 +5,15 @@
 //! forward by the gap, a start in a fold is the first of the two; an end in a fold is the second, so that the repeated
 //! hour never cuts a window. A night whose window is empty is skipped.
 
+use std::sync::Arc;
+
 use jiff::{
     ToSpan,
     civil::{Date, DateTime, Time, Weekday},
     tz::{AmbiguousOffset, TimeZone},
 };
+
+use super::tariff::Series;
 
 /// Nights that are looked at for the next opening: one more than a week, because one may be empty.
 const DAYS_MAX: i32 = 15;
@@ -22,6 +26,21 @@ pub struct Window {
     pub weekdays: Vec<Weekday>,
     pub start: Time,
     pub end: Time,
+    pub at_end: AtEnd,
+    /// Only work that will probably be done before it closes may start.
+    pub fit: bool,
+    /// What its hours cost; the cheap ones are used first.
+    pub prices: Option<Arc<Series>>,
+}
+
+/// What becomes of running work when the window closes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum AtEnd {
+    /// It goes on.
+    #[default]
+    Finish,
+    /// It stops at its next step and goes on from there the next night.
+    Yield,
 }
 
 /// One night of a window, Unix milliseconds, half open.
@@ -40,13 +59,17 @@ impl Opening {
 impl Window {
     /// The present opening, or the next one; `None` for a window that does not open within two weeks.
     pub fn next(&self, now: i64) -> Option<Opening> {
+        self.openings(now).next()
+    }
+
+    /// The present opening and those that follow, for two weeks.
+    pub fn openings(&self, now: i64) -> impl Iterator<Item = Opening> + '_ {
         let today = jiff::Timestamp::from_millisecond(now)
-            .ok()?
-            .to_zoned(self.zone.clone())
-            .date();
+            .ok()
+            .map(|at| at.to_zoned(self.zone.clone()).date());
         (-1..DAYS_MAX)
-            .filter_map(|days| self.night(today.checked_add(days.days()).ok()?))
-            .find(|opening| opening.closes_ms > now)
+            .filter_map(move |days| self.night(today?.checked_add(days.days()).ok()?))
+            .filter(move |opening| opening.closes_ms > now)
     }
 
     /// What the window is on the night of this date; `None` on another weekday and when it is empty.
@@ -98,6 +121,9 @@ mod tests {
             weekdays: EVERY_DAY.to_vec(),
             start: start.parse().unwrap(),
             end: end.parse().unwrap(),
+            at_end: AtEnd::Finish,
+            fit: false,
+            prices: None,
         }
     }
 

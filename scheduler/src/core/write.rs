@@ -6,13 +6,16 @@ use schemas::{
 };
 
 use super::{
+    budget::BudgetRow,
+    capacity::CapacityRow,
     costs::CostRow,
     decay::Decayed,
     event::EventRow,
+    expiry::ExpiryRow,
     quota::{AuditRow, QuotaRow},
     rows::{
         AccountRow, AgentRow, AgentState, AttemptRow, Balance, CheckpointRow, DedupeRow,
-        IdempotencyRow, JobRow, JobState, KeyRow, LedgerRow, OutboxRow, ReservationRow,
+        IdempotencyRow, JobRow, JobState, KeyRow, LedgerRow, LoanRow, OutboxRow, ReservationRow,
         ReservationState, TaskRow,
     },
     shapes::ShapeId,
@@ -103,6 +106,16 @@ pub enum Write {
     },
     InsertAccount(AccountRow),
     PutQuota(QuotaRow),
+    PutBudget(Box<BudgetRow>),
+    RemoveBudget(AccountId),
+    PutCapacity(CapacityRow),
+    RemoveCapacity {
+        account: AccountId,
+        pool: String,
+    },
+    PutExpiry(ExpiryRow),
+    PutLoan(LoanRow),
+    RemoveLoan(String),
     PutWeight {
         account: AccountId,
         weight: u32,

@@ -65,20 +65,20 @@ pub fn moment(middle: Option<i64>, mut sampled: Vec<Option<i64>>, now: i64) -> M
     let middle = middle?;
     sampled.sort_by_key(|at| at.unwrap_or(i64::MAX));
     if sampled.len() < SAMPLED_MIN {
-        // Too few to tell: as wide as a single time is believed to be.
+        // Too few to tell, which happens to long queues: a sum of many times is surer than each.
         let away = (middle - now).max(0);
         return Some(
-            [now + away * 8 / 10, middle, now + away * 15 / 10].map(|at| at.max(now.min(middle))),
+            [now + away * 9 / 10, middle, now + away * 5 / 4].map(|at| at.max(now.min(middle))),
         );
     }
-    let place = |permille: usize| (sampled.len() - 1) * permille / 1_000;
-    let early = sampled[place(100)].unwrap_or(middle);
-    let late = sampled[place(900)].unwrap_or(i64::MAX / 4);
-    Some([early.min(middle), middle, late.max(middle)])
+    // The middle of sums of uneven times is later than the sum of their middles.
+    let at = |permille: usize| sampled[(sampled.len() - 1) * permille / 1_000];
+    let middle = at(500)?;
+    Some([at(100)?, middle, at(900).unwrap_or(i64::MAX / 4)])
 }
 
 /// Sampled runs below which their spread says nothing.
-const SAMPLED_MIN: usize = 4;
+pub const SAMPLED_MIN: usize = 4;
 
 #[cfg(test)]
 mod tests {
@@ -87,9 +87,9 @@ mod tests {
     #[test]
     fn the_spread_of_sixteen_runs_leaves_the_outermost_out() {
         let sampled = (0..16).map(|n| Some(1_000 + n * 10)).collect();
-        assert_eq!(moment(Some(1_070), sampled, 0), Some([1_010, 1_070, 1_130]));
+        assert_eq!(moment(Some(1_050), sampled, 0), Some([1_010, 1_070, 1_130]));
         assert_eq!(moment(None, vec![Some(1); 16], 0), None);
-        assert_eq!(moment(Some(1_000), vec![], 0), Some([800, 1_000, 1_500]));
+        assert_eq!(moment(Some(1_000), vec![], 0), Some([900, 1_000, 1_250]));
     }
 
     #[test]

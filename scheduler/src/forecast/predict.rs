@@ -1,12 +1,15 @@
 //! From a copy of the farm to a forecast: one run with the middle times, sixteen with drawn ones. Pure but for `stop`.
 
-use std::{cell::RefCell, collections::BTreeMap};
+use std::{
+    cell::{Cell, RefCell},
+    collections::BTreeMap,
+};
 
-use schemas::{AccountId, JobId, TaskId, task::TaskSpec};
+use schemas::{AccountId, JobId, task::TaskSpec};
 
 use super::{
     Intervals,
-    interval::{Interval, moment},
+    interval::{Interval, SAMPLED_MIN, moment},
 };
 use crate::core::{
     costs::{CostKey, Costs, Service, key},
@@ -27,8 +30,10 @@ const MIDDLE: u32 = 500;
 pub enum Foreseen {
     /// The job was in the copy.
     Job(Interval),
-    /// It was not; it would begin then.
+    /// It was not; it begins behind those of its account, then.
     Start(i64),
+    /// Its account had none; the first of them begins then.
+    Next(i64),
 }
 
 /// When each job begins and ends, as seen at one moment.
@@ -60,11 +65,10 @@ impl Forecast {
         if let Some(interval) = self.jobs.get(&job) {
             return Some(Foreseen::Job(*interval));
         }
-        let start = match self.lines.get(&(account, band)) {
-            Some(line) if ahead > 0 => behind(line, ahead),
-            _ => self.next[band as usize],
-        };
-        start.map(Foreseen::Start)
+        match self.lines.get(&(account, band)) {
+            Some(line) if ahead > 0 => behind(line, ahead).map(Foreseen::Start),
+            _ => self.next[band as usize].map(Foreseen::Next),
+        }
     }
 
     /// How much wider than the runs say intervals of this band and class are, in thousandths.
@@ -87,9 +91,10 @@ pub fn predict(outlook: &Outlook, probes: &[NewJob], stop: &dyn Fn() -> bool) ->
         prices: &outlook.frame.prices,
         known: RefCell::default(),
     };
-    let Some(middle) = run(outlook, probes, &services, None, stop) else {
+    let Some(mut middle) = run(outlook, probes, &services, None, stop) else {
         return Forecast::default();
     };
+    extend(&mut middle, outlook, probes);
     let mut sampled = Vec::new();
     for seed in 0..SAMPLED_RUNS {
         match run(outlook, probes, &services, Some(seed), stop) {
@@ -98,6 +103,7 @@ pub fn predict(outlook: &Outlook, probes: &[NewJob], stop: &dyn Fn() -> bool) ->
             _ => break,
         }
     }
+    let typical = typical(&middle, &sampled);
     let now = outlook.frame.now;
     let interval = |id: &JobId| {
         let of = |at: fn(&crate::core::forward::Foretold) -> Option<i64>| {
@@ -123,9 +129,41 @@ pub fn predict(outlook: &Outlook, probes: &[NewJob], stop: &dyn Fn() -> bool) ->
             .map(|(probe, why)| (interval(&probe.id), why.clone()))
             .collect(),
         waiting: waiting.count() as u64 * 1_000_000 / outlook.share_ppm.max(1),
-        lines: lines(&middle),
-        next: Band::ALL.map(|band| next(&middle, band)),
+        lines: lines(typical),
+        next: Band::ALL.map(|band| next(typical, band)),
         costs: outlook.frame.prices.costs.clone(),
+    }
+}
+
+/// A run that was stopped goes on in the same stride: so many jobs in such a time, in the order of their bands.
+fn extend(run: &mut Ahead, outlook: &Outlook, probes: &[NewJob]) {
+    let Some(until) = run.stopped_ms else {
+        return;
+    };
+    let ended = run
+        .jobs
+        .values()
+        .filter(|job| job.ends_ms.is_some())
+        .count() as i64;
+    if ended == 0 {
+        return;
+    }
+    let stride = ((until - outlook.frame.now) / ended).max(1);
+    let known = outlook
+        .jobs
+        .iter()
+        .map(|copy| (copy.job.band, copy.job.seq, copy.job.id));
+    let asked = probes.iter().map(|probe| (probe.band, i64::MAX, probe.id));
+    let mut order: Vec<_> = known.chain(asked).collect();
+    order.sort_by_key(|(band, seq, _)| (*band, *seq));
+    let mut at = until;
+    for (_, _, id) in order {
+        let Some(job) = run.jobs.get_mut(&id).filter(|job| job.ends_ms.is_none()) else {
+            continue;
+        };
+        job.starts_ms = job.starts_ms.or(Some(at));
+        at += stride;
+        job.ends_ms = Some(at);
     }
 }
 
@@ -155,14 +193,19 @@ fn run(
     seed: Option<u64>,
     stop: &dyn Fn() -> bool,
 ) -> Option<Ahead> {
-    let draw = |task: TaskId| seed.map_or(MIDDLE, |seed| drawn(seed, task));
+    // The n-th grant of a run draws the same whatever the task is called: equal queues have equal forecasts.
+    let grants = Cell::new(0);
+    let draw = || {
+        grants.set(grants.get() + 1);
+        seed.map_or(MIDDLE, |seed| drawn(seed, grants.get()))
+    };
     let running = outlook.running();
     let ahead = forward(
         outlook,
         probes,
-        &|task, spec, class, step| Plan::new(&services.of(spec, class), step, draw(task)),
+        &|spec, class, step| Plan::new(&services.of(spec, class), step, draw()),
         &|task| {
-            let plan = |rest: &Rest| rest.plan(&services.of(&rest.spec, &rest.class), draw(task));
+            let plan = |rest: &Rest| rest.plan(&services.of(&rest.spec, &rest.class), draw());
             running.get(&task).map_or_else(Plan::default, plan)
         },
         stop,
@@ -172,13 +215,22 @@ fn run(
         .ok()
 }
 
-/// SplitMix64 of run and task: a task is as slow in one run whenever it comes.
-fn drawn(seed: u64, task: TaskId) -> u32 {
-    let (high, low) = task.0.as_u64_pair();
-    let mut z = high ^ low.rotate_left(32) ^ seed.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+/// SplitMix64 of run and grant, in thousandths.
+fn drawn(seed: u64, grant: u64) -> u32 {
+    let mut z = (seed << 32 | grant).wrapping_mul(0x9e37_79b9_7f4a_7c15);
     z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
     ((z ^ (z >> 31)) % 1_000) as u32
+}
+
+/// The run whose last grant is neither early nor late among those that were drawn.
+fn typical<'a>(middle: &'a Ahead, sampled: &'a [Ahead]) -> &'a Ahead {
+    let mut runs: Vec<&Ahead> = sampled.iter().collect();
+    runs.sort_by_key(|run| run.grants.last().map(|grant| grant.at_ms));
+    match runs.len() < SAMPLED_MIN {
+        true => middle,
+        false => runs[(runs.len() - 1) / 2],
+    }
 }
 
 fn lines(run: &Ahead) -> BTreeMap<(AccountId, Band), Vec<i64>> {

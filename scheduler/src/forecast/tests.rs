@@ -1,10 +1,17 @@
 //! Copies that are too large are sampled by account; a new job is placed by those that were copied.
 
-use schemas::AccountId;
+use schemas::{
+    AccountId, BootId,
+    agent::{Device, Hello},
+};
 use uuid::Uuid;
 
 use super::*;
 use crate::core::{
+    Farm,
+    command::Command,
+    limits::Limits,
+    model::{PROJECT, SECOND, accounts, job, weights},
     outlook::LiveCopy,
     rows::{Band, JobRow, JobState},
 };
@@ -23,6 +30,11 @@ fn copy(job: u128, account: u128) -> LiveCopy {
         error: None,
         rank: 0,
         window: None,
+        user: None,
+        not_before_ms: None,
+        deadline_ms: None,
+        could_start_ms: None,
+        saved: None,
     };
     LiveCopy {
         job,
@@ -56,4 +68,98 @@ fn of_a_queue_that_is_too_long_some_accounts_are_copied_whole_and_the_asker_alwa
     assert_eq!(jobs.get(&asker), Some(&100));
     let share = sampled.jobs.len() as u64 * 1_000_000 / 25_600;
     assert_eq!(sampled.share_ppm(), share);
+}
+
+/// One device, and jobs of one shot of the first project.
+fn queue(jobs: u128) -> Outlook {
+    let mut farm = Farm::empty(Limits::default(), 1);
+    for row in accounts() {
+        farm.apply(Command::AddAccount(row), 0);
+    }
+    let hello = Hello {
+        name: "a".into(),
+        boot: BootId(Uuid::from_u128(1)),
+        version: "test".into(),
+        devices: vec![Device {
+            index: 0,
+            class: "cpu".into(),
+            memory_bytes: 1,
+        }],
+        weights: vec![weights()],
+        ffmpeg: Some("5.1".into()),
+    };
+    farm.apply(Command::Hello(Box::new(hello)), 0);
+    for number in 1..=jobs {
+        farm.apply(Command::Submit(Box::new(job(number, 1))), 1_000);
+    }
+    Outlook {
+        frame: farm.outlook_frame(),
+        jobs: farm.outlook_page(None, usize::MAX).0,
+        share_ppm: 1_000_000,
+    }
+}
+
+fn id(number: u128) -> JobId {
+    JobId(Uuid::from_u128(number))
+}
+
+#[test]
+fn the_interval_of_a_far_job_is_surer_than_that_of_the_first() {
+    let forecast = predict::predict(&queue(30), &[], &|| false);
+    let width = |number| {
+        let [early, middle, late] = forecast.jobs[&id(number)].ends.unwrap();
+        assert!(
+            early < middle && middle < late,
+            "job {number}: {early} {middle} {late}"
+        );
+        (late - early) as f64 / (middle - forecast.made_at_ms) as f64
+    };
+    assert!(width(30) < width(1) / 2.0, "{} and {}", width(30), width(1));
+    assert_eq!(forecast.waiting, 30);
+}
+
+#[test]
+fn a_new_job_is_placed_behind_those_of_its_account_or_at_the_next_free_device() {
+    let forecast = predict::predict(&queue(10), &[], &|| false);
+    let starts = |number| forecast.jobs[&id(number)].starts.unwrap()[1];
+    let gap = (starts(10) - starts(1)) / 9;
+    let Some(Foreseen::Start(own)) = forecast.foresee(id(99), PROJECT, Band::Standard, 10) else {
+        panic!("its account has a line");
+    };
+    assert!(
+        (own - starts(10)).abs_diff(gap) <= 1,
+        "{own} after {}",
+        starts(10)
+    );
+    // The first device is free at once; somebody else's job would have been there first.
+    let other = forecast.foresee(id(99), SECOND, Band::Standard, 0);
+    assert_eq!(other, Some(Foreseen::Next(starts(1))));
+    // Work that is less urgent than all that waits comes when nothing waits any more.
+    let later = forecast.foresee(id(99), SECOND, Band::Overnight, 0);
+    assert!(
+        matches!(later, Some(Foreseen::Next(at)) if at > starts(10)),
+        "{later:?}"
+    );
+}
+
+#[test]
+fn a_run_that_is_stopped_goes_on_in_the_same_stride() {
+    let outlook = queue(20);
+    let whole = predict::predict(&outlook, &[], &|| false);
+    let looks = std::cell::Cell::new(0);
+    let stop = || {
+        looks.set(looks.get() + 1);
+        looks.get() > 12
+    };
+    let part = predict::predict(&outlook, &[], &stop);
+    let end = |forecast: &Forecast| forecast.jobs[&id(20)].ends.unwrap()[1] - forecast.made_at_ms;
+    let ratio = end(&part) as f64 / end(&whole) as f64;
+    assert!((0.85..1.15).contains(&ratio), "{ratio}");
+}
+
+#[test]
+fn the_same_copy_gives_the_same_forecast() {
+    let outlook = queue(5);
+    let told = || format!("{:?}", predict::predict(&outlook, &[], &|| false));
+    assert_eq!(told(), told());
 }

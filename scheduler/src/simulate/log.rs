@@ -159,6 +159,7 @@ pub fn orders(
             order(QuotaChange::Grant {
                 name: "what-if".into(),
                 amount: GpuMicros(i64::from(seconds) * 1_000_000),
+                expires_at_ms: None,
             });
         }
         order(QuotaChange::Limits(LimitsChange {

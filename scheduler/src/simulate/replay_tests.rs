@@ -7,10 +7,9 @@ use crate::{core::limits::Limits, store::events::StoredEvent};
 fn night() -> (Vec<StoredEvent>, Scope) {
     let scenario = Scenario::night();
     let log = world::World::new(&scenario).log();
-    let ms = |hours: f64| (hours * 3.6e6) as i64;
     let scope = Scope {
-        from_ms: ms(scenario.from_h),
-        to_ms: ms(scenario.to_h),
+        from_ms: (scenario.from_h * 3.6e6) as i64,
+        to_ms: log.last().unwrap().at_ms + 1, // when the last film is done
         price_per_device_hour: 2.0,
     };
     (log, scope)

@@ -6,7 +6,7 @@
 
 use std::{
     cmp::Reverse,
-    collections::{BTreeMap, BinaryHeap},
+    collections::{BTreeMap, BTreeSet, BinaryHeap},
 };
 
 use schemas::{
@@ -57,7 +57,7 @@ pub fn play(
     watch: &mut Watch,
 ) -> Result<(), String> {
     let mut world = World::new(log, limits, change.seed);
-    let (before, after) = log.split_at(log.partition_point(|event| event.at_ms < from_ms));
+    let (before, after) = log.split_at(log.partition_point(|event| event.at_ms <= from_ms));
     for logged in before {
         world.input(logged, watch);
     }
@@ -111,6 +111,8 @@ struct World {
     nodes: BTreeMap<AgentId, Node>,
     /// Device and node names of the log; a stopped node is dark until it is heard of again.
     recorded: Recorded,
+    /// Every node that the log knows, as it was.
+    hellos: Vec<Hello>,
     done: BTreeMap<TaskId, f64>,
     dice: Dice,
     polls: u64,
@@ -125,6 +127,7 @@ impl World {
             due: BinaryHeap::new(),
             nodes: BTreeMap::new(),
             recorded: recorded(log),
+            hellos: hellos(log),
             done: BTreeMap::new(),
             dice: Dice::new(seed, SERVICE),
             polls: 0,
@@ -139,15 +142,11 @@ impl World {
             }
         }
         for (count, class) in &change.devices {
-            let alike = |node: &&Node| node.hello.devices.iter().any(|d| d.class == *class);
-            let Some(like) = self
-                .nodes
-                .values()
-                .find(alike)
-                .map(|node| node.hello.clone())
-            else {
-                let classes = self.nodes.values().flat_map(|node| &node.hello.devices);
-                let known: Vec<&str> = classes.map(|device| device.class.as_str()).collect();
+            let alike = |hello: &&Hello| hello.devices.iter().any(|d| d.class == *class);
+            let Some(like) = self.hellos.iter().find(alike).cloned() else {
+                let classes = self.hellos.iter().flat_map(|hello| &hello.devices);
+                let known: BTreeSet<&str> = classes.map(|device| device.class.as_str()).collect();
+                let known: Vec<&str> = known.into_iter().collect();
                 return Err(format!(
                     "the farm had no device of class '{class}'; it had {}",
                     known.join(", ")
@@ -418,6 +417,14 @@ fn succeeded(work: &Work, now: i64) -> Outcome {
 /// Work is alike when it has the same shape: the JSON of a spec without words.
 fn shape(spec: &TaskSpec) -> String {
     serde_json::to_string(spec).unwrap_or_default()
+}
+
+fn hellos(log: &[Logged]) -> Vec<Hello> {
+    let hello = |logged: &Logged| match &logged.event {
+        Event::Hello { hello } => Some(Hello::clone(hello)),
+        _ => None,
+    };
+    log.iter().filter_map(hello).collect()
 }
 
 fn recorded(log: &[Logged]) -> Recorded {

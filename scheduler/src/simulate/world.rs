@@ -515,6 +515,9 @@ fn job(scenario: &Scenario, film: &Film, index: usize) -> NewJob {
         hold: GpuMicros(expected * 4),
         rank: 0,
         window: None,
+        user: None,
+        not_before_ms: None,
+        deadline_ms: None,
         dedupe: None,
         idempotency: None,
     }

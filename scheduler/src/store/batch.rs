@@ -207,7 +207,7 @@ async fn balances(tx: &DatabaseTransaction, batch: &Batch<'_>) -> Result<(), Sto
         match row.was {
             None => new.push(model),
             Some(was) => {
-                let were = [was.available, was.held, was.spent, was.mint];
+                let were = [was.available, was.held, was.spent, was.mint, was.loan];
                 changed.push((model, were.map(|amount| amount.0.into()).to_vec()));
             }
         }
@@ -220,6 +220,7 @@ async fn balances(tx: &DatabaseTransaction, batch: &Batch<'_>) -> Result<(), Sto
         balance::Column::HeldUs,
         balance::Column::SpentUs,
         balance::Column::MintUs,
+        balance::Column::LoanUs,
     ];
     let update = Update::<balance::Entity> {
         key: &[balance::Column::Account],

@@ -12,7 +12,7 @@ use super::{
     entity::{agent, api_key, artefact_ref, job, leader, task, tombstone},
     failed,
     group::Batch,
-    quota,
+    quota, rules,
 };
 use crate::core::{
     rows::{AgentRow, AgentState},
@@ -62,6 +62,13 @@ async fn run(tx: &DatabaseTransaction, write: &Write) -> Result<Option<u64>, DbE
             return quota::put_weight(tx, *account, *weight).await.map(Some);
         }
         Write::InsertAudit(row) => quota::note(tx, row).await?,
+        Write::PutBudget(_)
+        | Write::RemoveBudget(_)
+        | Write::PutCapacity(_)
+        | Write::RemoveCapacity { .. }
+        | Write::PutExpiry(_)
+        | Write::PutLoan(_)
+        | Write::RemoveLoan(_) => rules::run(tx, write).await?,
         _ => remove(tx, write).await?,
     }
     Ok(None)

@@ -79,6 +79,11 @@ pub fn job_model(row: &JobRow, request: &serde_json::Value) -> job::Model {
         error_message: error.map(|e| text(&e.message)),
         rank: row.rank,
         start_window: row.window.clone(),
+        user_account: row.user.map(|id| id.0),
+        not_before_ms: row.not_before_ms,
+        deadline_ms: row.deadline_ms,
+        could_start_ms: row.could_start_ms,
+        saved: row.saved,
     }
 }
 
@@ -87,6 +92,7 @@ pub fn job_row(model: &job::Model) -> Result<JobRow, StoreError> {
         id: JobId(model.id),
         seq: model.seq,
         project: AccountId(model.project),
+        user: model.user_account.map(AccountId),
         seed: model.seed.cast_unsigned(),
         band: from_name("job.band", &model.band)?,
         state: from_name("job.state", &model.state)?,
@@ -96,6 +102,10 @@ pub fn job_row(model: &job::Model) -> Result<JobRow, StoreError> {
         error: job_error(model),
         rank: model.rank,
         window: model.start_window.clone(),
+        not_before_ms: model.not_before_ms,
+        deadline_ms: model.deadline_ms,
+        could_start_ms: model.could_start_ms,
+        saved: model.saved,
     })
 }
 
@@ -261,7 +271,7 @@ pub fn checkpoint_row(model: &checkpoint::Model) -> Result<CheckpointRow, StoreE
 pub fn reservation_model(row: &ReservationRow) -> reservation::Model {
     reservation::Model {
         job: row.job.0,
-        project: row.project.0,
+        project: row.account.0,
         state: name(&row.state),
         reserved_us: row.reserved.0,
         held_us: row.held.0,
@@ -273,7 +283,7 @@ pub fn reservation_model(row: &ReservationRow) -> reservation::Model {
 pub fn reservation_row(model: &reservation::Model) -> Result<ReservationRow, StoreError> {
     Ok(ReservationRow {
         job: JobId(model.job),
-        project: AccountId(model.project),
+        account: AccountId(model.project),
         state: from_name("reservation.state", &model.state)?,
         reserved: GpuMicros(model.reserved_us),
         held: GpuMicros(model.held_us),
@@ -303,6 +313,7 @@ pub fn balance_model(account: AccountId, balance: &Balance) -> balance::Model {
         held_us: balance.held.0,
         spent_us: balance.spent.0,
         mint_us: balance.mint.0,
+        loan_us: balance.loan.0,
     }
 }
 
@@ -312,6 +323,7 @@ pub fn balance_row(model: &balance::Model) -> (AccountId, Balance) {
         held: GpuMicros(model.held_us),
         spent: GpuMicros(model.spent_us),
         mint: GpuMicros(model.mint_us),
+        loan: GpuMicros(model.loan_us),
     };
     (AccountId(model.account), balance)
 }

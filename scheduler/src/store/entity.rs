@@ -95,6 +95,11 @@ table! {
         pub error_message: Option<String>,
         pub rank: i32,
         pub start_window: Option<String>,
+        pub user_account: Option<Uuid>,
+        pub not_before_ms: Option<i64>,
+        pub deadline_ms: Option<i64>,
+        pub could_start_ms: Option<i64>,
+        pub saved: Option<i64>,
     }
 }
 
@@ -233,6 +238,7 @@ table! {
         pub held_us: i64,
         pub spent_us: i64,
         pub mint_us: i64,
+        pub loan_us: i64,
     }
 }
 
@@ -244,6 +250,56 @@ table! {
         pub overdraft_us: i64,
         pub jobs_max: Option<i64>,
         pub devices_max: Option<i64>,
+        pub lend_us: i64,
+        pub borrow_us: i64,
+    }
+}
+
+table! {
+    budget "budget" {
+        #[sea_orm(primary_key, auto_increment = false)]
+        pub account: Uuid,
+        pub limit_us: i64,
+        /// Of a rolling period; absent for a civil month.
+        pub days: Option<i64>,
+        pub zone: String,
+        pub at_limit: String,
+        /// Microseconds by civil day.
+        pub spent: String,
+        pub told_percent: i64,
+    }
+}
+
+table! {
+    capacity "capacity" {
+        #[sea_orm(primary_key, auto_increment = false)]
+        pub account: Uuid,
+        #[sea_orm(primary_key, auto_increment = false)]
+        pub pool: String,
+        pub nominal: i64,
+        pub borrow_max: i64,
+        pub lend_max: i64,
+    }
+}
+
+table! {
+    grant_expiry "grant_expiry" {
+        #[sea_orm(primary_key, auto_increment = false)]
+        pub account: Uuid,
+        #[sea_orm(primary_key, auto_increment = false)]
+        pub entry_key: String,
+        pub expires_at_ms: i64,
+        pub done: bool,
+    }
+}
+
+table! {
+    loan "loan" {
+        #[sea_orm(primary_key, auto_increment = false)]
+        pub entry_key: String,
+        pub borrower: Uuid,
+        pub lender: Uuid,
+        pub left_us: i64,
     }
 }
 

@@ -18,6 +18,7 @@ mod many;
 pub mod migration;
 pub mod quota;
 pub mod read;
+mod rules;
 pub mod upkeep;
 mod url;
 

@@ -19,7 +19,7 @@ use super::{
     failed,
     load::all,
     migration::Migrator,
-    refuse_newer,
+    refuse_newer, rules,
 };
 use crate::core::{
     fold::Snapshot,
@@ -37,6 +37,8 @@ pub async fn put(tx: &DatabaseTransaction, row: &QuotaRow) -> Result<(), DbErr> 
         overdraft_us: row.overdraft.0,
         jobs_max: row.jobs_max.map(i64::from),
         devices_max: row.devices_max.map(i64::from),
+        lend_us: row.lend.0,
+        borrow_us: row.borrow.0,
     };
     let replace = OnConflict::column(quota::Column::Account)
         .update_columns([
@@ -44,6 +46,8 @@ pub async fn put(tx: &DatabaseTransaction, row: &QuotaRow) -> Result<(), DbErr> 
             quota::Column::OverdraftUs,
             quota::Column::JobsMax,
             quota::Column::DevicesMax,
+            quota::Column::LendUs,
+            quota::Column::BorrowUs,
         ])
         .to_owned();
     quota::Entity::insert(model.into_active_model())
@@ -98,7 +102,7 @@ pub async fn read(tx: &DatabaseTransaction, into: &mut Snapshot) -> Result<(), S
     let last = all(tx, last.limit(1), "read the end of the ledger").await?;
     let hash = last.into_iter().next().and_then(|row| row.hash);
     into.chain = hash.as_deref().map(digest).transpose()?;
-    Ok(())
+    rules::read(tx, into).await
 }
 
 fn quota_row(model: &quota::Model) -> QuotaRow {
@@ -108,6 +112,8 @@ fn quota_row(model: &quota::Model) -> QuotaRow {
         overdraft: GpuMicros(model.overdraft_us),
         jobs_max: model.jobs_max.map(|max| max as u32),
         devices_max: model.devices_max.map(|max| max as u32),
+        lend: GpuMicros(model.lend_us),
+        borrow: GpuMicros(model.borrow_us),
     }
 }
 
@@ -140,6 +146,8 @@ pub enum Fault {
     Balance { account: AccountId },
     #[error("the parts of account {account} do not add up to zero")]
     Sum { account: AccountId },
+    #[error("what accounts lent and what they owe differ by {differ_us} µs")]
+    Loans { differ_us: i64 },
     #[error("account {account} holds {held_us} µs, its jobs {pending_us} µs")]
     Held {
         account: AccountId,
@@ -226,6 +234,11 @@ impl Store {
                 });
             }
         }
+        let loans = kept.values().map(|balance| i128::from(balance.loan.0));
+        let differ_us = loans.sum::<i128>() as i64;
+        if differ_us != 0 {
+            faults.push(Fault::Loans { differ_us });
+        }
         tx.rollback().await.map_err(failed(step))?;
         Ok(faults)
     }
@@ -235,7 +248,7 @@ fn check_balance(account: AccountId, kept: Balance, summed: Balance, faults: &mu
     if kept != summed {
         faults.push(Fault::Balance { account });
     }
-    let parts = [kept.available, kept.held, kept.spent, kept.mint];
+    let parts = [kept.available, kept.held, kept.spent, kept.mint, kept.loan];
     if parts.iter().map(|part| i128::from(part.0)).sum::<i128>() != 0 {
         faults.push(Fault::Sum { account });
     }

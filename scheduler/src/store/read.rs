@@ -31,6 +31,8 @@ pub struct JobView {
     pub created_at_ms: i64,
     pub ended_at_ms: Option<i64>,
     pub error: Option<JobError>,
+    /// See [`crate::core::rows::JobRow::saved`].
+    pub saved: Option<i64>,
     /// Render tasks in the order of shots, then `Assemble`.
     pub tasks: Vec<TaskView>,
     /// Published files; empty until `Succeeded`.
@@ -298,6 +300,7 @@ fn view(
         created_at_ms: row.created_at_ms,
         ended_at_ms: row.ended_at_ms,
         error: row.error,
+        saved: row.saved,
         tasks: tasks.map(task_view).collect::<Result<_, _>>()?,
         artefacts: files
             .filter_map(|file| artefact(file).transpose())

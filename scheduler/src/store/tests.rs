@@ -255,6 +255,7 @@ async fn metered() -> (tempfile::TempDir, Store, Farm) {
     let change = QuotaChange::Grant {
         name: "a".into(),
         amount: GpuMicros(15_000_000),
+        expires_at_ms: None,
     };
     let order = QuotaOrder {
         actor: "ops".into(),

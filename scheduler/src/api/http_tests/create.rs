@@ -71,6 +71,43 @@ async fn a_priority_is_shown_and_priced() {
 }
 
 #[tokio::test]
+async fn instants_are_read_in_both_forms_and_one_that_cannot_be_kept_is_refused() {
+    let farm = Farm::start().await;
+    let wish = json!({
+        "prompt": "a ball", "not_before": "2100-01-31T08:00:00+01:00", "deadline": 4_105_195_200_i64,
+    });
+    let made = farm.post("/v1/videos", wish).await.json();
+    assert_eq!(made["not_before"], 4_105_062_000_i64);
+    assert_eq!(made["deadline"], 4_105_195_200_i64);
+    assert_eq!(made["waiting"], "start_later");
+    assert_eq!(made["usage"]["saved"], Value::Null);
+    for (wrong, param) in [
+        (json!({"prompt": "a", "deadline": 1_000}), "deadline"),
+        (json!({"prompt": "a", "deadline": -1}), "deadline"),
+        (
+            json!({"prompt": "a", "not_before": 1e14 as i64}),
+            "not_before",
+        ),
+        (
+            json!({"prompt": "a", "not_before": 4_105_195_200_i64, "deadline": 4_105_062_000_i64}),
+            "deadline",
+        ),
+    ] {
+        let answer = farm.post("/v1/videos", wrong.clone()).await;
+        assert_eq!(answer.error(), (400, "invalid_value".into()));
+        assert_eq!(answer.json()["error"]["param"], param, "{wrong}");
+        if wrong["deadline"] != -1 && param == "deadline" {
+            let verdict = farm.post("/v1/videos/estimate", wrong).await.json();
+            assert_eq!(verdict["reasons"][0]["error"]["param"], "deadline");
+        }
+    }
+    let odd = json!({"prompt": "a", "deadline": "tomorrow"});
+    let answer = farm.post("/v1/videos", odd).await;
+    assert_eq!(answer.error(), (400, "invalid_type".into()));
+    assert_eq!(farm.count().await, 1);
+}
+
+#[tokio::test]
 async fn a_start_names_a_window_and_halves_the_price() {
     let farm = Farm::start().await;
     let now = farm

@@ -206,3 +206,85 @@ async fn an_operator_opens_accounts_and_nobody_else() {
         4
     );
 }
+
+#[tokio::test]
+async fn rules_of_an_account_are_set_shown_and_removed() {
+    let farm = Farm::start().await;
+    let studio = format!("{QUOTA}/studio");
+    let rules = json!({
+        "budget": {"limit_seconds": 3600, "period": "30d", "zone": "Europe/Berlin", "at_limit": "stop_and_cancel"},
+        "capacity": {"H200": {"nominal": 4, "borrow": 2}},
+        "lend_seconds": 60, "borrow_seconds": 30,
+    });
+    let set = farm.order(&studio, rules).await.json();
+    assert_eq!(set["budget"]["limit_seconds"], 3600.0);
+    assert_eq!(set["budget"]["zone"], "Europe/Berlin");
+    assert_eq!(
+        (&set["budget"]["period"], &set["budget"]["percent"]),
+        (&json!("30d"), &json!(0))
+    );
+    assert_eq!(set["capacity"][0]["may_use"], 4);
+    assert_eq!(set["lend_seconds"], 60.0);
+    let shown = farm.ask(&studio).await.json();
+    assert_eq!(shown["account"], set);
+    let none = json!({"budget": null, "capacity": {"H200": null}});
+    let set = farm.order(&studio, none).await.json();
+    assert_eq!(
+        (&set["budget"], &set["capacity"]),
+        (&Value::Null, &json!([]))
+    );
+    for (wrong, word) in [
+        (
+            json!({"budget": {"limit_seconds": 5, "period": "week"}}),
+            "'30d'",
+        ),
+        (
+            json!({"budget": {"limit_seconds": 5, "zone": "Mars"}}),
+            "IANA",
+        ),
+        (
+            json!({"budget": {"limit_seconds": 5, "at_limit": "burn"}}),
+            "stop_and_cancel",
+        ),
+        (json!({"budget": {"limit_seconds": 0}}), "more than nothing"),
+        (
+            json!({"budget": {"limit_seconds": 5, "perod": "month"}}),
+            "perod",
+        ),
+        (json!({"budget": {}}), "limit_seconds"),
+        (json!({"capacity": {"H200": {"nominal": -1}}}), "integer"),
+        (json!({"capacity": 3}), "object"),
+    ] {
+        let answer = farm.order(&studio, wrong.clone()).await;
+        assert_eq!(answer.status, 400, "{wrong}");
+        let message = answer.json()["error"]["message"].to_string();
+        assert!(message.contains(word), "{wrong}: {message}");
+    }
+}
+
+#[tokio::test]
+async fn a_grant_can_expire_and_a_user_gets_an_account_of_their_own() {
+    let farm = Farm::start().await;
+    let grants = format!("{QUOTA}/studio/grants");
+    let grant = json!({"seconds": 900, "name": "may", "expires_at": "2100-06-01T00:00:00Z"});
+    let given = farm.order(&grants, grant).await.json();
+    assert_eq!(given["account"]["expiring"][0]["left_seconds"], 900.0);
+    assert_eq!(
+        given["account"]["expiring"][0]["expires_at"],
+        4_115_491_200_i64
+    );
+    let past = json!({"seconds": 9, "expires_at": 1_000});
+    assert_eq!(farm.order(&grants, past).await.status, 400);
+    let wish = json!({"prompt": "a ball", "user": "ann@example.org"});
+    let made = farm.post("/v1/videos", wish).await;
+    let held = made.json()["usage"]["reserved_gpu_seconds"].clone();
+    let user = farm
+        .ask(&format!("{QUOTA}/studio:ann@example.org"))
+        .await
+        .json();
+    assert_eq!(user["account"]["level"], "user");
+    assert_eq!(user["account"]["parent"], "studio");
+    assert_eq!(user["account"]["held_seconds"], held);
+    let project = farm.ask(&format!("{QUOTA}/studio")).await.json();
+    assert_eq!(project["account"]["held_seconds"], held);
+}

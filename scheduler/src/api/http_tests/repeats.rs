@@ -91,6 +91,7 @@ fn retry_of(prompt: &str) -> NewJob {
     let submission = Submission {
         id: JobId(Uuid::now_v7()),
         project: AccountId(Uuid::from_u128(1)),
+        user: None,
         dedupe: Some(dedupe),
         idempotency: None,
     };

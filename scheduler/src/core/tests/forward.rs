@@ -1,7 +1,7 @@
 //! Small farms whose ends are known exactly.
 
 use expect_test::{Expect, expect};
-use schemas::{JobId, TaskId, task::TaskSpec};
+use schemas::{JobId, task::TaskSpec};
 use uuid::Uuid;
 
 use super::{World, job};
@@ -13,7 +13,7 @@ use crate::core::{
 const PPM: u64 = 1_000_000;
 
 /// Each shot takes 60 s in ten steps, a film 5 s.
-fn serve(_: TaskId, spec: &TaskSpec, _: &str, step: u32) -> Plan {
+fn serve(spec: &TaskSpec, _: &str, step: u32) -> Plan {
     match spec {
         TaskSpec::Render(_) => Plan {
             before_ms: 5_000,
@@ -166,7 +166,7 @@ fn what_no_device_can_do_has_no_end_and_holds_up_nobody() {
     }
     let found = ahead(&world);
     assert_eq!(found.jobs.values().next(), Some(&Foretold::default()));
-    assert!(!found.is_whole);
+    assert_eq!(found.stopped_ms, None);
 }
 
 #[test]
@@ -217,5 +217,6 @@ fn a_run_that_is_told_to_stop_says_so() {
     }
     let left = |_| Plan::default();
     let found = forward(&outlook(&world, PPM), &[], &serve, &left, &|| true).unwrap();
-    assert!(!found.is_whole && found.jobs.values().all(|job| job.ends_ms.is_none()));
+    assert_eq!(found.stopped_ms, Some(world.now));
+    assert!(found.jobs.values().all(|job| job.ends_ms.is_none()));
 }

@@ -2,6 +2,8 @@
 
 mod agents;
 mod backlog;
+mod budgets;
+mod capacity;
 mod failures;
 mod films;
 mod forward;
@@ -17,7 +19,6 @@ mod windows;
 use std::{collections::BTreeMap, fmt::Write as _};
 
 use expect_test::Expect;
-use jiff::{civil, tz::TimeZone};
 use schemas::{
     BootId, Digest, JobId, TaskId,
     agent::{
@@ -35,7 +36,7 @@ use super::{
     limits::Limits,
     model::{FOREIGN, Model, PROJECT, SECOND, accounts, job, weights},
     rows::{Dedupe, Idempotency},
-    windows::{EVERY_DAY, Window},
+    users::User,
 };
 
 /// A farm, the store that follows it, and what the script has seen.
@@ -68,13 +69,9 @@ fn check(script: &str, expected: Expect) {
 impl World {
     fn new() -> Self {
         let mut limits = Limits::default();
-        let night = Window {
-            zone: TimeZone::UTC,
-            weekdays: EVERY_DAY.to_vec(),
-            start: civil::time(22, 0, 0, 0),
-            end: civil::time(6, 0, 0, 0),
-        };
-        limits.windows.insert("overnight".into(), night);
+        for (name, window) in windows::all() {
+            limits.windows.insert(name.into(), window);
+        }
         let mut world = Self {
             farm: Farm::empty(limits.clone(), 1),
             model: Model {
@@ -150,6 +147,11 @@ impl World {
                 self.apply(Command::Tick);
                 self.states()
             }
+            "away" => {
+                self.now += word(1).parse::<i64>().unwrap();
+                String::new()
+            }
+            "saved" => format!("{:?}", self.model.jobs[&self.job_id(word(1))].saved),
             "crash" => {
                 self.farm = self.model.fold(&self.limits, self.now);
                 self.states()
@@ -158,7 +160,7 @@ impl World {
             "job-state" => self.job_state(word(1)),
             "agent" => self.agent_state(word(1)),
             "why" => self.why(word(1)),
-            "give" | "limit" | "money" => self.run_quota(&words),
+            "give" | "limit" | "money" | "budget" | "pool" | "told" => self.run_quota(&words),
             other => panic!("no command {other}"),
         }
     }
@@ -183,6 +185,9 @@ impl World {
                 }
                 ("band", band) => new.band = serde_json::from_value(band.into()).unwrap(),
                 ("start", window) => new.window = Some(window.into()),
+                ("user", name) => new.user = Some(User::new(PROJECT, "project", name)),
+                ("after", ms) => new.not_before_ms = Some(ms.parse().unwrap()),
+                ("deadline", ms) => new.deadline_ms = Some(ms.parse().unwrap()),
                 ("rank", rank) => new.rank = rank.parse().unwrap(),
                 ("of", "second") => new.project = SECOND,
                 ("of", "foreign") => new.project = FOREIGN,

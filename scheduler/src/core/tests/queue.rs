@@ -131,6 +131,73 @@ fn what_waits_says_why() {
 }
 
 #[test]
+fn what_no_device_could_do_is_in_nobodys_way() {
+    // The urgent film and the other project's wait for a node with FFmpeg, not before the shot.
+    check(
+        "hello a no-ffmpeg
+         job band=urgent
+         grant a
+         succeed s0#1
+         job of=second
+         grant a
+         succeed 2/s0#1
+         why film
+         job
+         job
+         why 3/s0
+         why 4/s0
+         hello b
+         why 3/s0",
+        expect![[r#"
+            hello a no-ffmpeg         Online
+            job band=urgent           created 1
+            grant a                   s0#1 Leased, from step 0, 0 inputs
+            succeed s0#1              Succeeded
+            job of=second             created 2
+            grant a                   2/s0#1 Leased, from step 0, 0 inputs
+            succeed 2/s0#1            Succeeded
+            why film                  NoCapableDevice { needs: "a node with FFmpeg" }
+            job                       created 3
+            job                       created 4
+            why 3/s0                  DevicesBusy { devices: 1, earliest_ms: Some(1000000) }
+            why 4/s0                  OwnQueue { tasks_ahead: 1 }
+            hello b                   Online
+            why 3/s0                  BandBehind { urgent: 1, standard: 0 }
+        "#]],
+    );
+}
+
+#[test]
+fn a_project_at_its_cap_is_in_nobodys_way() {
+    check(
+        "hello a no-ffmpeg
+         hello b no-ffmpeg
+         limit second devices=1
+         job of=second
+         job of=second
+         grant a
+         job
+         job
+         why 2/s0
+         why 3/s0
+         why 4/s0",
+        expect![[r#"
+            hello a no-ffmpeg         Online
+            hello b no-ffmpeg         Online
+            limit second devices=1    Now
+            job of=second             created 1
+            job of=second             created 2
+            grant a                   s0#1 Leased, from step 0, 0 inputs
+            job                       created 3
+            job                       created 4
+            why 2/s0                  ConcurrencyCap { account: "second", used: 1, of: 1 }
+            why 3/s0                  DevicesBusy { devices: 2, earliest_ms: Some(1000000) }
+            why 4/s0                  OwnQueue { tasks_ahead: 1 }
+        "#]],
+    );
+}
+
+#[test]
 fn a_queue_position_counts_the_jobs_that_wait() {
     let mut world = World::new();
     for line in ["job", "job", "job", "hello a", "grant a"] {

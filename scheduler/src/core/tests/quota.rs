@@ -1,28 +1,19 @@
 //! Quota: who may submit, who may run, what each entry says. Holds are 10 s, a finished task used 4 s.
 
 use expect_test::expect;
+use jiff::tz::TimeZone;
 use proptest::prelude::*;
 use schemas::{AccountId, GpuMicros};
 use uuid::Uuid;
 
 use super::{World, check};
 use crate::core::{
+    budget::{AtLimit, BudgetRule, Period},
     command::{Command, Refusal, Reply, Submitted},
-    model::{PROJECT, SECOND, job},
+    model::{PROJECT, job},
     quota::{LimitsChange, Ordered, QUOTA_MAX, QuotaChange, QuotaOrder, chained},
     rows::Bucket,
 };
-
-const ORG: AccountId = AccountId(Uuid::from_u128(1));
-
-fn account(name: &str) -> AccountId {
-    match name {
-        "org" => ORG,
-        "project" => PROJECT,
-        "second" => SECOND,
-        other => panic!("no account {other}"),
-    }
-}
 
 fn seconds(text: &str) -> GpuMicros {
     GpuMicros(text.parse::<i64>().unwrap() * 1_000_000)
@@ -43,13 +34,27 @@ impl World {
 
     /// `give ACCOUNT SECONDS NAME`, `limit ACCOUNT metered=… overdraft=… jobs=… devices=…`, `money ACCOUNT`.
     pub(super) fn run_quota(&mut self, words: &[&str]) -> String {
-        let id = account(words[1]);
+        let accounts = self.model.accounts.values();
+        let named = accounts
+            .clone()
+            .find(|row| Some(&row.name.as_str()) == words.get(1));
+        let id = named.map_or(AccountId(Uuid::nil()), |row| row.id);
         let change = match words[0] {
             "money" => return self.money(id),
+            "told" => return self.told(),
             "give" => QuotaChange::Grant {
                 name: words[3].into(),
                 amount: seconds(words[2]),
+                expires_at_ms: words.get(4).map(|ms| ms.parse().unwrap()),
             },
+            "budget" => QuotaChange::Budget(budget(&words[2..])),
+            "pool" => {
+                let numbers: Vec<u32> = words[3..].iter().map(|n| n.parse().unwrap()).collect();
+                QuotaChange::Capacity {
+                    pool: words[2].into(),
+                    limits: numbers.try_into().ok(),
+                }
+            }
             _ => QuotaChange::Limits(limits(&words[2..])),
         };
         match self.order(id, change) {
@@ -62,8 +67,43 @@ impl World {
         let balance = self.model.balances.get(&id).copied().unwrap_or_default();
         let [available, held, spent, mint] =
             [balance.available, balance.held, balance.spent, balance.mint].map(|b| b.0 / 1_000_000);
-        format!("available {available}, held {held}, spent {spent}, mint {mint}")
+        let loan = match balance.loan.0 / 1_000_000 {
+            0 => String::new(),
+            loan => format!(", loan {loan}"),
+        };
+        format!("available {available}, held {held}, spent {spent}, mint {mint}{loan}")
     }
+
+    /// Events about quota so far.
+    fn told(&self) -> String {
+        let events = self
+            .model
+            .outbox
+            .iter()
+            .filter(|row| row.kind.starts_with("quota."));
+        let told = events.map(|row| {
+            let account = &self.model.accounts[&row.project].name;
+            format!("{account} {}", row.kind.trim_start_matches("quota.budget_"))
+        });
+        told.collect::<Vec<_>>().join(", ")
+    }
+}
+
+/// `SECONDS month|Nd [cancel]`, or `none`.
+fn budget(words: &[&str]) -> Option<BudgetRule> {
+    if words[0] == "none" {
+        return None;
+    }
+    let days = words[1].strip_suffix('d').map(|days| days.parse().unwrap());
+    Some(BudgetRule {
+        limit: seconds(words[0]),
+        period: days.map_or(Period::Month, Period::Days),
+        zone: TimeZone::UTC,
+        at_limit: match words.get(2) {
+            Some(_) => AtLimit::Cancel,
+            None => AtLimit::Complete,
+        },
+    })
 }
 
 fn limits(words: &[&str]) -> LimitsChange {
@@ -74,6 +114,8 @@ fn limits(words: &[&str]) -> LimitsChange {
             ("overdraft", s) => change.overdraft = Some(seconds(s)),
             ("jobs", n) => change.jobs_max = Some(n.parse().ok()),
             ("devices", n) => change.devices_max = Some(n.parse().ok()),
+            ("lend", s) => change.lend = Some(seconds(s)),
+            ("borrow", s) => change.borrow = Some(seconds(s)),
             ("weight", n) => change.weight = Some(n.parse().unwrap()),
             other => panic!("{other:?}"),
         }
@@ -379,6 +421,7 @@ fn orders_that_make_no_sense_are_refused() {
     let grant = |name: &str, amount: i64| QuotaChange::Grant {
         name: name.into(),
         amount: GpuMicros(amount),
+        expires_at_ms: None,
     };
     refuse(AccountId(Uuid::nil()), grant("a", 1));
     refuse(PROJECT, grant("a", 0));
@@ -443,11 +486,11 @@ fn what_an_operator_did_is_kept_with_before_and_after() {
         .collect();
     expect![[r#"
         ops quota_set
-          {"available_us":0,"devices_max":null,"jobs_max":null,"metered":false,"overdraft_us":0,"weight":1}
-          {"available_us":0,"devices_max":null,"jobs_max":2,"metered":false,"overdraft_us":0,"weight":3}
+          {"available_us":0,"borrow_us":0,"budget":null,"capacity":{},"devices_max":null,"jobs_max":null,"lend_us":0,"metered":false,"overdraft_us":0,"weight":1}
+          {"available_us":0,"borrow_us":0,"budget":null,"capacity":{},"devices_max":null,"jobs_max":2,"lend_us":0,"metered":false,"overdraft_us":0,"weight":3}
         ops quota_grant
-          {"available_us":0,"devices_max":null,"jobs_max":2,"metered":false,"overdraft_us":0,"weight":3}
-          {"available_us":10000000,"devices_max":null,"jobs_max":2,"metered":true,"overdraft_us":0,"weight":3}
+          {"available_us":0,"borrow_us":0,"budget":null,"capacity":{},"devices_max":null,"jobs_max":2,"lend_us":0,"metered":false,"overdraft_us":0,"weight":3}
+          {"available_us":10000000,"borrow_us":0,"budget":null,"capacity":{},"devices_max":null,"jobs_max":2,"lend_us":0,"metered":true,"overdraft_us":0,"weight":3}
     "#]].assert_eq(&told.concat());
 }
 

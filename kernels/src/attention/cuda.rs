@@ -1,0 +1,277 @@
+//! `attention` on a GPU: mma.sync on every card, wgmma and TMA on compute capability 9.0.
+
+use super::{Heads, Mask, OP};
+use crate::KernelError;
+use crate::cuda::{Arguments, Array, Element, Gpu, Launch, MapShape};
+use crate::rope::cuda::Columns;
+
+/// Which kernel computes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Path {
+    /// mma.sync: any card, any mask, heads of up to 256 that are a multiple of 8.
+    Mma,
+    /// wgmma and TMA: compute capability 9.0, no mask, heads of 64 or 128.
+    Hopper,
+    /// As `Hopper`, heads of 128 alone: blocks of 176 keys.
+    HopperWide,
+}
+
+/// The fastest path that a card and a call allow.
+pub fn best_path(gpu: &Gpu, d: usize, mask: Mask<'_>) -> Path {
+    let plain = matches!(mask, Mask::None | Mask::Keys(_));
+    match gpu.card().is_hopper() && plain && (d == 64 || d == 128) {
+        true => Path::Hopper,
+        false => Path::Mma,
+    }
+}
+
+/// Queries, keys and values, read where a product wrote them: columns of packed rows, BF16.
+#[derive(Clone, Copy)]
+pub struct Inputs<'a> {
+    /// [Nq, H d]
+    pub q: Columns<'a>,
+    /// [Nk, Hkv d]
+    pub k: Columns<'a>,
+    /// [Nk, Hkv d]
+    pub v: Columns<'a>,
+}
+
+impl Inputs<'_> {
+    fn check(&self, heads: Heads) -> Result<usize, KernelError> {
+        let divides = heads.query > 0 && heads.key > 0 && heads.query.is_multiple_of(heads.key);
+        if !divides || !self.q.width.is_multiple_of(heads.query) || self.q.width == 0 {
+            let why = format!(
+                "{} query and {} key heads over a width of {}",
+                heads.query, heads.key, self.q.width
+            );
+            return Err(KernelError::unsupported(OP, why));
+        }
+        let d = self.q.width / heads.query;
+        for (name, part) in [("q", self.q), ("k", self.k), ("v", self.v)] {
+            let aligned = part.first.is_multiple_of(8) && part.rows.last_dim().is_multiple_of(8);
+            if part.rows.element() != Element::BF16
+                || part.first + part.width > part.rows.last_dim()
+                || !aligned
+            {
+                return Err(KernelError::shape(
+                    OP,
+                    name,
+                    "BF16 rows in steps of 8",
+                    part.rows,
+                ));
+            }
+        }
+        let (k, v) = (self.k, self.v);
+        let same =
+            k.rows.row_count() == v.rows.row_count() && k.rows.last_dim() == v.rows.last_dim();
+        if !same || k.width != d * heads.key || v.width != d * heads.key {
+            return Err(KernelError::shape(
+                OP,
+                "k and v",
+                [d * heads.key],
+                [k.width, v.width],
+            ));
+        }
+        Ok(d)
+    }
+}
+
+/// Attends into o BF16 [Nq, H d]; `lse`, when given, F32 [H, Nq] gets the logarithm of each sum.
+///
+/// # Errors
+/// [`KernelError::Shape`]; [`KernelError::Unsupported`] for what the path does not have; what a launch gives.
+pub fn attention(
+    gpu: &Gpu,
+    path: Path,
+    inputs: Inputs<'_>,
+    heads: Heads,
+    mask: DeviceMask<'_>,
+    o: &Array,
+    lse: Option<&Array>,
+) -> Result<(), KernelError> {
+    let d = inputs.check(heads)?;
+    let queries = inputs.q.rows.row_count();
+    o.expect(OP, "o", Element::BF16, &[queries, inputs.q.width])?;
+    if let Some(lse) = lse {
+        lse.expect(OP, "lse", Element::F32, &[heads.query, queries])?;
+    }
+    if queries == 0 || inputs.k.rows.row_count() == 0 {
+        return Err(KernelError::unsupported(
+            OP,
+            "no queries or no keys on a GPU",
+        ));
+    }
+    match path {
+        Path::Mma => mma(gpu, inputs, d, heads, mask, o, lse),
+        Path::Hopper | Path::HopperWide => hopper(gpu, path, inputs, d, heads, mask, o, lse),
+    }
+}
+
+/// Which keys a query may see; see [`Mask`].
+#[derive(Clone, Copy)]
+pub enum DeviceMask<'a> {
+    /// All.
+    None,
+    /// The first `n`.
+    Keys(usize),
+    /// F32 [Nk] added to each score of a key.
+    Additive(&'a Array),
+    /// Keys `first..=q`, of these the last `window`.
+    Causal {
+        /// First key that is not padding.
+        first: usize,
+        /// Keys a query sees at most.
+        window: Option<usize>,
+    },
+}
+
+/// Module and shape of a block on the mma path: (name, queries, keys, head, threads).
+fn mma_variant(d: usize) -> Option<(&'static str, usize, usize, usize, u32)> {
+    match d {
+        0 => None,
+        1..=64 => Some(("attention_mma_64", 128, 64, 64, 128)),
+        65..=128 => Some(("attention_mma_128", 128, 64, 128, 256)),
+        129..=256 => Some(("attention_mma_256", 128, 32, 256, 256)),
+        _ => None,
+    }
+}
+
+fn mma(
+    gpu: &Gpu,
+    inputs: Inputs<'_>,
+    d: usize,
+    heads: Heads,
+    mask: DeviceMask<'_>,
+    o: &Array,
+    lse: Option<&Array>,
+) -> Result<(), KernelError> {
+    let Some((module, block_q, block_k, head, threads)) =
+        mma_variant(d).filter(|_| d.is_multiple_of(8))
+    else {
+        return Err(KernelError::unsupported(
+            OP,
+            format!("heads of {d} on a GPU"),
+        ));
+    };
+    let (queries, keys) = (inputs.q.rows.row_count(), inputs.k.rows.row_count());
+    let (mut visible, mut causal, mut additive) = (keys, [0, 0, 0], None);
+    match mask {
+        DeviceMask::None => {}
+        DeviceMask::Keys(count) if (1..=keys).contains(&count) => visible = count,
+        DeviceMask::Keys(count) => {
+            return Err(KernelError::unsupported(
+                OP,
+                format!("{count} of {keys} keys"),
+            ));
+        }
+        DeviceMask::Additive(mask) => {
+            mask.expect(OP, "mask", Element::F32, &[keys])?;
+            additive = Some(mask);
+        }
+        DeviceMask::Causal { .. } if queries != keys => {
+            return Err(KernelError::shape(OP, "k", [queries], [keys]));
+        }
+        DeviceMask::Causal { first, window } => causal = [1, first, window.unwrap_or(0)],
+    }
+    let words = [
+        queries,
+        keys,
+        heads.query,
+        heads.key,
+        d,
+        inputs.q.rows.last_dim(),
+        inputs.k.rows.last_dim(),
+    ];
+    let mut words: Vec<u32> = words
+        .iter()
+        .chain(&[o.last_dim(), visible])
+        .map(|word| *word as u32)
+        .collect();
+    words.extend(causal.map(|word| word as u32));
+    words.push(heads.scale.to_bits());
+    gpu.launch(&Launch {
+        module,
+        entry: "attention_mma",
+        blocks: [queries.div_ceil(block_q) as u32, heads.query as u32, 1],
+        threads,
+        shared_bytes: ((block_q + 4 * block_k) * head * 2 + 128) as u32,
+        arguments: Arguments::new()
+            .long(inputs.q.address())
+            .long(inputs.k.address())
+            .long(inputs.v.address())
+            .maybe(additive)
+            .array(o)
+            .maybe(lse)
+            .words(&words),
+    })
+}
+
+#[expect(
+    clippy::too_many_arguments,
+    reason = "the op's arguments, checked, and the path"
+)]
+fn hopper(
+    gpu: &Gpu,
+    path: Path,
+    inputs: Inputs<'_>,
+    d: usize,
+    heads: Heads,
+    mask: DeviceMask<'_>,
+    o: &Array,
+    lse: Option<&Array>,
+) -> Result<(), KernelError> {
+    let keys = match mask {
+        DeviceMask::None => inputs.k.rows.row_count(),
+        DeviceMask::Keys(count) if (1..=inputs.k.rows.row_count()).contains(&count) => count,
+        _ => return Err(KernelError::unsupported(OP, "a mask through wgmma")),
+    };
+    let (module, block_k, consumers) = match (path, d) {
+        (Path::Hopper, 64) => ("attention_hopper_64", 128, 3),
+        (Path::Hopper, 128) => ("attention_hopper_128", 128, 2),
+        (Path::HopperWide, 128) => ("attention_hopper_128_wide", 176, 2),
+        _ => {
+            return Err(KernelError::unsupported(
+                OP,
+                format!("heads of {d} through wgmma"),
+            ));
+        }
+    };
+    let (queries, rows) = (inputs.q.rows.row_count(), 64 * consumers);
+    let tiles = queries.div_ceil(rows) * heads.query;
+    let map = |part: Columns<'_>, heads: usize, count: usize, box_rows: usize| {
+        gpu.map(&map_shape(part, d, heads, count, box_rows))
+    };
+    let words =
+        [queries, keys, heads.query, heads.key, o.last_dim(), tiles].map(|word| word as u32);
+    let scale_log2 = heads.scale * std::f32::consts::LOG2_E;
+    let tile_bytes = (rows + 4 * block_k) * d * 2;
+    gpu.launch(&Launch {
+        module,
+        entry: "attention_hopper",
+        blocks: [(tiles as u32).min(gpu.card().multiprocessors), 1, 1],
+        threads: 128 * (consumers as u32 + 1),
+        shared_bytes: (tile_bytes + 1024 + 128) as u32,
+        arguments: Arguments::new()
+            .bytes(map(inputs.q, heads.query, queries, rows)?)
+            .bytes(map(inputs.k, heads.key, keys, block_k)?)
+            .bytes(map(inputs.v, heads.key, keys, block_k)?)
+            .array(o)
+            .maybe(lse)
+            .words(&[&words[..], &[scale_log2.to_bits()]].concat()),
+    })
+}
+
+/// (d, row, head, 1) over packed rows; rows from `count` on are zeros.
+fn map_shape(part: Columns<'_>, d: usize, heads: usize, count: usize, box_rows: usize) -> MapShape {
+    let ld_bytes = part.rows.last_dim() as u64 * 2;
+    MapShape {
+        address: part.address(),
+        sizes: vec![d as u64, count as u64, heads as u64, 1],
+        strides: vec![
+            ld_bytes,
+            d as u64 * 2,
+            ld_bytes * part.rows.row_count() as u64,
+        ],
+        tile: vec![64, box_rows as u32, 1, 1],
+    }
+}

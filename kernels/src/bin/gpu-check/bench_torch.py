@@ -1,0 +1,95 @@
+"""The same shapes in PyTorch, timed the same way. Prints a line of JSON for each; called by gpu-check."""
+
+import json
+import statistics
+import sys
+
+
+def say(**fields):
+    print(json.dumps(fields), flush=True)
+
+
+def measure(torch, work):
+    """Median milliseconds of up to 20 runs after three."""
+    for _ in range(3):
+        work()
+    torch.cuda.synchronize()
+    times = []
+    for _ in range(20):
+        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        start.record()
+        work()
+        end.record()
+        end.synchronize()
+        times.append(start.elapsed_time(end))
+        if sum(times) > 3000 and len(times) >= 3:
+            break
+    return statistics.median(times)
+
+
+def linear(torch, shapes):
+    for m, n, k in shapes:
+        x, w = (torch.randn(rows, k, device="cuda", dtype=torch.bfloat16) for rows in (m, n))
+        ms = measure(torch, lambda: torch.nn.functional.linear(x, w))
+        for name in ("linear", "blas"):
+            say(kind="op", name=name, shape=f"{m}x{n}x{k}", torch_ms=ms, torch_backend="F.linear")
+
+
+def attention(torch, shapes, heads):
+    from torch.nn.attention import SDPBackend, sdpa_kernel
+
+    backends = {
+        "flash": SDPBackend.FLASH_ATTENTION,
+        "cudnn": SDPBackend.CUDNN_ATTENTION,
+        "efficient": SDPBackend.EFFICIENT_ATTENTION,
+    }
+    for tokens, d in shapes:
+        q, k, v = (torch.randn(1, heads, tokens, d, device="cuda", dtype=torch.bfloat16) for _ in range(3))
+        found = {}
+        for name, backend in backends.items():
+            try:
+                with sdpa_kernel(backend):
+                    found[name] = measure(torch, lambda: torch.nn.functional.scaled_dot_product_attention(q, k, v))
+            except RuntimeError as error:
+                say(kind="skipped", why=f"torch attention {name} {tokens}x{d}: {str(error).splitlines()[0]}")
+        if not found:
+            continue
+        best = min(found, key=found.get)
+        for path in ("Mma", "Hopper", "HopperWide"):
+            if path == "HopperWide" and d != 128:
+                continue
+            say(kind="op", name=f"attention {path}", shape=f"{tokens}x{d}", torch_ms=found[best], torch_backend=best, torch_all=found)
+
+
+def conv3d(torch, shapes):
+    for t, h, w, c in shapes:
+        x = torch.randn(1, c, t, h, w, device="cuda", dtype=torch.bfloat16).to(memory_format=torch.channels_last_3d)
+        layer = torch.nn.Conv3d(c, c, 3, padding=1, device="cuda", dtype=torch.bfloat16).to(memory_format=torch.channels_last_3d)
+        with torch.no_grad():
+            ms = measure(torch, lambda: layer(x))
+        say(kind="op", name="conv3d", shape=f"{t}x{h}x{w}x{c}", torch_ms=ms, torch_backend="F.conv3d channels_last_3d")
+
+
+def main():
+    shapes = json.loads(sys.argv[1])
+    try:
+        import torch
+    except ImportError as error:
+        say(kind="skipped", why=f"torch: {error}")
+        return
+    if not torch.cuda.is_available():
+        say(kind="skipped", why="torch: it sees no GPU")
+        return
+    say(kind="env", torch=torch.__version__, torch_cuda=torch.version.cuda, cudnn=torch.backends.cudnn.version())
+    for name, work in (
+        ("linear", lambda: linear(torch, shapes["linear"])),
+        ("attention", lambda: attention(torch, shapes["attention"], shapes["heads"])),
+        ("conv3d", lambda: conv3d(torch, shapes["conv3d"])),
+    ):
+        try:
+            work()
+        except Exception as error:  # What PyTorch cannot do is a note.
+            say(kind="skipped", why=f"torch {name}: {str(error).splitlines()[0]}")
+
+
+main()

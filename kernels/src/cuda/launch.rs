@@ -1,0 +1,359 @@
+//! What a machine does for a [`Gpu`]: memory, launches, tensor maps.
+
+use std::sync::Arc;
+
+use super::array::{Array, Element};
+use crate::KernelError;
+
+/// What a launch can count on.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Card {
+    /// As the driver calls it.
+    pub name: String,
+    /// Compute capability.
+    pub capability: (u32, u32),
+    /// Streaming multiprocessors.
+    pub multiprocessors: u32,
+    /// Shared memory that one block may have, in bytes.
+    pub shared_bytes_max: u32,
+    /// Second-level cache, in bytes.
+    pub cache_bytes: u64,
+    /// Memory of the card, in bytes.
+    pub memory_bytes: u64,
+}
+
+impl Card {
+    /// Whether wgmma and TMA kernels run here.
+    pub fn is_hopper(&self) -> bool {
+        self.capability.0 == 9
+    }
+}
+
+/// A tensor as TMA sees it, innermost dimension first. Elements are bf16, tiles have the 128-byte swizzle,
+/// what lies outside is zero.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MapShape {
+    /// Address of element 0, a multiple of 16.
+    pub address: u64,
+    /// Elements of each dimension.
+    pub sizes: Vec<u64>,
+    /// Bytes between neighbours, from the second dimension on; multiples of 16.
+    pub strides: Vec<u64>,
+    /// Elements of a box; 64 in the first dimension.
+    pub tile: Vec<u32>,
+}
+
+/// One kernel over a grid of blocks.
+#[derive(Debug, Clone)]
+pub struct Launch {
+    /// Module of the catalogue.
+    pub module: &'static str,
+    /// Kernel in it.
+    pub entry: &'static str,
+    /// Blocks in x, y, z.
+    pub blocks: [u32; 3],
+    /// Threads of a block, whole warps.
+    pub threads: u32,
+    /// Dynamic shared memory of a block.
+    pub shared_bytes: u32,
+    /// In the kernel's order.
+    pub arguments: Arguments,
+}
+
+/// Arguments of a kernel, each as its bytes.
+#[derive(Debug, Clone, Default)]
+pub struct Arguments(pub Vec<Vec<u8>>);
+
+impl Arguments {
+    /// None yet.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// A tensor.
+    pub fn array(self, array: &Array) -> Self {
+        self.long(array.address())
+    }
+
+    /// A tensor or a null pointer.
+    pub fn maybe(self, array: Option<&Array>) -> Self {
+        self.long(array.map_or(0, Array::address))
+    }
+
+    /// 64 bits.
+    pub fn long(self, value: u64) -> Self {
+        self.bytes(value.to_le_bytes().to_vec())
+    }
+
+    /// 32 bits.
+    pub fn word(self, value: u32) -> Self {
+        self.bytes(value.to_le_bytes().to_vec())
+    }
+
+    /// A float.
+    pub fn float(self, value: f32) -> Self {
+        self.word(value.to_bits())
+    }
+
+    /// A structure of 32-bit fields.
+    pub fn words(self, values: &[u32]) -> Self {
+        self.bytes(
+            values
+                .iter()
+                .flat_map(|value| value.to_le_bytes())
+                .collect(),
+        )
+    }
+
+    /// Anything else.
+    pub fn bytes(mut self, bytes: Vec<u8>) -> Self {
+        self.0.push(bytes);
+        self
+    }
+}
+
+/// Who runs kernels: the driver or the emulator. Work is done in the order in which it was asked for.
+pub trait Machine: Send + Sync {
+    /// What the machine is.
+    fn card(&self) -> &Card;
+
+    /// Memory of at least `bytes`, at a multiple of 256.
+    ///
+    /// # Errors
+    /// [`KernelError::OutOfMemory`], [`KernelError::Driver`].
+    fn allocate(&self, bytes: u64) -> Result<u64, KernelError>;
+
+    /// Gives memory back. What still uses it is waited for.
+    fn release(&self, address: u64);
+
+    /// Copies to the machine; the bytes may go when this returns.
+    ///
+    /// # Errors
+    /// [`KernelError::Driver`].
+    fn write(&self, address: u64, bytes: &[u8]) -> Result<(), KernelError>;
+
+    /// Copies from the machine, after all work so far.
+    ///
+    /// # Errors
+    /// [`KernelError::Driver`], which may be a fault of an earlier kernel.
+    fn read(&self, address: u64, bytes: &mut [u8]) -> Result<(), KernelError>;
+
+    /// Sets every byte.
+    ///
+    /// # Errors
+    /// [`KernelError::Driver`].
+    fn fill(&self, address: u64, bytes: u64, value: u8) -> Result<(), KernelError>;
+
+    /// Copies inside the machine.
+    ///
+    /// # Errors
+    /// [`KernelError::Driver`].
+    fn copy(&self, from: u64, to: u64, bytes: u64) -> Result<(), KernelError>;
+
+    /// Starts a kernel.
+    ///
+    /// # Errors
+    /// [`KernelError::Compile`] when the kernel is in no cache and cannot be compiled,
+    /// [`KernelError::Driver`].
+    fn launch(&self, launch: &Launch) -> Result<(), KernelError>;
+
+    /// The 128 bytes that a kernel passes to TMA.
+    ///
+    /// # Errors
+    /// [`KernelError::Driver`] for shapes that TMA does not have.
+    fn map(&self, shape: &MapShape) -> Result<Vec<u8>, KernelError>;
+
+    /// Waits for all work.
+    ///
+    /// # Errors
+    /// [`KernelError::Driver`] for a fault of an earlier kernel; the process must then restart.
+    fn synchronise(&self) -> Result<(), KernelError>;
+}
+
+/// Memory of a machine; freed when the last owner goes.
+pub struct Memory {
+    machine: Arc<dyn Machine>,
+    address: u64,
+    bytes: u64,
+}
+
+impl Memory {
+    /// Where it begins.
+    pub fn address(&self) -> u64 {
+        self.address
+    }
+
+    /// How much it is.
+    pub fn bytes(&self) -> u64 {
+        self.bytes
+    }
+}
+
+impl Drop for Memory {
+    fn drop(&mut self) {
+        self.machine.release(self.address);
+    }
+}
+
+/// A machine with the ops' needs: arrays, uploads, launches.
+#[derive(Clone)]
+pub struct Gpu {
+    machine: Arc<dyn Machine>,
+}
+
+impl std::fmt::Debug for Gpu {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Gpu({})", self.card().name)
+    }
+}
+
+impl Gpu {
+    /// Ops on a machine.
+    pub fn new(machine: Arc<dyn Machine>) -> Self {
+        Self { machine }
+    }
+
+    /// What the machine is.
+    pub fn card(&self) -> &Card {
+        self.machine.card()
+    }
+
+    /// An array whose content is not defined.
+    ///
+    /// # Errors
+    /// [`KernelError::Shape`], [`KernelError::OutOfMemory`], [`KernelError::Driver`].
+    pub fn empty(&self, element: Element, dims: &[usize]) -> Result<Array, KernelError> {
+        let shape = crate::Shape::new(dims)?;
+        let bytes = (shape.count() * element.size_bytes()) as u64;
+        let address = self.machine.allocate(bytes)?;
+        let memory = Memory {
+            machine: self.machine.clone(),
+            address,
+            bytes,
+        };
+        Ok(Array::new(memory, element, shape))
+    }
+
+    /// An array in which every byte is `value`: 0 for zeros, 255 for NaN.
+    ///
+    /// # Errors
+    /// As [`Gpu::empty`].
+    pub fn filled(
+        &self,
+        element: Element,
+        dims: &[usize],
+        value: u8,
+    ) -> Result<Array, KernelError> {
+        let array = self.empty(element, dims)?;
+        self.machine.fill(array.address(), array.bytes(), value)?;
+        Ok(array)
+    }
+
+    /// Floats as an array of `element`, rounded to nearest even.
+    ///
+    /// # Errors
+    /// As [`Gpu::empty`].
+    pub fn upload(
+        &self,
+        element: Element,
+        dims: &[usize],
+        values: &[f32],
+    ) -> Result<Array, KernelError> {
+        self.upload_bytes(element, dims, &element.encode(values))
+    }
+
+    /// Row ids.
+    ///
+    /// # Errors
+    /// As [`Gpu::empty`].
+    pub fn upload_ids(&self, values: &[u32]) -> Result<Array, KernelError> {
+        let bytes: Vec<u8> = values
+            .iter()
+            .flat_map(|value| value.to_le_bytes())
+            .collect();
+        self.upload_bytes(Element::U32, &[values.len()], &bytes)
+    }
+
+    fn upload_bytes(
+        &self,
+        element: Element,
+        dims: &[usize],
+        bytes: &[u8],
+    ) -> Result<Array, KernelError> {
+        let array = self.empty(element, dims)?;
+        if bytes.len() as u64 != array.bytes() {
+            let expected = format!("{} bytes", array.bytes());
+            return Err(KernelError::shape(
+                "upload",
+                "values",
+                expected,
+                format!("{} bytes", bytes.len()),
+            ));
+        }
+        self.machine.write(array.address(), bytes)?;
+        Ok(array)
+    }
+
+    /// Copies an array into another of the same type and shape.
+    ///
+    /// # Errors
+    /// [`KernelError::Shape`], [`KernelError::Driver`].
+    pub fn copy(&self, from: &Array, to: &Array) -> Result<(), KernelError> {
+        to.expect("copy", "to", from.element(), from.dims())?;
+        self.machine
+            .copy(from.address(), to.address(), from.bytes())
+    }
+
+    /// The bytes of an array, after all work so far.
+    ///
+    /// # Errors
+    /// [`KernelError::Driver`].
+    pub fn download_bytes(&self, array: &Array) -> Result<Vec<u8>, KernelError> {
+        let mut bytes = vec![0; array.bytes() as usize];
+        self.machine.read(array.address(), &mut bytes)?;
+        Ok(bytes)
+    }
+
+    /// The values of an array as floats, after all work so far.
+    ///
+    /// # Errors
+    /// [`KernelError::Driver`].
+    pub fn download(&self, array: &Array) -> Result<Vec<f32>, KernelError> {
+        Ok(array.element().decode(&self.download_bytes(array)?))
+    }
+
+    /// Starts a kernel; nothing to do for an empty grid.
+    ///
+    /// # Errors
+    /// As [`Machine::launch`]; [`KernelError::Unsupported`] for more shared memory than a block may have.
+    pub fn launch(&self, launch: &Launch) -> Result<(), KernelError> {
+        if launch.blocks.contains(&0) {
+            return Ok(());
+        }
+        let most = self.card().shared_bytes_max;
+        if launch.shared_bytes > most {
+            let why = format!(
+                "{} bytes of shared memory on a card that has {most}",
+                launch.shared_bytes
+            );
+            return Err(KernelError::unsupported(launch.entry, why));
+        }
+        self.machine.launch(launch)
+    }
+
+    /// A tensor map; see [`Machine::map`].
+    ///
+    /// # Errors
+    /// As [`Machine::map`].
+    pub fn map(&self, shape: &MapShape) -> Result<Vec<u8>, KernelError> {
+        self.machine.map(shape)
+    }
+
+    /// Waits for all work.
+    ///
+    /// # Errors
+    /// As [`Machine::synchronise`].
+    pub fn synchronise(&self) -> Result<(), KernelError> {
+        self.machine.synchronise()
+    }
+}

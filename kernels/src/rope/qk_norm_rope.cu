@@ -1,0 +1,61 @@
+// RMS norm of a row of queries or keys (whole, or each head apart), then rotation, in place.
+// x: act [rows, ld], of which `width` are used; cos, sin: float [rows, columns]. One block a row;
+// the row waits in shared memory for its partner values. No fast maths: angles must stay exact.
+constexpr u32 ROPE_THREADS = 256;
+
+DEVICE float head_factor(const float* head, u32 length, float eps) {
+    float total = 0.f;
+    for (u32 i = threadIdx.x % WARP; i < length; i += WARP) total += head[i] * head[i];
+    return 1.f / sqrtf(warp_sum(total) / length + eps);
+}
+
+KERNEL(ROPE_THREADS)
+qk_norm_rope(act* __restrict__ x, u32 ld, u32 width, u32 heads, const float* __restrict__ weight, float weight_offset, u32 per_head, float eps,
+             const float* __restrict__ cos, const float* __restrict__ sin, u32 columns, u32 interleaved) {
+    DYNAMIC_SHARED(memory);
+    SHARED float partials[32];
+    float* const row = (float*)memory;       // [width]
+    float* const factors = row + width;      // [heads]
+    const u32 head_width = width / heads, half = head_width / 2;
+    const bool wide = width % 8 == 0 && ld % 8 == 0;
+    x += (u64)blockIdx.x * ld, cos += (u64)blockIdx.x * columns, sin += (u64)blockIdx.x * columns;
+    float total = 0.f;
+    for (u32 at = threadIdx.x * 8; at < width; at += blockDim.x * 8) {
+        float v[8];
+        load_upto(x + at, width - at, wide, v);
+        UNROLL for (u32 j = 0; j < 8; j++) {
+            total += v[j] * v[j];
+            if (at + j < width) row[at + j] = v[j];
+        }
+    }
+    total = block_sum(total, partials);
+    if (per_head)
+        for (u32 head = threadIdx.x / WARP; head < heads; head += blockDim.x / WARP) {
+            const float factor = head_factor(row + head * head_width, head_width, eps);
+            if (threadIdx.x % WARP == 0) factors[head] = factor;
+        }
+    block_sync();
+    const float whole = 1.f / sqrtf(total / width + eps);
+    auto normal = [&](u32 at) {
+        const u32 head = at / head_width;
+        const float value = row[at] * (per_head ? factors[head] : whole);
+        return weight ? value * (weight_offset + weight[per_head ? at - head * head_width : at]) : value;
+    };
+    for (u32 at = threadIdx.x * 8; at < width; at += blockDim.x * 8) {
+        float v[8];
+        UNROLL for (u32 j = 0; j < 8; j++) {
+            const u32 i = at + j;
+            v[j] = 0.f;
+            if (i >= width) continue;
+            v[j] = normal(i);
+            if (!columns) continue;
+            const u32 inside = i % head_width, head = i / head_width;
+            const bool second = interleaved ? i & 1 : inside >= half;
+            const u32 partner = interleaved ? i ^ 1 : second ? i - half : i + half;
+            const u32 pair = interleaved ? i / 2 : (columns == half ? 0 : head * half) + (second ? inside - half : inside);
+            const float c = cos[pair], s = sin[pair], other = normal(partner);
+            v[j] = second ? v[j] * c + other * s : v[j] * c - other * s;
+        }
+        store_upto(x + at, width - at, wide, v);
+    }
+}

@@ -1,0 +1,79 @@
+// Values that change places. Tensors are act [batch, time, height, width, channel]; one thread a
+// value of the output, so that writes lie side by side.
+struct Spread {
+    u32 time, height, width, channels;              // of the input
+    u32 out_time, out_height, out_width, out_channels;
+    u32 st, sh, sw, add;
+};
+
+DEVICE u64 value_index() { return (u64)blockIdx.x * 256 + threadIdx.x; }
+
+KERNEL(256)
+depth_to_space(const act* __restrict__ x, act* __restrict__ out, Spread s, u64 count) {
+    const u64 e = value_index();
+    if (e >= count) return;
+    const u32 positions = s.st * s.sh * s.sw, depth = s.channels / positions;
+    const u32 channel = (u32)(e % s.out_channels) % depth;
+    u64 rest = e / s.out_channels;
+    const u32 z = (u32)(rest % s.out_width), y = (u32)(rest / s.out_width % s.out_height);
+    rest = rest / s.out_width / s.out_height;
+    const u32 t = (u32)(rest % s.out_time) + s.st - 1, batch = (u32)(rest / s.out_time);
+    const u32 position = (t % s.st * s.sh + y % s.sh) * s.sw + z % s.sw;
+    const u64 pixel = (((u64)batch * s.time + t / s.st) * s.height + y / s.sh) * s.width + z / s.sw;
+    const float value = to_float(x[pixel * s.channels + channel * positions + position]);
+    put(out + e, s.add ? to_float(out[e]) + value : value);
+}
+
+KERNEL(256)
+space_to_depth(const act* __restrict__ x, act* __restrict__ out, Spread s, u64 count) {
+    const u64 e = value_index();
+    if (e >= count) return;
+    const u32 positions = s.st * s.sh * s.sw, group = s.channels * positions / s.out_channels;
+    const u32 first = (u32)(e % s.out_channels) * group;
+    u64 rest = e / s.out_channels;
+    const u32 z = (u32)(rest % s.out_width), y = (u32)(rest / s.out_width % s.out_height);
+    rest = rest / s.out_width / s.out_height;
+    const u32 frame = (u32)(rest % s.out_time) * s.st, batch = (u32)(rest / s.out_time);
+    float sum = 0.f;
+    for (u32 member = first; member < first + group; member++) {
+        const u32 c = member / positions, position = member % positions;
+        const u32 a = position / (s.sh * s.sw), i = position / s.sw % s.sh, j = position % s.sw;
+        const u32 t = frame + a < s.st - 1 ? frame + a : frame + a - (s.st - 1);
+        const u64 pixel = (((u64)batch * s.time + t) * s.height + y * s.sh + i) * s.width + z * s.sw + j;
+        sum += to_float(x[pixel * s.channels + c]);
+    }
+    const float mean = sum / group;
+    put(out + e, s.add ? to_float(out[e]) + mean : mean);
+}
+
+// Squares of `patch` x `patch` pixels become channels: columns of the square before its rows.
+// width and channels are those of the patches, channels = colours * patch^2.
+KERNEL(256)
+patchify(const act* __restrict__ x, act* __restrict__ out, u32 width, u32 channels, u32 patch, u64 count) {
+    const u64 e = value_index();
+    if (e >= count) return;
+    const u32 area = patch * patch, channel = (u32)(e % channels);
+    const u32 c = channel / area, j = channel % area / patch, i = channel % patch;
+    const u64 position = e / channels, row = position / width, column = position % width;
+    put(out + e, to_float(x[((row * patch + i) * (u64)width * patch + column * patch + j) * (channels / area) + c]));
+}
+
+// The way back; width and channels as above, the output has width * patch pixels a row.
+KERNEL(256)
+unpatchify(const act* __restrict__ x, act* __restrict__ out, u32 width, u32 channels, u32 patch, u64 count) {
+    const u64 e = value_index();
+    if (e >= count) return;
+    const u32 area = patch * patch, colours = channels / area, c = (u32)(e % colours);
+    const u64 pixel = e / colours, row = pixel / ((u64)width * patch), column = pixel % ((u64)width * patch);
+    const u64 source = (row / patch * width + column / patch) * channels;
+    put(out + e, to_float(x[source + c * area + column % patch * patch + row % patch]));
+}
+
+// Every pixel becomes a square of two by two. width is the input's.
+KERNEL(256)
+upsample_nearest(const act* __restrict__ x, act* __restrict__ out, u32 width, u32 channels, u64 count) {
+    const u64 e = value_index();
+    if (e >= count) return;
+    const u64 pixel = e / channels, row = pixel / (2 * width), column = pixel % (2 * width);
+    put(out + e, to_float(x[(row / 2 * width + column / 2) * channels + e % channels]));
+}
