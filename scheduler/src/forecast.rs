@@ -151,9 +151,14 @@ impl Forecaster {
 async fn ahead(outlook: Outlook, probes: Vec<NewJob>, budget: Duration) -> Forecast {
     let until = Instant::now() + budget;
     let look = move || predict::predict(&outlook, &probes, &|| Instant::now() >= until);
-    tokio::task::spawn_blocking(look)
-        .await
-        .expect("the core does not panic and the runtime runs while it serves")
+    match tokio::task::spawn_blocking(look).await {
+        Ok(forecast) => forecast,
+        Err(error) => {
+            // A broken invariant costs this forecast, not those to come.
+            tracing::error!(%error, "a look ahead broke off");
+            Forecast::default()
+        }
+    }
 }
 
 /// Jobs of all accounts, or of some when they are too many.

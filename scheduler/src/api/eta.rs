@@ -90,7 +90,7 @@ fn interval(live: &LiveJob, left: &[Left], forecast: &Forecast, now_ms: i64) -> 
         .filter_map(|task| task.granted_at_ms)
         .min();
     let waits = live.tasks.iter().any(|task| task.is_ready);
-    let foreseen = forecast.foresee(live.id, live.project, live.band, live.own_ahead);
+    let foreseen = forecast.foresee(live.id, live.account, live.band, live.own_ahead);
     match (begun_ms, foreseen) {
         // All that can run runs: its own progress says more than an older look ahead.
         (Some(begun_ms), _) if !waits => own(live, left, begun_ms, now_ms),
@@ -174,7 +174,7 @@ mod tests {
     fn job(tasks: Vec<LiveTask>) -> LiveJob {
         LiveJob {
             id: JobId(Uuid::from_u128(1)),
-            project: AccountId(Uuid::from_u128(2)),
+            account: AccountId(Uuid::from_u128(2)),
             band: Band::Standard,
             prices: PriceBook::default(),
             queue_position: None,

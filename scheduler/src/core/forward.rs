@@ -398,7 +398,7 @@ impl<'a> Run<'a> {
         if kind == TaskKind::Render {
             self.ahead.grants.push(Grant {
                 at_ms: now,
-                account: row.project,
+                account: row.account(),
                 band: row.band,
             });
         }

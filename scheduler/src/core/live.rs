@@ -21,7 +21,8 @@ use super::{
 #[derive(Clone, Debug)]
 pub struct LiveJob {
     pub id: JobId,
-    pub project: AccountId,
+    /// Who is served: the user or the project.
+    pub account: AccountId,
     pub band: Band,
     pub prices: PriceBook,
     /// 1-based place among jobs that wait; absent once one of its tasks was granted.
@@ -78,7 +79,7 @@ impl Farm {
         let waits = job.row.state == JobState::Waiting;
         Some(LiveJob {
             id,
-            project: job.row.project,
+            account: job.row.account(),
             band: job.row.band,
             prices: self.prices(),
             queue_position: waits.then(|| self.waiting_before(job.row.seq) + 1),

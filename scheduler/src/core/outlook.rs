@@ -267,6 +267,8 @@ impl Outlook {
             });
         }
         // Money is no matter of time: what was accepted is played to its end.
+        rows.loans.clear();
+        rows.expiries.clear();
         rows.balances = rows
             .balances
             .into_iter()

@@ -134,8 +134,7 @@ impl Farm {
             return Some(behind);
         }
         let first = self.first_served(entry.band, online, Some(row.id))?;
-        let first = self.job_at(self.task_at(first).row.job).row.project;
-        if let Some((own, leading)) = self.rivals(entry.account, first) {
+        if let Some((own, leading)) = self.rivals(entry.account, self.account_of(first)) {
             return Some(Waiting::FairShare {
                 own_s: self.used_by_weight_s(own),
                 leading_s: self.used_by_weight_s(leading),
@@ -194,7 +193,7 @@ impl Farm {
             .filter(|task| Some(*task) != asked)
     }
 
-    /// The first two accounts, from the top, in which the ways to these projects differ.
+    /// The first two accounts, from the top, in which the ways to these two differ.
     fn rivals(&self, own: AccountId, leading: AccountId) -> Option<(AccountId, AccountId)> {
         let (own, leading) = (self.path(own), self.path(leading));
         let mut pairs = own.into_iter().rev().zip(leading.into_iter().rev());

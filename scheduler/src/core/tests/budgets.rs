@@ -126,7 +126,7 @@ fn a_rolling_budget_forgets_day_by_day() {
             why 2/s0                  BudgetStopped { account: "project", until_ms: 172800000 }
             wait 86400000             s0 Succeeded, film Ready, 2/s0 Ready, 2/film Blocked
             reboot a no-ffmpeg        Online
-            why 2/s0                  OwnQueue { tasks_ahead: 1 }
+            why 2/s0                  DevicesBusy { devices: 1, earliest_ms: Some(173800000) }
             grant a                   2/s0#1 Leased, from step 0, 0 inputs
         "#]],
     );

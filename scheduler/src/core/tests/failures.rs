@@ -127,3 +127,39 @@ fn a_task_that_fails_on_three_nodes_is_to_blame_itself() {
         "#]],
     );
 }
+
+#[test]
+fn only_a_node_where_it_failed_is_free_and_that_is_said() {
+    check(
+        "hello a
+         hello b
+         job
+         job
+         grant a
+         grant b
+         fail s0#1 internal
+         wait 3000
+         beat a
+         grant a
+         why s0
+         succeed 2/s0#1
+         why s0
+         grant b",
+        expect![[r#"
+            hello a                   Online
+            hello b                   Online
+            job                       created 1
+            job                       created 2
+            grant a                   s0#1 Leased, from step 0, 0 inputs
+            grant b                   2/s0#1 Leased, from step 0, 0 inputs
+            fail s0#1 internal        Ready
+            wait 3000                 s0 Ready, film Blocked, 2/s0 Leased, 2/film Blocked
+            beat a                    Run
+            grant a                   idle: nothing_waits
+            why s0                    NodesAvoided { nodes: ["a"] }
+            succeed 2/s0#1            Succeeded
+            why s0                    OwnQueue { tasks_ahead: 1 }
+            grant b                   2/film#1 Leased, from step 0, 1 inputs
+        "#]],
+    );
+}
