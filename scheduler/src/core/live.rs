@@ -95,7 +95,7 @@ impl Farm {
         let tasks = whole.tasks.iter().map(|row| live_row(row, None, None, 0));
         Some(LiveJob {
             id,
-            project: whole.job.project,
+            account: whole.job.account(),
             band: whole.job.band,
             prices: self.prices(),
             queue_position: Some(self.waiting_before(whole.job.seq) + 1),

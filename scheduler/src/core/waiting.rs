@@ -63,7 +63,7 @@ impl Farm {
             first.index,
             first.id,
         );
-        self.own_ahead(job.project, job.band, &place)
+        self.own_ahead(job.account(), job.band, &place)
     }
 
     /// Why a job waits behind the first of its line: for the same reason, but at least behind that.
