@@ -9,7 +9,7 @@ use std::{
     time::Instant,
 };
 
-use diffusion::{DiffusionError, Weights};
+use diffusion::{DiffusionError, ModelInfo, Size, Weights};
 use kernels::Device;
 use schemas::{Digest, agent::WeightsInfo};
 
@@ -124,8 +124,15 @@ impl Entry {
         Some(self.load_us.swap(0, Relaxed)).filter(|us| *us > 0)
     }
 
+    /// What the scheduler must know of the weights: of their sizes and lengths those that this node has
+    /// the memory for.
     pub fn advertise(&self) -> WeightsInfo {
         let info = self.weights.info();
+        let free = self.weights.device().free_bytes();
+        let (sizes, frames_max) = fitting(info, |size| match free {
+            Some(free_bytes) => self.weights.frames_that_fit(size, free_bytes),
+            None => Some(info.frames_max),
+        });
         WeightsInfo {
             name: self.name.clone(),
             digest: info
@@ -133,14 +140,10 @@ impl Entry {
                 .parse()
                 .unwrap_or_else(|_| Digest::of(info.digest.as_bytes())),
             title: info.name.clone(),
-            sizes: info
-                .sizes
-                .iter()
-                .map(|size| (size.width, size.height))
-                .collect(),
+            sizes,
             fps: info.fps,
-            frames_default: info.frames_default,
-            frames_max: info.frames_max,
+            frames_default: info.frames_default.min(frames_max),
+            frames_max,
             frames_step: info.frames_step,
             steps: info.steps,
             vocabulary: info
@@ -150,6 +153,32 @@ impl Entry {
                 .collect(),
         }
     }
+}
+
+/// Sizes that `frames` gives a default clip for, and the length that all of them have memory for. Where
+/// no size has, all are kept: the engine then says with numbers what is lacking.
+fn fitting(info: &ModelInfo, frames: impl Fn(Size) -> Option<u32>) -> (Vec<(u32, u32)>, u32) {
+    let (mut sizes, mut longest) = (Vec::new(), info.frames_max);
+    for size in &info.sizes {
+        match frames(*size) {
+            Some(fit) if fit >= info.frames_default => {
+                sizes.push((size.width, size.height));
+                longest = longest.min(fit);
+            }
+            fit => tracing::warn!(
+                weights = info.name,
+                width = size.width,
+                height = size.height,
+                frames = fit.unwrap_or(0),
+                "too little memory for a clip of the default length: this size is not offered"
+            ),
+        }
+    }
+    if sizes.is_empty() {
+        let all = info.sizes.iter().map(|size| (size.width, size.height));
+        return (all.collect(), info.frames_max);
+    }
+    (sizes, longest)
 }
 
 /// Finds the built-in model: [`VARIABLE`], beside the executable, in the sources it was built from.
@@ -220,6 +249,32 @@ mod tests {
             ("ltx-2.3".into(), "/models/LTX-2.3".into())
         );
         assert_eq!(named("builtin=/a/b"), ("builtin".into(), "/a/b".into()));
+    }
+
+    #[test]
+    fn sizes_and_lengths_beyond_the_memory_are_not_offered() {
+        let device = Device::cpu(1).unwrap();
+        let entry = Entry::open("x".into(), &find_builtin().unwrap(), &device).unwrap();
+        let info = entry.weights.info();
+        let all: Vec<_> = info.sizes.iter().map(|s| (s.width, s.height)).collect();
+        let squares = |size: Size| (size.width == size.height).then_some(info.frames_max);
+        assert_eq!(fitting(info, squares), (vec![(64, 64)], info.frames_max));
+        let short = info.frames_default;
+        assert_eq!(fitting(info, |_| Some(short)), (all.clone(), short));
+        assert_eq!(fitting(info, |_| None), (all.clone(), info.frames_max));
+        // What one clip needs is enough for it, and a byte less is not.
+        let need = |frames| {
+            let recipe = diffusion::Recipe {
+                frames,
+                ..diffusion::Recipe::with_defaults("", 0, info)
+            };
+            entry.weights.plan(&recipe).unwrap().memory.run_bytes()
+        };
+        let fit = |bytes| entry.weights.frames_that_fit(info.sizes[0], bytes);
+        assert!(fit(need(33)) >= Some(33) && fit(need(65)) == Some(65));
+        assert!(fit(need(65) / 2) < Some(65));
+        assert_eq!(fit(1_000), None);
+        assert_eq!(entry.advertise().sizes, all);
     }
 
     #[test]

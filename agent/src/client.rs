@@ -5,6 +5,10 @@
 
 use std::{
     path::{Path, PathBuf},
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::Duration,
 };
 
@@ -96,34 +100,65 @@ pub enum Try {
     GiveUp,
 }
 
-/// A connection to one scheduler. Clones share it; use one for each runtime.
+/// A connection to the scheduler that leads, at any of several addresses: each of them leads, hands
+/// on to who leads, or does not answer. Clones share it; use one for each runtime.
 #[derive(Clone)]
 pub struct Client {
     http: reqwest::Client,
-    base: String,
+    bases: Arc<[String]>,
+    /// Which address is called; the next one after each failure that another may not have.
+    current: Arc<AtomicUsize>,
     token: String,
 }
 
 impl Client {
-    pub fn new(base: &str, token: &str) -> Result<Self, ClientError> {
+    /// `bases` is one address, or several with commas between them.
+    pub fn new(bases: &str, token: &str) -> Result<Self, ClientError> {
         let bad = || ClientError::BadUrl {
-            url: base.to_string(),
+            url: bases.to_string(),
         };
-        let url = reqwest::Url::parse(base).map_err(|_| bad())?;
-        if url.scheme() != "http" || url.host_str().is_none() {
-            return Err(bad());
-        }
-        let http = reqwest::Client::builder()
-            .connect_timeout(CONNECT_TIMEOUT)
-            .no_proxy()
-            .build()
-            .map_err(|_| bad())?;
-        let base = base.trim_end_matches('/').to_string();
+        let base = |base: &str| {
+            let url = reqwest::Url::parse(base.trim()).ok();
+            let fits = url.is_some_and(|url| url.scheme() == "http" && url.host_str().is_some());
+            fits.then(|| base.trim().trim_end_matches('/').to_string())
+        };
+        let bases: Option<Arc<[String]>> = bases.split(',').map(base).collect();
+        let bases = bases.ok_or_else(bad)?;
         Ok(Self {
-            http,
-            base,
+            http: connections().map_err(|_| bad())?,
+            bases,
+            current: Arc::default(),
             token: token.trim().to_string(),
         })
+    }
+
+    /// The same client with connections of its own, for another runtime. Which address answers, one
+    /// learns from the other.
+    pub fn beside(&self) -> Result<Self, ClientError> {
+        let bad = |_| ClientError::BadUrl {
+            url: self.bases.join(","),
+        };
+        Ok(Self {
+            http: connections().map_err(bad)?,
+            ..self.clone()
+        })
+    }
+
+    fn base(&self) -> &str {
+        &self.bases[self.current.load(Ordering::Relaxed) % self.bases.len()]
+    }
+
+    /// Whatever is called next goes to another address than that of `url`. Calls that fail beside
+    /// each other turn away from it once.
+    fn turn_from(&self, url: Option<&reqwest::Url>) {
+        let at = self.current.load(Ordering::Relaxed);
+        let base = &self.bases[at % self.bases.len()];
+        if url.is_some_and(|url| url.as_str().starts_with(base)) {
+            let next = at.wrapping_add(1);
+            let _ = self
+                .current
+                .compare_exchange(at, next, Ordering::Relaxed, Ordering::Relaxed);
+        }
     }
 
     pub async fn hello(&self, hello: &Hello) -> Result<Welcome, ClientError> {
@@ -264,7 +299,7 @@ impl Client {
 
     fn call(&self, method: Method, path: &str, timeout: Duration) -> RequestBuilder {
         self.http
-            .request(method, format!("{}/agent/v1/{path}", self.base))
+            .request(method, format!("{}/agent/v1/{path}", self.base()))
             .bearer_auth(&self.token)
             .timeout(timeout)
     }
@@ -280,8 +315,11 @@ impl Client {
         }
         if status == StatusCode::UNAUTHORIZED {
             return Err(ClientError::WrongToken {
-                url: self.base.clone(),
+                url: self.base().to_string(),
             });
+        }
+        if status == StatusCode::SERVICE_UNAVAILABLE {
+            self.turn_from(Some(answer.url()));
         }
         let text = answer.text().await.unwrap_or_default();
         let message = serde_json::from_str::<schemas::video::ErrorBody>(&text).map_or_else(
@@ -304,11 +342,17 @@ impl Client {
     }
 
     fn unreachable(&self, source: reqwest::Error) -> ClientError {
-        ClientError::Unreachable {
-            url: self.base.clone(),
-            source,
-        }
+        let url = self.base().to_string();
+        self.turn_from(source.url());
+        ClientError::Unreachable { url, source }
     }
+}
+
+fn connections() -> reqwest::Result<reqwest::Client> {
+    reqwest::Client::builder()
+        .connect_timeout(CONNECT_TIMEOUT)
+        .no_proxy()
+        .build()
 }
 
 /// The path of an upload with its lease as query; ids and numbers need no escapes.
@@ -338,15 +382,48 @@ pub fn chain(error: &dyn std::error::Error) -> String {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::{AtomicU32, Ordering};
+    use std::sync::atomic::AtomicU32;
 
     use super::*;
+    use crate::scripted::serve;
 
     #[test]
     fn only_plain_http_addresses_are_taken() {
         assert!(Client::new("http://127.0.0.1:8080/", "t").is_ok());
-        for url in ["", "127.0.0.1:8080", "ftp://host", "https://host"] {
+        assert!(Client::new("http://a:1, http://b:2", "t").is_ok());
+        for url in [
+            "",
+            "127.0.0.1:8080",
+            "ftp://host",
+            "https://host",
+            "http://a:1,",
+        ] {
             assert!(Client::new(url, "t").is_err(), "{url}");
+        }
+    }
+
+    #[tokio::test]
+    async fn an_address_that_does_not_answer_is_followed_by_the_next() {
+        let server = serve(|_, _| {
+            Some(serde_json::json!({
+                "agent": "01890000-0000-7000-8000-000000000001",
+                "term": 1, "heartbeat_ms": 1, "lease_ttl_ms": 1,
+            }))
+        });
+        // Port 1 is nobody's.
+        let client = Client::new(&format!("http://127.0.0.1:1,{}", server.url), "t").unwrap();
+        let hello = Hello {
+            name: "node".into(),
+            boot: "01890000-0000-7000-8000-000000000001".parse().unwrap(),
+            version: "test".into(),
+            devices: Vec::new(),
+            weights: Vec::new(),
+            ffmpeg: None,
+        };
+        let gone = client.hello(&hello).await.unwrap_err();
+        assert!(gone.to_string().contains("127.0.0.1:1."), "{gone}");
+        for _ in 0..2 {
+            assert_eq!(client.hello(&hello).await.unwrap().term, 1);
         }
     }
 

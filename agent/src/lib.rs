@@ -119,7 +119,7 @@ impl DrainHandle {
 /// What is missing on this node. A scheduler that does not answer is no error: the agent waits.
 pub async fn start(settings: Settings, token: &str) -> Result<Running, AgentError> {
     let client = Client::new(&settings.scheduler_url, token)?;
-    let beat_client = Client::new(&settings.scheduler_url, token)?;
+    let beat_client = client.beside()?;
     let prepare = tokio::task::spawn_blocking(move || Node::prepare(settings));
     let node = prepare.await.map_err(|_| AgentError::Worker)??;
     let leases = Arc::new(Leases::default());

@@ -18,7 +18,7 @@ pub struct Metrics {
     pub steps: IntCounter,
     pub step_seconds: Histogram,
     pub checkpoints_saved: IntCounter,
-    /// `why` is `damaged` or `foreign`.
+    /// `why` is `damaged`, `foreign`, `lost` or `version`.
     pub checkpoints_refused: IntCounterVec,
     pub heartbeats_failed: IntCounter,
     pub leases: IntGauge,

@@ -7,8 +7,8 @@ use std::{
 };
 
 use diffusion::{
-    Checkpoint, Control, DiffusionError, Generated, ModelInfo, Progress, Recipe, Sink, Start,
-    Weights,
+    Checkpoint, CheckpointError, Control, DiffusionError, Generated, ModelInfo, Progress, Recipe,
+    Sink, Start, Weights,
 };
 use schemas::{
     agent::{CheckpointRef, FailureClass, Outcome, Phase, Times},
@@ -127,25 +127,32 @@ async fn start(studio: &Studio, desk: &Desk, checkpoint: Option<CheckpointRef>) 
     };
     let read = async {
         let path = desk.fetch(at.digest, "checkpoint").await.ok()?;
-        let bytes = tokio::fs::read(path).await.ok()?;
-        Checkpoint::from_bytes(&bytes)
-            .inspect_err(|error| tracing::warn!(%error, step = at.step, "checkpoint refused"))
-            .ok()
+        tokio::fs::read(path).await.ok()
     };
-    match read.await {
-        Some(checkpoint) => {
-            tracing::info!(step = at.step, "resuming");
-            Start::Resume(Box::new(checkpoint))
+    start_from(read.await.as_deref(), at.step, &studio.metrics)
+}
+
+/// The start that stored bytes stand for; what is wrong with them is told and counted.
+fn start_from(bytes: Option<&[u8]>, step: u32, metrics: &Metrics) -> Start {
+    let why = match bytes.map(Checkpoint::from_bytes) {
+        Some(Ok(checkpoint)) => {
+            tracing::info!(step, "resuming");
+            return Start::Resume(Box::new(checkpoint));
+        }
+        Some(Err(error)) => {
+            tracing::warn!(%error, step, "checkpoint refused, the shot begins anew");
+            match error {
+                CheckpointError::Version { .. } => "version",
+                _ => "damaged",
+            }
         }
         None => {
-            studio
-                .metrics
-                .checkpoints_refused
-                .with_label_values(&["damaged"])
-                .inc();
-            Start::Fresh
+            tracing::warn!(step, "checkpoint lost, the shot begins anew");
+            "lost"
         }
-    }
+    };
+    metrics.checkpoints_refused.with_label_values(&[why]).inc();
+    Start::Fresh
 }
 
 struct Taken {
@@ -376,3 +383,6 @@ impl Look {
         self.saved_at = Instant::now();
     }
 }
+
+#[cfg(test)]
+mod tests;

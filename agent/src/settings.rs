@@ -9,7 +9,7 @@ use serde::Deserialize;
 #[derive(Clone, Debug, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Settings {
-    /// Where the scheduler listens, without a path.
+    /// Where the scheduler listens, without a path; several addresses with commas between them.
     pub scheduler_url: String,
     /// File that holds the agent token.
     pub token_file: Option<PathBuf>,

@@ -52,6 +52,11 @@ pub fn key_hash(key: &str) -> String {
     blake3::hash(key.as_bytes()).to_hex().to_string()
 }
 
+/// A key that nobody can guess.
+pub fn new_key() -> Result<String, BootstrapError> {
+    secret("dk_")
+}
+
 /// Makes the default org and project when there are none, and a key when there is none.
 /// Answers the key if it was made now: it is not stored and cannot be shown again from the database.
 pub async fn first_key(
@@ -63,7 +68,7 @@ pub async fn first_key(
     if !store.keys().await?.is_empty() {
         return Ok(None);
     }
-    let key = secret("dk_")?;
+    let key = new_key()?;
     // The file first: a crash in between only leaves a key that the next start replaces.
     write_secret(&data.join(API_KEY_FILE), &key)?;
     dispatcher

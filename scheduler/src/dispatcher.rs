@@ -30,6 +30,7 @@ use crate::{
         Farm,
         calibration::Promise,
         command::{Command, Ended, LeaseReply, Refusal, Reply, Submitted},
+        decay::Decayed,
         limits::Limits,
         live::{Counts, LiveJob},
         outlook::{Frame, LiveCopy, Looked},
@@ -55,6 +56,8 @@ pub struct Dispatcher {
     clock: Clock,
     stop: CancellationToken,
     metrics: Metrics,
+    /// The term in which this scheduler leads; absent while another one does.
+    term: Option<u64>,
 }
 
 /// The two ends of a scheduler: first nobody waits any more, then nothing is written any more.
@@ -105,8 +108,18 @@ impl Dispatcher {
         metrics: Metrics,
         stops: Stops,
     ) -> Result<(Self, impl Future<Output = ()> + Send + use<>), FoldError> {
-        let clock = Clock::start();
+        Self::start_by(Clock::start(), store, limits, metrics, stops).await
+    }
+
+    async fn start_by(
+        clock: Clock,
+        store: Store,
+        limits: Limits,
+        metrics: Metrics,
+        stops: Stops,
+    ) -> Result<(Self, impl Future<Output = ()> + Send + use<>), FoldError> {
         let term = store.take_term().await?;
+        store.end_impossible_waits(clock.now_ms()).await?;
         let farm = writer::fold(&store, &limits, clock).await?;
         tracing::info!(term, "this scheduler leads");
         let (sender, receiver) = mpsc::channel(CHANNEL_MAX);
@@ -119,8 +132,29 @@ impl Dispatcher {
             clock,
             stop: stops.serving,
             metrics,
+            term: Some(term),
         };
         Ok((dispatcher, run))
+    }
+
+    /// The handle of a scheduler that only reads: it knows nothing beyond the database and takes no
+    /// command.
+    pub fn follower(metrics: Metrics, stop: CancellationToken) -> Self {
+        let (messages, _) = mpsc::channel(1);
+        let (_, wake) = watch::channel(0);
+        Self {
+            messages,
+            wake,
+            clock: Clock::start(),
+            stop,
+            metrics,
+            term: None,
+        }
+    }
+
+    /// The term in which this scheduler leads; absent in a follower.
+    pub fn term(&self) -> Option<u64> {
+        self.term
     }
 
     /// Sends one command and waits until its writes are durable.
@@ -304,6 +338,9 @@ impl Dispatcher {
 
     /// What memory knows beyond the store; `None` for a job that has ended or is unknown.
     pub async fn live(&self, job: JobId) -> Result<Option<LiveJob>, DispatchError> {
+        if self.term.is_none() {
+            return Ok(None);
+        }
         self.look(move |farm| farm.live(job)).await
     }
 
@@ -320,6 +357,16 @@ impl Dispatcher {
     /// The farm without its jobs, to look ahead with.
     pub async fn outlook_frame(&self) -> Result<Frame, DispatchError> {
         self.look(Farm::outlook_frame).await
+    }
+
+    /// Accounts behind `after`, at most `limit`, with what they have had of the farm.
+    pub async fn outlook_accounts(
+        &self,
+        after: Option<AccountId>,
+        limit: usize,
+    ) -> Result<Vec<(AccountRow, Decayed)>, DispatchError> {
+        self.look(move |farm| farm.outlook_accounts(after, limit))
+            .await
     }
 
     /// Jobs that have not ended, in pages; with the last looked at, or `None` at the end.

@@ -41,7 +41,7 @@ const SHARE: u32 = 5;
 /// Time for all runs of a forecast, and for those of an estimate that somebody waits for.
 const BUDGET: Duration = Duration::from_secs(2);
 const ASK_BUDGET: Duration = Duration::from_secs(1);
-/// Jobs in one page: what the dispatcher copies between two commands.
+/// Jobs or accounts in one page: what the dispatcher copies between two commands.
 const PAGE: usize = 256;
 /// Jobs in a copy.
 const JOBS_MAX: usize = 4_096;
@@ -128,7 +128,7 @@ impl Forecaster {
 
     /// Copies what runs and waits, page by page; the jobs of `always` in any case.
     async fn copy(&self, always: Option<AccountId>) -> Result<Outlook, DispatchError> {
-        let frame = self.dispatcher.outlook_frame().await?;
+        // Jobs first, so that their accounts and agents are known by the time those are copied.
         let mut sampled = Sampled::new(always);
         let mut after = None;
         loop {
@@ -138,6 +138,16 @@ impl Forecaster {
                 break;
             }
             after = last;
+        }
+        let mut frame = self.dispatcher.outlook_frame().await?;
+        let mut account = None;
+        loop {
+            let page = self.dispatcher.outlook_accounts(account, PAGE).await?;
+            let Some((last, _)) = page.last() else {
+                break;
+            };
+            account = Some(last.id);
+            frame.add(page);
         }
         Ok(Outlook {
             frame,

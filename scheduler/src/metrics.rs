@@ -20,6 +20,7 @@ pub struct Metrics {
     pub attempts: IntCounterVec,
     pub idle_polls: IntCounterVec,
     pub uploaded_bytes: IntCounter,
+    pub leads: IntGauge,
     pub forecast_seconds: Histogram,
     eta_jobs: IntCounterVec,
     eta_error: HistogramVec,
@@ -69,6 +70,11 @@ impl Metrics {
             attempts: counters(r, "attempts_total", "Attempts that ended.", "outcome")?,
             idle_polls: counters(r, "idle_polls_total", "Polls without work.", "why")?,
             uploaded_bytes: counter(r, "uploaded_bytes_total", "Bytes of artefacts stored.")?,
+            leads: gauge(
+                r,
+                "leads",
+                "1 while this scheduler leads, 0 while it stands by.",
+            )?,
             forecast_seconds: histogram(
                 r,
                 "forecast_seconds",

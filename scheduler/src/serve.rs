@@ -18,7 +18,7 @@ use tokio::{net::TcpListener, time::timeout};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
-    api::{AgentApi, ApiState, agent_api, standby_api, videos_api},
+    api::{AgentApi, ApiState, Standby, agent_api, standby_api, videos_api},
     artifacts::{ArtifactError, Artifacts},
     bootstrap::{self, BootstrapError},
     chores::{self, ChoreError},
@@ -28,7 +28,7 @@ use crate::{
     leader::{self, Kept, LeaderError, Leadership},
     metrics::{Metrics, MetricsError},
     settings::Settings,
-    store::{DatabaseUrl, Store, StoreError},
+    store::{Store, StoreError},
 };
 
 /// How long open connections may take to end after a shutdown was asked for.
@@ -110,8 +110,8 @@ impl Scheduler {
         Self::lead(settings, limits, leadership, listener).await
     }
 
-    /// Like [`Scheduler::start`], but on PostgreSQL waits while another scheduler leads: requests
-    /// are answered with 503 until this one does.
+    /// Like [`Scheduler::start`], but on PostgreSQL waits while another scheduler leads: until then
+    /// this one answers reads and hands everything else to the leader.
     ///
     /// # Errors
     /// [`StartError`], not for a leadership that is taken on PostgreSQL.
@@ -124,7 +124,7 @@ impl Scheduler {
         make_folder(&settings.data)?;
         let listener = bind(settings.listen).await?;
         let leadership = match leader::lead_on(&url).await {
-            Err(LeaderError::TakenOnServer { .. }) => wait_to_lead(&url, &listener).await?,
+            Err(LeaderError::TakenOnServer { .. }) => wait_to_lead(&settings, &listener).await?,
             led => led?,
         };
         Self::lead(settings, limits, leadership, listener).await
@@ -141,7 +141,7 @@ impl Scheduler {
             source,
         })?;
         let store = Store::open(settings.database()).await?;
-        let artifacts = Artifacts::in_folder(&settings.data)?;
+        let artifacts = Artifacts::open_to_write(settings.artifacts(), &settings.s3).await?;
         let metrics = Metrics::new()?;
         let (stops, ended) = (Stops::default(), CancellationToken::new());
         let (serving, writing) = (TaskTracker::new(), TaskTracker::new());
@@ -153,6 +153,10 @@ impl Scheduler {
             writer.await;
         });
         let leadership = leadership.keep(stops.writing.clone());
+        if let Some(term) = dispatcher.term() {
+            store.advertise(term, &settings.advertised(address)).await?;
+        }
+        metrics.leads.set(1);
         let first_key = bootstrap::first_key(&settings.data, &store, &dispatcher).await?;
         let agent_token = bootstrap::agent_token(&settings.data)?;
         chores::start(
@@ -235,18 +239,33 @@ fn router(
         .merge(videos_api(videos))
 }
 
-/// Answers 503 on the listener until this scheduler leads.
-async fn wait_to_lead(url: &DatabaseUrl, listener: &TcpListener) -> Result<Leadership, StartError> {
-    let address = listener.local_addr().map_err(StartError::Standby)?;
+/// Answers on the listener as a standby until this scheduler leads.
+async fn wait_to_lead(
+    settings: &Settings,
+    listener: &TcpListener,
+) -> Result<Leadership, StartError> {
+    let (address, url) = (listener.local_addr(), settings.database());
+    let address = address.map_err(StartError::Standby)?;
     tracing::info!(%address, database = %url, "standing by: another scheduler leads");
     let second = rustix::io::dup(listener).map_err(|error| StartError::Standby(error.into()))?;
     let second = TcpListener::from_std(second.into()).map_err(StartError::Standby)?;
     let leads = CancellationToken::new();
+    let standby = Standby::new(
+        url.clone(),
+        Artifacts::open_at(settings.artifacts(), &settings.s3)?,
+        settings.api.clone(),
+        Metrics::new()?,
+        leads.clone(),
+    );
     let stop = leads.clone().cancelled_owned();
     let _guard = leads.drop_guard(); // also when nobody waits for this any more
-    let server = axum::serve(second, standby_api()).with_graceful_shutdown(stop);
-    tokio::spawn(server.into_future());
-    Ok(leader::wait_to_lead(url).await?)
+    let server = axum::serve(second, standby_api(standby.clone())).with_graceful_shutdown(stop);
+    tokio::spawn(async move {
+        let ended = server.await;
+        tracing::debug!(?ended, "no longer answers as a standby");
+        standby.close().await;
+    });
+    Ok(leader::wait_to_lead(&url).await?)
 }
 
 fn make_folder(data: &Path) -> Result<(), LeaderError> {

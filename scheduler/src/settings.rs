@@ -13,6 +13,7 @@ use serde::Deserialize;
 
 use crate::{
     api::ApiSettings,
+    artifacts::{self, ArtifactsUrl, S3Settings},
     chores::ChoreSettings,
     core::{
         limits::Limits,
@@ -37,6 +38,11 @@ pub struct Settings {
     pub windows: BTreeMap<String, WindowSettings>,
     /// `sqlite:FILE` or `postgres://USER:PASSWORD@HOST/NAME`; a file in the data folder when absent.
     pub database: Option<DatabaseUrl>,
+    /// `file:FOLDER` or `s3://BUCKET/PREFIX`; a folder in the data folder when absent.
+    pub artifacts: Option<ArtifactsUrl>,
+    pub s3: S3Settings,
+    /// `http://HOST:PORT` at which other schedulers reach this one; where it listens when absent.
+    pub advertise: Option<String>,
 }
 
 /// A window in civil time, such as `zone = "Europe/Berlin"`, `start = "22:00"`, `end = "06:00"`.
@@ -103,6 +109,9 @@ impl Default for Settings {
             chores: ChoreSettings::default(),
             windows: BTreeMap::new(),
             database: None,
+            artifacts: None,
+            s3: S3Settings::default(),
+            advertise: None,
         }
     }
 }
@@ -238,6 +247,22 @@ impl Settings {
         self.database.clone().unwrap_or_else(in_folder)
     }
 
+    /// Where the artefacts are.
+    pub fn artifacts(&self) -> ArtifactsUrl {
+        let in_folder = || ArtifactsUrl::Folder(self.data.join(artifacts::FOLDER));
+        self.artifacts.clone().unwrap_or_else(in_folder)
+    }
+
+    /// Where others find a scheduler that listens on `address`.
+    pub fn advertised(&self, address: SocketAddr) -> String {
+        let shown = self.advertise.as_ref();
+        let shown = shown.map(|url| url.trim_end_matches('/').to_string());
+        shown.unwrap_or_else(|| match address.ip().is_unspecified() {
+            true => format!("http://{}:{}", host_name(), address.port()),
+            false => format!("http://{address}"),
+        })
+    }
+
     /// Limits of the core, windows included.
     ///
     /// # Errors
@@ -274,6 +299,15 @@ impl Settings {
         }
         sources.add_source(variables).build()?.try_deserialize()
     }
+}
+
+/// What the kernel calls this machine.
+fn host_name() -> String {
+    let name = std::fs::read_to_string("/proc/sys/kernel/hostname");
+    let name = name.map(|name| name.trim().to_string());
+    name.ok()
+        .filter(|name| !name.is_empty())
+        .unwrap_or_else(|| "localhost".into())
 }
 
 #[cfg(test)]
@@ -349,6 +383,30 @@ mod tests {
             !format!("{refused:?} {refused}").contains("s3cret"),
             "{refused:?}"
         );
+    }
+
+    #[test]
+    fn a_bucket_is_read_and_its_secret_never_shown() {
+        let file = "artifacts = 's3://films/farm'\n[s3]\nendpoint = 'http://10.0.0.7:9000'\nsecret_access_key = 's3cret'\n";
+        let variables = [("DAILIES__SCHEDULER__S3__ACCESS_KEY_ID", "ann")];
+        let settings = read(file, &variables).unwrap();
+        assert_eq!(settings.artifacts().to_string(), "s3://films/farm");
+        assert_eq!(settings.s3.access_key_id.as_deref(), Some("ann"));
+        assert!(!format!("{settings:?}").contains("s3cret"));
+        let refused = read("artifacts = 'ftp://host'", &[]).unwrap_err();
+        assert!(refused.to_string().contains("s3://BUCKET"), "{refused}");
+        let here = read("data = '/srv'", &[]).unwrap();
+        assert_eq!(here.artifacts().to_string(), "/srv/cas");
+    }
+
+    #[test]
+    fn others_find_it_where_it_listens_or_where_it_says() {
+        let listens = |text: &str| Settings::default().advertised(text.parse().unwrap());
+        assert_eq!(listens("10.0.0.7:80"), "http://10.0.0.7:80");
+        assert!(!listens("0.0.0.0:80").contains("0.0.0.0"));
+        let told = read("advertise = 'http://farm-a:8080/'", &[]).unwrap();
+        let address = "0.0.0.0:80".parse().unwrap();
+        assert_eq!(told.advertised(address), "http://farm-a:8080");
     }
 
     #[test]

@@ -289,6 +289,13 @@ impl Agent {
         self.call("checkpoint", &report).await
     }
 
+    /// Names what is stored already.
+    async fn checkpoint_again(&self, lease: LeaseRef, step: u32, digest: Digest) -> WriteAnswer {
+        let checkpoint = CheckpointRef { step, digest };
+        let report = CheckpointReport { lease, checkpoint };
+        self.call("checkpoint", &report).await
+    }
+
     async fn succeed(&self, lease: LeaseRef, variants: &[Variant]) -> WriteAnswer {
         for variant in variants {
             self.store(lease, content(lease, *variant).as_bytes()).await;
@@ -473,6 +480,105 @@ async fn uploads_and_reports_are_refused_with_a_reason() {
     agent.token = "at_wrong".into();
     let answer = agent.send("hello", &agent.hello()).await;
     assert_eq!(answer.status(), StatusCode::UNAUTHORIZED);
+    farm.shutdown().await;
+}
+
+#[tokio::test]
+async fn an_agent_that_lies_repeats_or_mixes_up_its_reports_changes_nothing() {
+    let data = tempfile::tempdir().unwrap();
+    let farm = start(data.path()).await;
+    let (mut honest, liar) = (Agent::join(&farm, "a").await, Agent::join(&farm, "b").await);
+    let new = job(project(&farm).await, 1);
+    let id = new.id;
+    farm.dispatcher().submit(new).await.unwrap();
+    let lease = honest.lease().await.lease;
+    let shot = artefacts(lease, &[Variant::Shot]);
+    honest
+        .store(lease, content(lease, Variant::Shot).as_bytes())
+        .await;
+    let made_up = BootId(Uuid::now_v7());
+    let lies = [
+        LeaseRef {
+            agent: liar.welcome.agent,
+            boot: liar.boot,
+            ..lease
+        },
+        LeaseRef {
+            attempt: lease.attempt + 1,
+            ..lease
+        },
+        LeaseRef {
+            attempt: 0,
+            ..lease
+        },
+        LeaseRef {
+            boot: made_up,
+            ..lease
+        },
+        LeaseRef {
+            term: lease.term + 9,
+            ..lease
+        },
+        LeaseRef {
+            task: TaskId(Uuid::now_v7()),
+            ..lease
+        },
+    ];
+    let failed = |message: &str| Outcome::Failed {
+        cause: FailureClass::Rejected,
+        message: message.into(),
+    };
+    let released = Outcome::Released {
+        checkpoint: None,
+        reason: "drained".into(),
+        device_us: 1,
+    };
+    for lie in lies {
+        refused(&liar.report_success(lie, shot.clone()).await, "");
+        for outcome in [failed("so that the job fails"), released.clone()] {
+            let report = Report {
+                lease: lie,
+                outcome,
+            };
+            refused(&liar.call("report", &report).await, "");
+        }
+        let checkpoint = CheckpointRef {
+            step: 7,
+            digest: shot[0].digest,
+        };
+        let report = CheckpointReport {
+            lease: lie,
+            checkpoint,
+        };
+        refused(&liar.call("checkpoint", &report).await, "");
+        let upload = liar.upload(lie, b"fraud", Digest::of(b"fraud")).await;
+        refused(&upload.json().await.unwrap(), "");
+    }
+    let told = format!("{:?}", liar.beat(lies[0], 8).await);
+    assert!(told.contains("Abandon"), "{told}");
+    let told = format!("{:?}", honest.beat(lease, 4).await);
+    assert!(told.contains("Continue"), "{told}");
+
+    // Reports that overtook each other, and again.
+    assert_eq!(honest.checkpoint(lease, 4).await, WriteAnswer::Accepted);
+    refused(&honest.checkpoint(lease, 2).await, "");
+    assert_eq!(honest.checkpoint(lease, 4).await, WriteAnswer::Duplicate);
+    let done = honest.report_success(lease, shot.clone()).await;
+    assert_eq!(done, WriteAnswer::Accepted);
+    refused(&honest.checkpoint_again(lease, 6, shot[0].digest).await, "");
+    for outcome in [failed("late"), released] {
+        let report = Report { lease, outcome };
+        refused(&honest.call("report", &report).await, "");
+    }
+    let again = honest.report_success(lease, shot).await;
+    assert_eq!(again, WriteAnswer::Duplicate);
+
+    let film = honest.lease().await.lease;
+    assert_eq!(honest.succeed(film, &FILM).await, WriteAnswer::Accepted);
+    let done = view(&farm, id).await;
+    assert_eq!(done.state, JobState::Succeeded);
+    assert_eq!(done.reservation.posted, GpuMicros(4_000_000));
+    assert_eq!(farm.store().check_ledger().await.unwrap(), []);
     farm.shutdown().await;
 }
 

@@ -6,6 +6,7 @@
 pub mod agent;
 pub mod digest;
 pub mod ids;
+pub mod keys;
 pub mod money;
 pub mod quota;
 pub mod task;

@@ -1,5 +1,8 @@
 //! Harness for tests with real processes: start `dailies`, talk to it, kill it.
 
+pub mod farm;
+pub mod postgres;
+
 use std::{
     io::{BufRead, BufReader, Read},
     path::{Path, PathBuf},
@@ -22,8 +25,14 @@ pub struct Process {
 impl Process {
     /// Starts the binary built beside this test, with settings as environment variables.
     pub fn start(arguments: &[&str], settings: &[(&str, &str)]) -> Self {
-        let mut child = dailies()
-            .args(arguments)
+        let mut command = dailies();
+        command.args(arguments);
+        Self::start_command(command, settings)
+    }
+
+    /// Like [`Process::start`], of a command that ends up as `dailies`.
+    pub fn start_command(mut command: Command, settings: &[(&str, &str)]) -> Self {
+        let mut child = command
             .envs(settings.iter().copied())
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
@@ -34,6 +43,10 @@ impl Process {
         collect(child.stdout.take().expect("stdout is piped"), &log);
         collect(child.stderr.take().expect("stderr is piped"), &log);
         Self { child, log }
+    }
+
+    pub fn id(&self) -> u32 {
+        self.child.id()
     }
 
     pub fn log(&self) -> String {
@@ -76,9 +89,22 @@ impl Process {
     }
 
     pub fn signal_term(&self) {
+        self.signal(rustix::process::Signal::TERM);
+    }
+
+    /// Holds it where it is: it keeps its connections and answers nothing.
+    pub fn freeze(&self) {
+        self.signal(rustix::process::Signal::STOP);
+    }
+
+    pub fn thaw(&self) {
+        self.signal(rustix::process::Signal::CONT);
+    }
+
+    fn signal(&self, signal: rustix::process::Signal) {
         let id = i32::try_from(self.child.id()).expect("a process id fits");
         let id = rustix::process::Pid::from_raw(id).expect("a process id is not zero");
-        rustix::process::kill_process(id, rustix::process::Signal::TERM).expect("alive");
+        rustix::process::kill_process(id, signal).expect("alive");
     }
 }
 
@@ -189,12 +215,28 @@ impl Api {
             .map(|(status, body)| (status, parse(&body)))
     }
 
+    /// Like [`Api::post`]: however often it is sent with this key, it is done once.
+    pub fn post_once(&self, path: &str, body: &Value, key: &str) -> Option<(u16, Value)> {
+        let url = format!("{}{path}", self.base_url);
+        let request = self.http.post(url).bearer_auth(&self.key);
+        let request = request.header("idempotency-key", key).json(body);
+        self.send(request)
+            .map(|(status, body)| (status, parse(&body)))
+    }
+
     pub fn bytes(&self, path: &str) -> Option<(u16, Vec<u8>)> {
         self.send(
             self.http
                 .get(format!("{}{path}", self.base_url))
                 .bearer_auth(&self.key),
         )
+    }
+
+    /// Like [`Api::bytes`], of a range such as `bytes=0-9`.
+    pub fn part(&self, path: &str, range: &str) -> Option<(u16, Vec<u8>)> {
+        let url = format!("{}{path}", self.base_url);
+        let request = self.http.get(url).bearer_auth(&self.key);
+        self.send(request.header("range", range))
     }
 
     /// `None` when the server cannot be reached, which a test that kills servers expects.

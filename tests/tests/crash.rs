@@ -1,153 +1,12 @@
 //! `kill -9` of an agent and of the scheduler in mid-render: still one film, the same film,
 //! resumed from the last checkpoint.
 
-use std::{
-    fs,
-    time::{Duration, Instant},
+use std::time::{Duration, Instant};
+
+use tests::{
+    Api, Process,
+    farm::{Farm, STEPS},
 };
-
-use serde_json::{Value, json};
-use tempfile::TempDir;
-use tests::{Api, Process, wait};
-
-/// Leases short enough that a test does not wait long for a dead agent.
-const TIMES: &[(&str, &str)] = &[
-    ("DAILIES__SCHEDULER__FARM__LEASE_TTL_MS", "4000"),
-    ("DAILIES__SCHEDULER__FARM__START_TTL_MS", "4000"),
-    ("DAILIES__SCHEDULER__FARM__HEARTBEAT_MS", "300"),
-    ("DAILIES__AGENT__CHECKPOINT_STEPS", "2"),
-    ("DAILIES__AGENT__FENCE_MARGIN_MS", "1000"),
-    // A drain gives running work back, however little of it is left.
-    ("DAILIES__SCHEDULER__FARM__DRAIN_FINISH_MS", "0"),
-    ("DAILIES__AGENT__DRAIN_FINISH_MS", "0"),
-    // Films of a second: an urgent job may take a device at any moment.
-    ("DAILIES__SCHEDULER__FARM__PREEMPT_MIN_RUN_MS", "0"),
-    ("DAILIES__SCHEDULER__FARM__PREEMPT_MIN_STEPS", "1"),
-    ("DAILIES__SCHEDULER__FARM__PREEMPT_GAIN_MS", "0"),
-];
-
-/// Steps of a render: enough that a kill always falls between two of them.
-const STEPS: u64 = 60;
-
-struct Farm {
-    folder: TempDir,
-    scheduler: Option<Process>,
-    api: Api,
-}
-
-impl Farm {
-    fn start() -> Self {
-        let folder = tempfile::tempdir().expect("a temporary folder");
-        let (scheduler, url) = serve(&folder, "127.0.0.1:0");
-        let key = fs::read_to_string(folder.path().join("data/api-key")).expect("the first key");
-        Self {
-            folder,
-            scheduler: Some(scheduler),
-            api: Api::new(&url, &key),
-        }
-    }
-
-    fn agent(&self) -> Process {
-        let token = self.folder.path().join("data/agent-token");
-        let scratch = self.folder.path().join("scratch");
-        let scheduler = self.api.base_url.trim_end_matches("/v1");
-        let arguments = [
-            "agent",
-            "--scheduler",
-            scheduler,
-            "--token-file",
-            token.to_str().expect("UTF-8"),
-            "--scratch",
-            scratch.to_str().expect("UTF-8"),
-            "--name",
-            "node-1",
-        ];
-        Process::start(&arguments, TIMES)
-    }
-
-    fn kill_scheduler(&mut self) {
-        self.scheduler.take().expect("it runs").kill_9();
-    }
-
-    /// On the address that the agent and the client know.
-    fn restart_scheduler(&mut self) {
-        let address = self
-            .api
-            .base_url
-            .trim_start_matches("http://")
-            .trim_end_matches("/v1");
-        let (scheduler, _) = serve(&self.folder, address);
-        self.scheduler = Some(scheduler);
-    }
-
-    fn submit(&self) -> String {
-        self.submit_as("normal", 11, STEPS)
-    }
-
-    fn submit_as(&self, priority: &str, seed: u64, steps: u64) -> String {
-        let request = json!({
-            "model": "builtin", "prompt": "a big red ball bounces at night", "size": "64x64",
-            "seconds": "2", "seed": seed, "steps": steps, "priority": priority,
-        });
-        let (status, video) = self
-            .api
-            .post("/videos", &request)
-            .expect("the scheduler answers");
-        assert_eq!(status, 200, "{video}");
-        video["id"].as_str().expect("an id").to_string()
-    }
-
-    fn video(&self, id: &str) -> Option<Value> {
-        let (status, video) = self.api.get(&format!("/videos/{id}"))?;
-        assert_eq!(status, 200, "{video}");
-        assert_ne!(video["status"], "failed", "{video}");
-        Some(video)
-    }
-
-    fn wait_for_step(&self, id: &str, step: u64) -> u64 {
-        wait(&format!("step {step}"), || {
-            let video = self.video(id)?;
-            assert_ne!(
-                video["status"], "completed",
-                "done before it could be killed: {video}"
-            );
-            video["steps_done"].as_u64().filter(|done| *done >= step)
-        })
-    }
-
-    fn wait_for_film(&self, id: &str) -> (Value, Vec<u8>) {
-        let video = wait("the film", || {
-            self.video(id).filter(|v| v["status"] == "completed")
-        });
-        let (status, film) = self
-            .api
-            .bytes(&format!("/videos/{id}/content"))
-            .expect("the scheduler answers");
-        assert_eq!(status, 200);
-        (video, film)
-    }
-}
-
-fn serve(folder: &TempDir, listen: &str) -> (Process, String) {
-    let data = folder.path().join("data");
-    let arguments = [
-        "serve",
-        "--listen",
-        listen,
-        "--data",
-        data.to_str().expect("UTF-8"),
-    ];
-    let mut process = Process::start(&arguments, &settings(folder));
-    let url = process.wait_for("base_url");
-    (process, url)
-}
-
-/// Those of every test, and the database of this one.
-fn settings(folder: &TempDir) -> Vec<(&'static str, &'static str)> {
-    let url = tests::database(folder.path());
-    let database = url.map(|url| ("DAILIES__SCHEDULER__DATABASE", &*url.leak()));
-    TIMES.iter().copied().chain(database).collect()
-}
 
 /// The step from which an agent says in its log that it goes on.
 fn resumed_at(log: &str) -> Option<u32> {
@@ -242,54 +101,109 @@ fn an_urgent_film_takes_the_only_device_and_the_other_one_goes_on_unchanged() {
     assert!(film == expected, "the film differs after it was preempted");
 }
 
-#[test]
-fn a_standby_leads_ten_seconds_after_the_kill_of_its_leader_and_the_film_ends_once() {
-    const TAKEOVER_MAX: Duration = Duration::from_secs(10);
-    let mut farm = Farm::start();
-    if tests::database(farm.folder.path()).is_none() {
-        println!("skipped: no PostgreSQL (DAILIES_TEST_POSTGRES names none)");
-        return;
+/// From the end of a leader to the first answer of the next one.
+const TAKEOVER_MAX: Duration = Duration::from_secs(10);
+
+/// A farm with a scheduler that stands by, and an agent that knows both. `None` without PostgreSQL.
+struct Pair {
+    farm: Farm,
+    standby: Process,
+    /// Asks the standby.
+    next: Api,
+    agent: Process,
+}
+
+impl Pair {
+    fn start() -> Option<Self> {
+        let farm = Farm::start();
+        if tests::database(farm.folder.path()).is_none() {
+            println!("skipped: no PostgreSQL (DAILIES_TEST_POSTGRES names none)");
+            return None;
+        }
+        let data = farm.folder.path().join("data");
+        let data = data.to_str().expect("UTF-8");
+        let arguments = ["serve", "--listen", "127.0.0.1:0", "--data", data];
+        let mut standby = Process::start(&arguments, &farm.settings);
+        let said = standby.wait_for("standing by: another scheduler leads address=");
+        let address = said.split_whitespace().next().expect("an address");
+        let next = Api::new(&format!("http://{address}/v1"), &farm.api.key);
+        let agent = farm.agent_of(&[&farm.api, &next]);
+        Some(Self {
+            farm,
+            standby,
+            next,
+            agent,
+        })
     }
-    let agent = farm.agent();
-    let quiet = farm.submit();
-    let (_, expected) = farm.wait_for_film(&quiet);
 
-    let data = farm.folder.path().join("data");
-    let arguments = [
-        "serve",
-        "--listen",
-        "127.0.0.1:0",
-        "--data",
-        data.to_str().expect("UTF-8"),
-    ];
-    let mut standby = Process::start(&arguments, &settings(&farm.folder));
-    let said = standby.wait_for("standing by: another scheduler leads address=");
-    let address = said.split_whitespace().next().expect("an address");
-    let next = Api::new(&format!("http://{address}/v1"), &farm.api.key);
-    let (status, refused) = next.get("/videos").expect("a standby answers");
-    assert_eq!(status, 503, "{refused}");
+    /// Ends the wait for the standby to lead, and asks it from now on.
+    fn take_over(&mut self, since: Instant) {
+        self.standby.wait_for("base_url");
+        let took = since.elapsed();
+        println!("took over in {took:?}");
+        assert!(took < TAKEOVER_MAX, "it took {took:?}");
+        std::mem::swap(&mut self.farm.api, &mut self.next);
+    }
+}
 
-    let victim = farm.submit();
-    farm.wait_for_step(&victim, 6);
+#[test]
+fn a_standby_reads_hands_on_and_takes_over_in_mid_render() {
+    let Some(mut pair) = Pair::start() else {
+        return;
+    };
+    let quiet = pair.farm.submit();
+    let (_, expected) = pair.farm.wait_for_film(&quiet);
+    // The standby reads by itself; what only the leader can do, it hands on.
+    let (status, list) = pair.next.get("/videos").expect("a standby answers");
+    assert_eq!(
+        (status, list["data"].as_array().map(Vec::len)),
+        (200, Some(1))
+    );
+    let content = format!("/videos/{quiet}/content");
+    assert!(pair.next.bytes(&content) == Some((200, expected.clone())));
+    let (status, _) = pair.next.get("/models").expect("the leader answers");
+    assert_eq!(status, 200);
+    std::mem::swap(&mut pair.farm.api, &mut pair.next);
+    let victim = pair.farm.submit();
+    std::mem::swap(&mut pair.farm.api, &mut pair.next);
+
+    pair.farm.wait_for_step(&victim, 6);
     let killed = Instant::now();
-    farm.kill_scheduler();
-    standby.wait_for("base_url");
-    assert!(
-        killed.elapsed() < TAKEOVER_MAX,
-        "it took {:?}",
-        killed.elapsed()
-    );
-    agent.kill_9(); // it knows only the address of the scheduler that is gone
-    farm.scheduler = Some(standby);
-    farm.api = next;
-    let agent = farm.agent();
-    let (video, film) = farm.wait_for_film(&victim);
-    assert!(resumed_at(&agent.log()) >= Some(2), "{}", agent.log());
-    assert!(
-        film == expected,
-        "the film differs after the change of leaders"
-    );
+    pair.farm.kill_scheduler();
+    pair.take_over(killed);
+    let (video, film) = pair.farm.wait_for_film(&victim);
+    assert!(film == expected, "the film differs after the change");
     assert_eq!(video["usage"]["state"], "posted", "{video}");
-    let (_, list) = farm.api.get("/videos").expect("the scheduler answers");
+    let (_, list) = pair.farm.api.get("/videos").expect("it answers");
     assert_eq!(list["data"].as_array().map(Vec::len), Some(2), "{list}");
+    // The first of these addresses is nobody's any more.
+    let mut client = tests::dailies();
+    let both = format!("{},{}", pair.next.base_url, pair.farm.api.base_url);
+    client.args(["list", "--url", &both, "--key", &pair.farm.api.key]);
+    let told = client.output().expect("it runs");
+    let told = String::from_utf8_lossy(&told.stdout).into_owned();
+    assert!(told.contains(&victim), "{told}");
+    drop(pair.agent);
+}
+
+#[test]
+fn a_leader_that_freezes_is_replaced_and_writes_nothing_when_it_wakes() {
+    let Some(mut pair) = Pair::start() else {
+        return;
+    };
+    let victim = pair.farm.submit();
+    pair.farm.wait_for_step(&victim, 3);
+    let old = pair.farm.scheduler.take().expect("it runs");
+    let frozen = Instant::now();
+    old.freeze();
+    pair.take_over(frozen);
+    let (video, _) = pair.farm.wait_for_film(&victim);
+    assert_eq!(video["usage"]["state"], "posted", "{video}");
+    let mut old = old;
+    old.thaw();
+    old.wait_for("no longer leads; standing by");
+    old.wait_for("standing by: another scheduler leads address=");
+    let (_, list) = pair.farm.api.get("/videos").expect("it answers");
+    assert_eq!(list["data"].as_array().map(Vec::len), Some(1), "{list}");
+    drop(pair.agent);
 }

@@ -163,12 +163,18 @@ const DOORS: &[(&str, &[&str])] = &[
         &[
             "scheduler/src/api/",
             "scheduler/src/serve.rs",
+            "scheduler/src/artifacts/s3_server.rs",
             "scheduler/tests/",
         ],
     ),
     ("apalis", &["scheduler/src/chores/"]),
     ("apalis_core", &["scheduler/src/chores/"]),
-    ("object_store", &["scheduler/src/artifacts.rs"]),
+    ("object_store", &["scheduler/src/artifacts/"]),
+    (
+        "hyper_util",
+        &["scheduler/src/outbound.rs", "scheduler/src/artifacts/"],
+    ),
+    ("rustls", &["scheduler/src/outbound.rs"]),
     ("governor", &["scheduler/src/api/"]),
     (
         "reqwest",

@@ -24,8 +24,7 @@ pub enum DiffusionError {
     Checkpoint(#[from] crate::checkpoint::CheckpointError),
     /// More memory is needed than there is.
     #[error(
-        "{what} needs {} MiB of memory and {} MiB are free: \
-         ask for a smaller size or fewer frames, or free some memory",
+        "{what} needs {} MiB of memory and {} MiB are free: {advice}",
         need_bytes.div_ceil(1 << 20),
         free_bytes >> 20
     )]
@@ -36,6 +35,8 @@ pub enum DiffusionError {
         need_bytes: u64,
         /// What the device has left.
         free_bytes: u64,
+        /// What to do about it.
+        advice: &'static str,
     },
     /// The latents stopped being numbers.
     #[error("the {stream} latents hold {count} values that are not finite after step {step}")]

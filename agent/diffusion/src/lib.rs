@@ -32,7 +32,7 @@ mod sigmas;
 mod text;
 mod transformer;
 
-pub use checkpoint::Checkpoint;
+pub use checkpoint::{Checkpoint, CheckpointError};
 pub use clip::{Clip, Sink, Slate};
 pub use error::DiffusionError;
 pub use info::{ModelInfo, Size};

@@ -101,17 +101,19 @@ pub fn admit(weights: &Weights, recipe: &Recipe, grid: &Grid) -> Result<Memory, 
             recipe.width, recipe.height, recipe.frames
         )
     };
-    compare(what, found.run_bytes(), free)?;
+    let advice = "ask for a smaller size or fewer frames, or free some memory";
+    compare(what, found.run_bytes(), free, advice)?;
     Ok(found)
 }
 
-/// Refuses weights of `values` numbers that the device has no room for.
+/// Refuses weights of so many bytes that the device has no room for.
 ///
 /// # Errors
 /// [`DiffusionError::OutOfMemory`].
-pub fn check_weights(values: u64, device: &Device) -> Result<(), DiffusionError> {
+pub fn check_weights(bytes: u64, device: &Device) -> Result<(), DiffusionError> {
     let what = || "loading these weights".to_owned();
-    compare(what, values * FLOAT_BYTES, device.free_bytes())
+    let advice = "free some memory, or use a machine that has more";
+    compare(what, bytes, device.free_bytes(), advice)
 }
 
 /// A device that does not tell what it has free is given the benefit of the doubt.
@@ -119,12 +121,14 @@ fn compare(
     what: impl Fn() -> String,
     need_bytes: u64,
     free: Option<u64>,
+    advice: &'static str,
 ) -> Result<(), DiffusionError> {
     match free {
         Some(free_bytes) if free_bytes < need_bytes => Err(DiffusionError::OutOfMemory {
             what: what(),
             need_bytes,
             free_bytes,
+            advice,
         }),
         _ => Ok(()),
     }
@@ -137,14 +141,12 @@ mod tests {
     #[test]
     fn more_than_there_is_free_is_refused_with_both_numbers_and_what_to_do() {
         let what = || "64x64 at 65 frames".to_owned();
-        assert!(compare(what, 10 << 20, Some(10 << 20)).is_ok());
-        assert!(compare(what, 10 << 20, None).is_ok());
-        let error = compare(what, 11 << 20, Some(10 << 20)).unwrap_err();
-        assert_eq!(
-            error.to_string(),
-            "64x64 at 65 frames needs 11 MiB of memory and 10 MiB are free: \
-             ask for a smaller size or fewer frames, or free some memory"
-        );
+        let check = |need, free| compare(what, need, free, "wait");
+        assert!(check(10 << 20, Some(10 << 20)).is_ok());
+        assert!(check(10 << 20, None).is_ok());
+        let error = check(11 << 20, Some(10 << 20)).unwrap_err();
+        let expected = "64x64 at 65 frames needs 11 MiB of memory and 10 MiB are free: wait";
+        assert_eq!(error.to_string(), expected);
         let device = Device::cpu(1).unwrap();
         if device.free_bytes().is_some() {
             assert!(check_weights(1 << 60, &device).is_err());

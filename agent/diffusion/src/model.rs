@@ -102,9 +102,9 @@ impl Parts {
         ]
     }
 
-    /// Values of all tensors.
-    fn value_count(&self) -> u64 {
-        self.all().iter().map(|part| part.value_count()).sum()
+    /// Bytes of all tensors once they are loaded.
+    fn loaded_bytes(&self) -> u64 {
+        self.all().iter().map(|part| part.loaded_bytes()).sum()
     }
 
     /// Digest over every file that the run depends on.
@@ -163,9 +163,8 @@ fn check_index(root: &Path) -> Result<(), WeightsError> {
 /// Tokens of a prompt: what the tokeniser says, unless it says nothing sensible.
 fn text_tokens(root: &Path) -> Result<usize, WeightsError> {
     let config = Config::open(&root.join("tokenizer").join("tokenizer_config.json"))?;
-    let length = config
-        .optional::<Value>("model_max_length")?
-        .and_then(|value| value.as_u64());
+    // Libraries write numbers beyond any model here to say that there is no limit.
+    let length = config.raw("model_max_length").and_then(Value::as_u64);
     Ok(length
         .filter(|length| (1..=TEXT_TOKENS_MAX).contains(length))
         .map_or(TEXT_TOKENS, |n| n as usize))
@@ -179,7 +178,7 @@ impl Weights {
     /// what was found; [`DiffusionError::OutOfMemory`] when they would not fit.
     pub fn open(dir: &Path, device: &Device) -> Result<Self, DiffusionError> {
         let parts = Parts::open(dir)?;
-        memory::check_weights(parts.value_count(), device)?;
+        memory::check_weights(parts.loaded_bytes(), device)?;
         Ok(Self::load(dir, &parts, device)?)
     }
 
@@ -218,7 +217,7 @@ impl Weights {
             video_encoder,
             audio_decoder,
             vocoder,
-            bytes: parts.value_count() * size_of::<f32>() as u64,
+            bytes: parts.loaded_bytes(),
             text,
             contexts: Mutex::default(),
         };

@@ -1,10 +1,19 @@
-//! Noise of the sampler: normal values that depend on the seed, the stream and their index alone, so
-//! that any device and any number of threads draws the same.
+//! Noise of the sampler, specified: normal values that depend on the seed, the stream and their index
+//! alone. Any device, any number of threads and any other program that follows this text draws the
+//! same; `ops/train/noise.py` is one.
 //!
-//! Philox 4x32-10 (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", 2011) with the seed as
-//! key and (block low, block high, stream, 0) as counter gives four words a block. Words (a, b) make two
-//! normals by Box and Muller: r = sqrt(-2 ln u), u = (a + 1/2) / 2^32, angle = 2 pi (b + 1/2) / 2^32,
-//! in f64, rounded to f32 at the end.
+//! Value n of a stream (video 0, audio 1), for n = 4 block + lane:
+//! 1. Philox 4x32-10 (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", 2011) with the key
+//!    (seed mod 2^32, seed div 2^32) and the counter (block mod 2^32, block div 2^32, stream, 0) gives
+//!    four words w0..w3. A round is c0' = high(c2 M1) ^ c1 ^ k0, c1' = low(c2 M1),
+//!    c2' = high(c0 M0) ^ c3 ^ k1, c3' = low(c0 M0), with M0 = D2511F53 and M1 = CD9E8D57; after each of
+//!    the ten rounds 9E3779B9 is added to k0 and BB67AE85 to k1.
+//! 2. Lanes 0 and 1 are made of (w0, w1), lanes 2 and 3 of (w2, w3), by Box and Muller in f64:
+//!    u = (w0 + 1/2) / 2^32, r = sqrt(-2 ln u), angle = 2 pi (w1 + 1/2) / 2^32; the even lane is
+//!    r cos(angle), the odd one r sin(angle), each rounded to f32 once, at the end.
+//!
+//! Values fill a stream's latents as they lie: video [token, channel] with tokens in (frame, row,
+//! column) order, audio [token, channel * mel bins].
 
 /// Which latents the noise is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -84,6 +93,68 @@ mod tests {
         ];
         for (counter, key, expected) in cases {
             assert_eq!(philox(counter, key), expected);
+        }
+    }
+
+    /// From `python -m ops.train.noise`, which was written from the specification above.
+    #[test]
+    fn seeds_give_the_known_answers() {
+        let cases: [(u64, NoiseStream, [u32; 6]); 4] = [
+            (
+                0,
+                NoiseStream::Video,
+                [
+                    0x3f7d_bb33,
+                    0xbf6c_b6b0,
+                    0xbf1e_1b9f,
+                    0xbef6_d1b2,
+                    0xbe1d_5357,
+                    0x3e39_2a6d,
+                ],
+            ),
+            (
+                7,
+                NoiseStream::Video,
+                [
+                    0x3998_dd8c,
+                    0xbe9c_14e7,
+                    0x3fe4_f600,
+                    0x3f88_b00c,
+                    0x3ec0_b7f6,
+                    0xbfa4_bccd,
+                ],
+            ),
+            (
+                7,
+                NoiseStream::Audio,
+                [
+                    0x3f0f_5709,
+                    0x3f85_cd7c,
+                    0x3e71_e3f0,
+                    0x3fc1_3879,
+                    0x3e92_ee9c,
+                    0xbeca_aa97,
+                ],
+            ),
+            (
+                u64::MAX,
+                NoiseStream::Video,
+                [
+                    0x3f8c_9ec9,
+                    0x3f21_de8f,
+                    0x3f25_5714,
+                    0x3f3a_c13d,
+                    0xbf17_4864,
+                    0x4003_8e29,
+                ],
+            ),
+        ];
+        for (seed, stream, expected) in cases {
+            let found: Vec<u32> = normals(seed, stream, 6)
+                .iter()
+                .map(|v| v.to_bits())
+                .collect();
+            assert_eq!(found, expected, "seed {seed}, {stream:?}");
         }
     }
 

@@ -1,6 +1,7 @@
 //! What a run of a recipe will do, told before it begins.
 
 use crate::error::DiffusionError;
+use crate::info::Size;
 use crate::latent::Grid;
 use crate::memory::{self, Memory};
 use crate::model::Weights;
@@ -40,6 +41,35 @@ impl Weights {
             guidance: (guidance.video.scale, guidance.audio.scale),
             memory: memory::fit(self, &grid, self.device.free_bytes()),
         })
+    }
+
+    /// Pictures of the longest clip of this size that `free_bytes` of memory beyond the weights are
+    /// enough for, up to the model's own limit; none when not even one picture fits.
+    pub fn frames_that_fit(&self, size: Size, free_bytes: u64) -> Option<u32> {
+        let step = self.info.frames_step;
+        let fits = |frames| {
+            let recipe = Recipe {
+                width: size.width,
+                height: size.height,
+                frames,
+                ..Recipe::with_defaults(String::new(), 0, &self.info)
+            };
+            let grid = Grid::of(&recipe, &self.compression);
+            memory::fit(self, &grid, Some(free_bytes)).run_bytes() <= free_bytes
+        };
+        if !fits(1) {
+            return None;
+        }
+        // Longer clips need more: halve the range between one that fits and one that does not.
+        let (mut fitting, mut beyond) = (0, (self.info.frames_max - 1) / step + 1);
+        while beyond - fitting > 1 {
+            let middle = fitting.midpoint(beyond);
+            match fits(middle * step + 1) {
+                true => fitting = middle,
+                false => beyond = middle,
+            }
+        }
+        Some(fitting * step + 1)
     }
 
     /// Noise levels of a recipe's steps.

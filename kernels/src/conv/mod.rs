@@ -11,10 +11,12 @@ pub mod cuda;
 mod pack;
 mod pad;
 mod run;
+mod stored;
 mod tile;
 
 pub use pack::ConvWeights;
 pub use pad::{Prologue, SpacePad};
+pub use stored::HALF_VALUES_MIN;
 
 pub(crate) use pad::{Border, padded};
 pub(crate) use run::{Core, add_product, convolve};

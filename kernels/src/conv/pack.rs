@@ -4,6 +4,7 @@ use crate::device::Device;
 use crate::error::KernelError;
 use crate::tensor::Tensor;
 
+use super::stored::Stored;
 use super::tile::{Isa, WIDTH_MAX};
 
 /// A group of neighbouring output channels that one register tile computes.
@@ -26,7 +27,7 @@ pub struct ConvWeights {
     pub(super) isa: Isa,
     pub(super) panels: Vec<Panel>,
     /// Panels one after the other, each [tap, input channel, column].
-    pub(super) values: Vec<f32>,
+    pub(super) values: Stored,
     pub(super) bias: Vec<f32>,
     kernel: [usize; 3],
     in_channels: usize,
@@ -90,7 +91,7 @@ impl ConvWeights {
         Self {
             isa,
             panels,
-            values,
+            values: Stored::new(values),
             bias,
             kernel,
             in_channels,

@@ -134,10 +134,14 @@ fn one_panel(
     dst_step: usize,
 ) {
     let width = panel.width;
-    let slab = core.run * width;
+    let (slab, stretch) = (core.run * width, STRETCH_MAX * width);
+    let mut aside = Vec::new();
     for tap in 0..core.taps {
-        let w = &core.weights.values[panel.start + tap * slab..][..slab];
-        for (number, w) in w.chunks(STRETCH_MAX * width).enumerate() {
+        let first = panel.start + tap * slab;
+        for number in 0..slab.div_ceil(stretch) {
+            let from = first + number * stretch;
+            let range = from..(from + stretch).min(first + slab);
+            let w = core.weights.values.read(range, &mut aside);
             for (row, pixel, count, offset) in span.parts(core.row_pixels) {
                 let Some(start) = tap_start(row, tap) else {
                     continue;

@@ -248,4 +248,33 @@ mod tests {
         let mut small = tensor(&[1, 4], vec![0.0; 4]);
         assert!(linear(&device, &x, &packed(&w), None, Epilogue::None, &mut small).is_err());
     }
+
+    #[test]
+    fn large_half_precision_weights_give_the_bits_of_single_precision() {
+        let (outputs, inputs, rows) = (1_031, 1_024, 40);
+        let rounded = |seed| {
+            let values = noise(seed, &[outputs, inputs]);
+            let round = |v: &f32| half::bf16::from_f32(*v).to_f32();
+            values.f32s().iter().map(round).collect::<Vec<f32>>()
+        };
+        let (w, x) = (rounded(1), noise(2, &[rows, inputs]));
+        let device = Device::cpu(2).unwrap();
+        let product = |rows: std::ops::Range<usize>| {
+            let count = rows.len();
+            let part = w[rows.start * inputs..rows.end * inputs].to_vec();
+            let weight = packed(&tensor(&[count, inputs], part));
+            let mut y = noise(3, &[x.row_count(), count]);
+            linear(&device, &x, &weight, None, Epilogue::None, &mut y).unwrap();
+            y
+        };
+        // The parts are too small to be kept in half precision.
+        let (whole, left, right) = (product(0..outputs), product(0..512), product(512..outputs));
+        for row in 0..rows {
+            let parts = [
+                &left.f32s()[row * 512..][..512],
+                &right.f32s()[row * 519..][..519],
+            ];
+            assert_eq!(whole.f32s()[row * outputs..][..outputs], parts.concat());
+        }
+    }
 }

@@ -3,6 +3,7 @@
 use std::{
     io::Write,
     path::{Path, PathBuf},
+    sync::{Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
@@ -10,6 +11,7 @@ use anyhow::{Context, Result, anyhow, bail};
 use clap::Args;
 use reqwest::{Method, RequestBuilder, Response, StatusCode, multipart};
 use schemas::{
+    keys::{ApiKey, ApiKeyList},
     quota::{QuotaAccount, QuotaDetail, QuotaGrant, QuotaList},
     video::{DeletedVideo, ErrorBody, Estimate, Video, VideoList},
 };
@@ -21,6 +23,7 @@ use crate::film::FilmArgs;
 const CALL_TIMEOUT: Duration = Duration::from_secs(60);
 const DOWNLOAD_TIMEOUT: Duration = Duration::from_secs(3_600);
 const QUOTA: &str = "organization/quota";
+const KEYS: &str = "organization/keys";
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// File in the scheduler's data folder with the key that it made at its first start.
 pub const KEY_FILE: &str = "api-key";
@@ -28,7 +31,7 @@ pub const KEY_FILE: &str = "api-key";
 /// Where the farm is and who asks.
 #[derive(Args, Clone, Debug)]
 pub struct ServerArgs {
-    /// Address of the scheduler.
+    /// Address of the scheduler; with standbys all of them, as A,B.
     #[arg(
         long,
         global = true,
@@ -111,7 +114,10 @@ impl Wish<'_> {
 
 pub struct Api {
     http: reqwest::Client,
-    base: String,
+    /// Schedulers of which each leads or hands on to who leads.
+    bases: Vec<String>,
+    /// The one that answered last; others are looked for after a failure.
+    current: Mutex<Option<usize>>,
     key: String,
 }
 
@@ -121,30 +127,48 @@ impl Api {
             .connect_timeout(CONNECT_TIMEOUT)
             .no_proxy()
             .build()?;
-        let base = args
-            .url
-            .trim_end_matches('/')
-            .trim_end_matches("/v1")
-            .to_string();
-        let url = reqwest::Url::parse(&base)
-            .map_err(|_| anyhow!("'{base}' is no address: write http://HOST:PORT"))?;
-        if url.scheme() != "http" {
-            bail!("'{base}' cannot be called: this build speaks http:// only");
-        }
+        let bases = args.url.split(',').map(base).collect::<Result<_>>()?;
         let key = match &args.key {
             Some(key) => key.clone(),
             None => read_key(&args.data.join(KEY_FILE))?,
         };
         Ok(Self {
             http,
-            base,
+            bases,
+            current: Mutex::default(),
             key: key.trim().to_string(),
         })
     }
 
+    /// The first address that answers; the first of all when none does, so that a call says so.
+    async fn base(&self) -> &str {
+        if let [only] = &self.bases[..] {
+            return only;
+        }
+        if let Some(current) = *self.current() {
+            return &self.bases[current];
+        }
+        for (at, base) in self.bases.iter().enumerate() {
+            let health = self.http.get(format!("{base}/healthz"));
+            let health = health.timeout(CONNECT_TIMEOUT).send().await;
+            if health.is_ok_and(|answer| answer.status().is_success()) {
+                *self.current() = Some(at);
+                return base;
+            }
+        }
+        &self.bases[0]
+    }
+
+    fn current(&self) -> MutexGuard<'_, Option<usize>> {
+        self.current.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     pub async fn create(&self, wish: &Wish<'_>) -> Result<Video> {
         let form = wish.form()?;
-        let request = self.call(Method::POST, "videos").timeout(CALL_TIMEOUT);
+        let request = self
+            .call(Method::POST, "videos")
+            .await
+            .timeout(CALL_TIMEOUT);
         self.json(request.multipart(form)).await
     }
 
@@ -160,7 +184,7 @@ impl Api {
             true => form,
             false => form.text("prompts", serde_json::to_string(prompts)?),
         };
-        let request = self.call(Method::POST, "videos/estimate");
+        let request = self.call(Method::POST, "videos/estimate").await;
         self.json(request.timeout(CALL_TIMEOUT).multipart(form))
             .await
     }
@@ -168,6 +192,7 @@ impl Api {
     pub async fn get(&self, id: &str) -> Result<Video> {
         self.json(
             self.call(Method::GET, &format!("videos/{id}"))
+                .await
                 .timeout(CALL_TIMEOUT),
         )
         .await
@@ -176,49 +201,68 @@ impl Api {
     pub async fn list(&self, limit: u32, after: Option<&str>) -> Result<VideoList> {
         let after = after.map(|id| format!("&after={id}")).unwrap_or_default();
         let path = format!("videos?limit={limit}{after}");
-        self.json(self.call(Method::GET, &path).timeout(CALL_TIMEOUT))
+        self.json(self.call(Method::GET, &path).await.timeout(CALL_TIMEOUT))
             .await
     }
 
     pub async fn delete(&self, id: &str) -> Result<DeletedVideo> {
         self.json(
             self.call(Method::DELETE, &format!("videos/{id}"))
+                .await
                 .timeout(CALL_TIMEOUT),
         )
         .await
     }
 
     pub async fn quota(&self) -> Result<QuotaList> {
-        let request = self.call(Method::GET, QUOTA).timeout(CALL_TIMEOUT);
+        let request = self.call(Method::GET, QUOTA).await.timeout(CALL_TIMEOUT);
         self.json(request).await
     }
 
     pub async fn quota_of(&self, account: &str) -> Result<QuotaDetail> {
         let path = format!("{QUOTA}/{account}");
-        self.json(self.call(Method::GET, &path).timeout(CALL_TIMEOUT))
+        self.json(self.call(Method::GET, &path).await.timeout(CALL_TIMEOUT))
             .await
     }
 
     pub async fn add_account(&self, account: &Value) -> Result<QuotaAccount> {
-        let request = self.call(Method::POST, QUOTA).timeout(CALL_TIMEOUT);
+        let request = self.call(Method::POST, QUOTA).await.timeout(CALL_TIMEOUT);
         self.json(request.json(account)).await
     }
 
     pub async fn set_quota(&self, account: &str, change: &Value) -> Result<QuotaAccount> {
         let path = format!("{QUOTA}/{account}");
-        let request = self.call(Method::POST, &path).timeout(CALL_TIMEOUT);
+        let request = self.call(Method::POST, &path).await.timeout(CALL_TIMEOUT);
         self.json(request.json(change)).await
     }
 
     pub async fn grant_quota(&self, account: &str, grant: &Value) -> Result<QuotaGrant> {
         let path = format!("{QUOTA}/{account}/grants");
-        let request = self.call(Method::POST, &path).timeout(CALL_TIMEOUT);
+        let request = self.call(Method::POST, &path).await.timeout(CALL_TIMEOUT);
         self.json(request.json(grant)).await
+    }
+
+    pub async fn keys(&self) -> Result<ApiKeyList> {
+        let request = self.call(Method::GET, KEYS).await.timeout(CALL_TIMEOUT);
+        self.json(request).await
+    }
+
+    pub async fn create_key(&self, key: &Value) -> Result<ApiKey> {
+        let request = self.call(Method::POST, KEYS).await.timeout(CALL_TIMEOUT);
+        self.json(request.json(key)).await
+    }
+
+    pub async fn revoke_key(&self, id: &str) -> Result<ApiKey> {
+        let path = format!("{KEYS}/{id}");
+        let request = self.call(Method::DELETE, &path).await.timeout(CALL_TIMEOUT);
+        self.json(request).await
     }
 
     /// Downloads the film of `id` into a new file at `path`.
     pub async fn download(&self, id: &str, path: &Path) -> Result<()> {
-        let request = self.call(Method::GET, &format!("videos/{id}/content"));
+        let request = self
+            .call(Method::GET, &format!("videos/{id}/content"))
+            .await;
         let mut answer = self.send(request.timeout(DOWNLOAD_TIMEOUT)).await?;
         let announced = answer.content_length();
         let mut file = std::fs::File::create(path)
@@ -237,9 +281,9 @@ impl Api {
         }
     }
 
-    fn call(&self, method: Method, path: &str) -> RequestBuilder {
+    async fn call(&self, method: Method, path: &str) -> RequestBuilder {
         self.http
-            .request(method, format!("{}/v1/{path}", self.base))
+            .request(method, format!("{}/v1/{path}", self.base().await))
             .bearer_auth(&self.key)
     }
 
@@ -252,16 +296,19 @@ impl Api {
     }
 
     async fn send(&self, request: RequestBuilder) -> Result<Response, ApiError> {
-        let answer = request
-            .send()
-            .await
-            .map_err(|error| ApiError::Unreachable {
-                url: self.base.clone(),
+        let answer = request.send().await.map_err(|error| {
+            *self.current() = None;
+            ApiError::Unreachable {
+                url: self.bases.join(" or "),
                 reason: first_cause(&error),
-            })?;
+            }
+        })?;
         let status = answer.status();
         if status.is_success() {
             return Ok(answer);
+        }
+        if status == StatusCode::SERVICE_UNAVAILABLE {
+            *self.current() = None;
         }
         let text = answer.text().await.unwrap_or_default();
         let message = serde_json::from_str::<ErrorBody>(&text).map_or_else(
@@ -276,6 +323,17 @@ impl Api {
         };
         Err(ApiError::Refused { status, message })
     }
+}
+
+/// Without the path that SDKs want behind it.
+fn base(url: &str) -> Result<String> {
+    let base = url.trim().trim_end_matches('/').trim_end_matches("/v1");
+    let url = reqwest::Url::parse(base)
+        .map_err(|_| anyhow!("'{base}' is no address: write http://HOST:PORT"))?;
+    if url.scheme() != "http" {
+        bail!("'{base}' cannot be called: this build speaks http:// only");
+    }
+    Ok(base.to_string())
 }
 
 fn read_key(path: &Path) -> Result<String> {
@@ -333,7 +391,9 @@ mod tests {
     #[test]
     fn the_address_may_end_like_the_base_url_of_an_sdk() {
         let api = Api::new(&args("http://127.0.0.1:9/v1/", Some("sk-1"))).unwrap();
-        assert_eq!(api.base, "http://127.0.0.1:9");
+        assert_eq!(api.bases, ["http://127.0.0.1:9"]);
+        let api = Api::new(&args("http://a:1/v1,http://b:2", Some("sk-1"))).unwrap();
+        assert_eq!(api.bases, ["http://a:1", "http://b:2"]);
         assert!(Api::new(&args("127.0.0.1:9", Some("sk-1"))).is_err());
         assert!(Api::new(&args("https://host", Some("sk-1"))).is_err());
     }

@@ -8,7 +8,7 @@ use agent::{
 };
 use anyhow::{Result, bail};
 use clap::Args;
-use scheduler::store::quota::{self, Looked};
+use scheduler::doctor::{self, Verdict};
 
 #[derive(Args, Debug)]
 pub struct DoctorArgs {
@@ -18,35 +18,43 @@ pub struct DoctorArgs {
     /// Settings file of the agent (TOML).
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
+    /// Settings file of the scheduler (TOML), which may name another database or artefact store.
+    #[arg(long, value_name = "FILE")]
+    scheduler_config: Option<PathBuf>,
 }
 
 pub async fn run(args: DoctorArgs) -> Result<()> {
     let settings = Settings::read(args.config.as_deref())?;
     let scheduler = scheduler::Settings {
         data: args.data.clone(),
-        ..scheduler::Settings::read(None)?
+        ..scheduler::Settings::read(args.scheduler_config.as_deref())?
     };
-    let database = scheduler.database();
     let look = move || examine(&settings, &args.data);
     let findings = tokio::task::spawn_blocking(look).await?;
     for finding in &findings {
         let mark = match finding.state {
-            State::Found => "found  ",
-            State::Absent => "absent ",
+            State::Found => "found",
+            State::Absent => "absent",
             State::Missing => "MISSING",
         };
-        println!("{mark}  {:12} {}", finding.what, finding.detail);
+        tell(mark, finding.what, &finding.detail);
     }
-    let ledger = quota::look(database.clone()).await?;
-    if let Some(line) = ledger_line(&ledger) {
-        println!("{line}");
+    let stores = doctor::examine(&scheduler).await;
+    for finding in &stores {
+        let mark = match finding.verdict {
+            Verdict::Found => "found",
+            Verdict::Absent => "absent",
+            Verdict::Missing => "MISSING",
+            Verdict::Broken => "BROKEN",
+        };
+        tell(mark, finding.what, &finding.detail);
     }
-    if let Looked::Faults(faults) = &ledger {
-        bail!(
-            "the ledger of quota is not whole: {} faults; restore a backup of {}",
-            faults.len(),
-            database
-        );
+    let any = |verdict| stores.iter().any(|finding| finding.verdict == verdict);
+    if any(Verdict::Broken) {
+        bail!("the ledger of quota is not whole");
+    }
+    if any(Verdict::Missing) {
+        bail!("no scheduler can run with this database and artefact store");
     }
     match is_well(&findings) {
         true => {
@@ -57,11 +65,6 @@ pub async fn run(args: DoctorArgs) -> Result<()> {
     }
 }
 
-fn ledger_line(ledger: &Looked) -> Option<String> {
-    let (mark, detail) = match ledger {
-        Looked::Nothing => return None,
-        Looked::Whole => ("found  ", "whole: chain, balances and holds".into()),
-        Looked::Faults(faults) => ("BROKEN ", faults.first()?.to_string()),
-    };
-    Some(format!("{mark}  {:12} {detail}", "ledger"))
+fn tell(mark: &str, what: &str, detail: &str) {
+    println!("{mark:7}  {what:12} {detail}");
 }

@@ -1,20 +1,24 @@
-//! `dailies keys`: API keys of a scheduler that is not running.
+//! `dailies keys`: API keys, through the scheduler that runs, or in the data folder of one that does
+//! not.
 //!
-//! Only the scheduler writes its database, so this starts one on the data folder, on a free
-//! loopback port and without agents, and ends it again. A running one holds the folder's lock.
+//! Only the scheduler writes its database. When none runs, this starts one on the data folder, on a
+//! free loopback port and without agents, and ends it again.
 
-use std::{fs::File, io::Read, net::SocketAddr, path::PathBuf};
+use std::{net::SocketAddr, path::PathBuf};
 
 use anyhow::{Context, Result, bail};
 use clap::{Args, Subcommand};
 use scheduler::{
-    Running, Scheduler, Settings,
-    bootstrap::key_hash,
+    Running, Scheduler, Settings, StartError,
+    bootstrap::{key_hash, new_key},
     core::rows::{AccountRow, KeyRow, Level},
+    leader::LeaderError,
+    store::Store,
 };
+use serde_json::json;
 
-/// Random bytes of a key.
-const SECRET_BYTES: usize = 32;
+use crate::api::{Api, ServerArgs};
+
 /// Digits of a key's hash that name it.
 const NAME_DIGITS: usize = 12;
 
@@ -22,7 +26,13 @@ const NAME_DIGITS: usize = 12;
 pub struct KeysArgs {
     #[command(subcommand)]
     command: KeysCommand,
-    /// Data folder of the scheduler, which must not be running.
+    /// Address of a scheduler that runs [default: the one on the data folder]
+    #[arg(long, global = true, env = "DAILIES_URL")]
+    url: Option<String>,
+    /// An operator's key, when a scheduler runs [default: the file api-key in the data folder]
+    #[arg(long, global = true, env = "DAILIES_API_KEY", hide_env_values = true)]
+    key: Option<String>,
+    /// Data folder of the scheduler.
     #[arg(long, global = true, env = "DAILIES_DATA", default_value = "data")]
     data: PathBuf,
 }
@@ -33,7 +43,7 @@ enum KeysCommand {
     Create {
         /// What the key is for.
         name: String,
-        /// The key may see and change the quota of every account.
+        /// The key may see and change the quota and the keys of every account.
         #[arg(long)]
         admin: bool,
         /// The project that the key belongs to [default: the first]
@@ -50,30 +60,120 @@ enum KeysCommand {
 }
 
 pub async fn run(args: KeysArgs) -> Result<()> {
+    if let Some(url) = args.url.clone() {
+        return ask(&args, url).await;
+    }
     if !args.data.is_dir() {
         bail!(
-            "there is no data folder {}: name it with --data",
+            "there is no data folder {}: name it with --data, or a scheduler that runs with --url",
             args.data.display()
         );
     }
-    let loopback = SocketAddr::from(([127, 0, 0, 1], 0));
     let settings = Settings {
-        data: args.data,
-        listen: loopback,
+        data: args.data.clone(),
         ..Settings::read(None)?
     };
-    let running = Scheduler::start(settings).await?;
-    let done = match &args.command {
+    match start(settings.clone()).await? {
+        Some(running) => {
+            let done = obey(&args.command, &running).await;
+            running.shutdown().await;
+            done
+        }
+        None => ask(&args, leader(&settings).await?).await,
+    }
+}
+
+/// `None` when one runs already.
+async fn start(settings: Settings) -> Result<Option<Running>> {
+    let loopback = SocketAddr::from(([127, 0, 0, 1], 0));
+    let alone = Settings {
+        listen: loopback,
+        advertise: None,
+        ..settings
+    };
+    match Scheduler::start(alone).await {
+        Ok(running) => Ok(Some(running)),
+        Err(StartError::Leader(LeaderError::Taken { .. } | LeaderError::TakenOnServer { .. })) => {
+            Ok(None)
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Where the scheduler that runs answers, as it wrote into the database.
+async fn leader(settings: &Settings) -> Result<String> {
+    let url = settings.database();
+    let address = match Store::open_to_read(&url).await? {
+        Some(store) => {
+            let address = store.leader_address().await;
+            store.close().await;
+            address?
+        }
+        None => None,
+    };
+    address.context("a scheduler runs but is not ready or of another version: name it with --url")
+}
+
+async fn ask(args: &KeysArgs, url: String) -> Result<()> {
+    let api = Api::new(&ServerArgs {
+        url,
+        key: args.key.clone(),
+        data: args.data.clone(),
+    })?;
+    match &args.command {
         KeysCommand::Create {
             name,
             admin,
             project,
-        } => create(&running, name, *admin, project.as_deref()).await,
-        KeysCommand::List => list(&running).await,
-        KeysCommand::Revoke { hash } => revoke(&running, hash).await,
-    };
-    running.shutdown().await;
-    done
+        } => {
+            let mut wish = json!({"name": name, "admin": admin});
+            if let Some(project) = project {
+                wish["project"] = json!(project);
+            }
+            let made = api.create_key(&wish).await?;
+            println!(
+                "{}",
+                made.key
+                    .context("the scheduler made a key and did not show it")?
+            );
+        }
+        KeysCommand::List => {
+            for key in api.keys().await?.data {
+                show(&key.id, key.revoked_at.is_some(), &key.name);
+            }
+        }
+        KeysCommand::Revoke { hash } => {
+            let key = api.revoke_key(hash).await?;
+            println!("{} ({}) is revoked", key.id, key.name);
+        }
+    }
+    Ok(())
+}
+
+fn show(id: &str, is_revoked: bool, name: &str) {
+    let state = if is_revoked { "revoked" } else { "valid" };
+    println!("{id}  {state:8}  {name}");
+}
+
+async fn obey(command: &KeysCommand, running: &Running) -> Result<()> {
+    match command {
+        KeysCommand::Create {
+            name,
+            admin,
+            project,
+        } => create(running, name, *admin, project.as_deref()).await,
+        KeysCommand::List => {
+            for key in running.store().keys().await? {
+                show(
+                    &key.hash[..NAME_DIGITS],
+                    key.revoked_at_ms.is_some(),
+                    &key.name,
+                );
+            }
+            Ok(())
+        }
+        KeysCommand::Revoke { hash } => revoke(running, hash).await,
+    }
 }
 
 async fn create(running: &Running, name: &str, admin: bool, project: Option<&str>) -> Result<()> {
@@ -86,13 +186,7 @@ async fn create(running: &Running, name: &str, admin: bool, project: Option<&str
         None => "the database has no project".into(),
     };
     let project = accounts.iter().find(asked).context(missing)?.id;
-    let mut secret = [0; SECRET_BYTES];
-    File::open("/dev/urandom")
-        .and_then(|mut random| random.read_exact(&mut secret))
-        .context("the system gave no random bytes")?;
-    let key: String = std::iter::once("dk_".to_string())
-        .chain(secret.iter().map(|byte| format!("{byte:02x}")))
-        .collect();
+    let key = new_key()?;
     let row = KeyRow {
         hash: key_hash(&key),
         project,
@@ -103,18 +197,6 @@ async fn create(running: &Running, name: &str, admin: bool, project: Option<&str
     };
     running.dispatcher().add_key(row).await?;
     println!("{key}");
-    Ok(())
-}
-
-async fn list(running: &Running) -> Result<()> {
-    for key in running.store().keys().await? {
-        let state = if key.revoked_at_ms.is_some() {
-            "revoked"
-        } else {
-            "valid"
-        };
-        println!("{}  {state:8}  {}", &key.hash[..NAME_DIGITS], key.name);
-    }
     Ok(())
 }
 

@@ -1,12 +1,15 @@
 //! `dailies serve`: the scheduler alone.
 
-use std::{io::Write, net::SocketAddr, path::PathBuf};
+use std::{io::Write, net::SocketAddr, path::PathBuf, time::Duration};
 
 use anyhow::{Context, Result, bail};
 use clap::Args;
 use scheduler::{Running, Scheduler, Settings};
 
 use crate::signals;
+
+/// Pause before a scheduler that was deposed stands by.
+const AGAIN_AFTER: Duration = Duration::from_secs(1);
 
 #[derive(Args, Clone, Debug)]
 pub struct ServeArgs {
@@ -24,6 +27,15 @@ pub struct ServeArgs {
     /// Others can read an option: put a password into DAILIES__SCHEDULER__DATABASE.
     #[arg(long, value_name = "URL")]
     pub database: Option<String>,
+    /// file:FOLDER or s3://BUCKET/PREFIX for films and what they are made from [default: cas in the
+    /// data folder]. The server of S3 is DAILIES__SCHEDULER__S3__ENDPOINT, or Amazon's; its keys are
+    /// AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY. Films cross an http:// endpoint unencrypted.
+    #[arg(long, value_name = "URL")]
+    pub artifacts: Option<String>,
+    /// http://HOST:PORT at which a second scheduler on the same PostgreSQL reaches this one
+    /// [default: where it listens]
+    #[arg(long, value_name = "URL")]
+    pub advertise: Option<String>,
 }
 
 impl ServeArgs {
@@ -31,7 +43,11 @@ impl ServeArgs {
         let read = Settings::read(self.config.as_deref())?;
         let named = self.database.map(|url| url.parse()).transpose();
         let named = named.context("--database cannot be used")?;
+        let bucket = self.artifacts.map(|url| url.parse()).transpose();
+        let bucket = bucket.context("--artifacts cannot be used")?;
         Ok(Settings {
+            advertise: self.advertise.or(read.advertise),
+            artifacts: bucket.or(read.artifacts),
             data: self.data.unwrap_or(read.data),
             listen: self.listen.unwrap_or(read.listen),
             database: named.or(read.database),
@@ -41,22 +57,42 @@ impl ServeArgs {
 }
 
 pub async fn run(args: ServeArgs) -> Result<()> {
+    let settings = args.settings()?;
+    while !serve(settings.clone()).await? {
+        tracing::warn!("no longer leads; standing by");
+        tokio::time::sleep(AGAIN_AFTER).await;
+    }
+    Ok(())
+}
+
+/// True when it was asked to end; false when another scheduler may have taken over, to whom this
+/// one may be the next standby.
+async fn serve(settings: Settings) -> Result<bool> {
+    let has_others = settings.database().is_postgres();
     let running = tokio::select! {
-        running = Scheduler::stand_by(args.settings()?) => running?,
-        why = signals::asked_to_end() => return why.map(drop).map_err(Into::into),
+        running = Scheduler::stand_by(settings) => running?,
+        why = signals::asked_to_end() => return Ok(why.map(|_| true)?),
     };
     let url = running.url();
     greet(
         &running,
         &format!("agents    dailies agent --scheduler {url} --token-file FILE"),
     );
-    let why = tokio::select! {
-        why = signals::asked_to_end() => why?,
-        () = running.ended() => bail!("the scheduler lost its database; see the log, then start it again"),
+    let asked = tokio::select! {
+        why = signals::asked_to_end() => Some(why?),
+        () = running.ended() => None,
     };
-    tracing::info!(why, "shutting down");
+    tracing::info!(
+        why = asked.unwrap_or("it can write no more"),
+        "shutting down"
+    );
     running.shutdown().await;
-    Ok(())
+    match asked {
+        None if !has_others => {
+            bail!("the scheduler lost its database; see the log, then start it again")
+        }
+        asked => Ok(asked.is_some()),
+    }
 }
 
 /// Says where it is, where the key is, and `next`. A reader that has gone away does not end a farm.

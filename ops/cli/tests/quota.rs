@@ -167,3 +167,30 @@ fn the_doctor_looks_at_the_ledger_of_a_running_farm() {
     let told = String::from_utf8(looked.stdout).unwrap();
     assert!(told.contains("ledger       whole"), "{told}");
 }
+
+#[test]
+fn keys_are_made_and_ended_beside_a_running_farm() {
+    let dir = tempfile::tempdir().unwrap();
+    let (dir, serving) = (dir.path(), Serving::start(dir.path()));
+    let keys = |args: &[&str]| {
+        let output = dailies(dir).arg("keys").args(args).output().unwrap();
+        let error = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(output.status.success(), "{error}");
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let key = keys(&["create", "night shift", "--admin"]);
+    let asked = |key: &str| {
+        let output = dailies(dir)
+            .args(["quota", "--url", &serving.url, "--key", key.trim()])
+            .output();
+        output.unwrap().status.success()
+    };
+    assert!(asked(&key), "the new key is an operator's");
+    let list = keys(&["list"]);
+    let line = list.lines().find(|line| line.contains("night shift"));
+    let id = line.unwrap().split(' ').next().unwrap();
+    let ended = keys(&["revoke", id]);
+    assert!(ended.contains("night shift) is revoked"), "{ended}");
+    assert!(!asked(&key));
+    assert!(keys(&["list"]).contains("revoked   night shift"));
+}

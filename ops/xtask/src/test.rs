@@ -65,8 +65,8 @@ impl Test {
 }
 
 /// The tests that open a database.
-const OPEN_ONE: &str = "(package(scheduler) & test(/store|dispatcher|chores|http_tests|leader/)) \
-    | binary(farm) | binary(away) | binary(crash)";
+const OPEN_ONE: &str = "(package(scheduler) & test(/store|dispatcher|chores|http_tests|leader|standby|doctor/)) \
+    | binary(farm) | binary(away) | binary(crash) | binary(faults) | binary(s3)";
 
 /// Always of the whole workspace: for a part of it, cargo would choose other features and build twice.
 fn tests(only: Option<&str>) -> Command {

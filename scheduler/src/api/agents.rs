@@ -253,9 +253,9 @@ impl AgentError {
                 }
                 ArtifactError::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
                 ArtifactError::Full { .. } => StatusCode::INSUFFICIENT_STORAGE,
-                ArtifactError::Io { .. } | ArtifactError::Store { .. } => {
-                    StatusCode::INTERNAL_SERVER_ERROR
-                }
+                ArtifactError::Io { .. }
+                | ArtifactError::Store { .. }
+                | ArtifactError::Refused { .. } => StatusCode::INTERNAL_SERVER_ERROR,
             },
         }
     }

@@ -184,8 +184,8 @@ mod tests {
 
     #[test]
     fn a_full_disk_is_said_and_worth_another_try() {
-        let folder = "/somewhere".to_owned();
-        let error = ApiError::from(ArtifactError::Full { folder });
+        let url = "file:/somewhere".parse().unwrap();
+        let error = ApiError::from(ArtifactError::Full { url });
         assert_eq!(error.refusal.code, Code::Overloaded);
         assert!(error.refusal.message.contains("disk of the server is full"));
         assert!(!error.refusal.message.contains("/somewhere"));

@@ -15,6 +15,7 @@ mod form;
 mod frame;
 mod hashes;
 mod inflight;
+mod keys;
 mod limits;
 mod models;
 mod node;
@@ -33,7 +34,7 @@ use std::sync::Arc;
 
 use axum::{
     Router, middleware,
-    routing::{any, get, post},
+    routing::{any, delete, get, post},
 };
 use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
@@ -41,7 +42,7 @@ use tower_http::catch_panic::CatchPanicLayer;
 
 pub use agents::{AgentApi, agent_api};
 pub use limits::RateSettings;
-pub use standby::standby_api;
+pub use standby::{Standby, standby_api};
 
 use crate::{
     admission::CatalogueSettings, artifacts::Artifacts, dispatcher::Dispatcher,
@@ -146,6 +147,8 @@ pub fn videos_api(state: ApiState) -> Router {
             "/v1/organization/quota/{account}/grants",
             post(quota::grant),
         )
+        .route("/v1/organization/keys", get(keys::list).post(keys::create))
+        .route("/v1/organization/keys/{id}", delete(keys::revoke))
         // Not a fallback, so that this router can be merged with others.
         .route("/v1", unknown())
         .route("/v1/", unknown())

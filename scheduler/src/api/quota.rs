@@ -137,12 +137,12 @@ pub async fn grant(
     }))
 }
 
-fn only_operators(caller: &Caller) -> Result<(), ApiError> {
+pub(super) fn only_operators(caller: &Caller) -> Result<(), ApiError> {
     match caller.admin {
         true => Ok(()),
         false => Err(Refusal::new(
             Code::InsufficientPermissions,
-            "This key may not see or change quota. The operator's key may, and so may one that \
+            "This key may not see or change quota or keys. The operator's key may, and so may one that \
              'dailies keys create NAME --admin' makes.",
         )
         .into()),
@@ -276,7 +276,7 @@ pub(super) fn text(fields: &mut Fields, name: &str) -> Result<Option<String>, Re
     }
 }
 
-fn boolean(fields: &mut Fields, name: &str) -> Result<Option<bool>, Refusal> {
+pub(super) fn boolean(fields: &mut Fields, name: &str) -> Result<Option<bool>, Refusal> {
     match fields.remove(name) {
         None => Ok(None),
         Some(Node::Bool(is)) => Ok(Some(is)),

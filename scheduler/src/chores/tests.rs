@@ -1,6 +1,6 @@
 //! The chores on a real database and a real folder, run by the real worker.
 
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use schemas::{Digest, JobId};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -8,7 +8,7 @@ use uuid::Uuid;
 
 use super::{Chore, ChoreError, ChoreSettings, Chores, ledger, retention, start, sweep};
 use crate::{
-    artifacts::Artifacts,
+    artifacts::testing::Kept,
     clock::Clock,
     core::{
         Farm,
@@ -20,30 +20,36 @@ use crate::{
 };
 
 struct World {
-    folder: tempfile::TempDir,
+    _database: tempfile::TempDir,
+    kept: Kept,
     chores: Chores,
 }
 
 async fn world(settings: ChoreSettings) -> World {
+    world_in(Kept::Folder(tempfile::tempdir().unwrap()), settings).await
+}
+
+async fn world_in(kept: Kept, settings: ChoreSettings) -> World {
     let folder = tempfile::tempdir().unwrap();
     let chores = Chores {
         settings,
         store: Store::open(crate::store::testing::database(folder.path()))
             .await
             .unwrap(),
-        artifacts: Artifacts::in_folder(folder.path()).unwrap(),
+        artifacts: kept.open(),
         clock: Clock::start(),
     };
-    World { folder, chores }
+    World {
+        _database: folder,
+        kept,
+        chores,
+    }
 }
 
 impl World {
     async fn artefact(&self, text: &'static str, age: Duration) -> Digest {
         let digest = self.chores.artifacts.put_bytes(text.into()).await.unwrap();
-        let hex = digest.to_string();
-        let path = self.folder.path().join("cas").join(&hex[..2]).join(&hex);
-        let file = std::fs::File::options().write(true).open(path).unwrap();
-        file.set_modified(SystemTime::now() - age).unwrap();
+        self.kept.age(digest, age);
         digest
     }
 
@@ -71,7 +77,13 @@ const DAY: Duration = Duration::from_secs(86_400);
 
 #[tokio::test]
 async fn a_sweep_removes_only_what_is_old_and_unreferenced() {
-    let world = world(ChoreSettings::default()).await;
+    for kept in Kept::both().await {
+        sweep_in(kept).await;
+    }
+}
+
+async fn sweep_in(kept: Kept) {
+    let world = world_in(kept, ChoreSettings::default()).await;
     let old = world.artefact("loser of a race", 2 * DAY).await;
     let young = world.artefact("on its way", DAY / 2).await;
     let used = world.artefact("first frame", 2 * DAY).await;

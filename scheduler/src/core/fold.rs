@@ -314,31 +314,31 @@ impl Farm {
             dedupe: self.dedupe.values().cloned().collect(),
             idempotency: self.idempotency.values().cloned().collect(),
             grants: self.grants.clone().into_iter().collect(),
+            accounts: self.accounts.values().cloned().collect(),
+            balances: self.balances.iter().map(|(id, b)| (*id, *b)).collect(),
+            usage: self.used(),
+            costs: self.costs.rows(),
             ..self.frame()
         };
         whole.with(self.all_packed())
     }
 
-    /// The part of it that does not grow with jobs and grants.
+    /// The part of it that does not grow with jobs, grants and accounts.
     pub(super) fn frame(&self) -> Snapshot {
         Snapshot {
             term: self.term,
             seq: self.seq,
-            accounts: self.accounts.values().cloned().collect(),
-            balances: self.balances.iter().map(|(id, b)| (*id, *b)).collect(),
             agents: self
                 .agents
                 .values()
                 .map(|agent| agent.row.clone())
                 .collect(),
-            usage: self.used(),
             quotas: self.quotas.values().copied().collect(),
             budgets: self.budgets.values().cloned().collect(),
             capacities: self.capacities.values().cloned().collect(),
             expiries: self.expiries.values().cloned().collect(),
             loans: self.loans.values().cloned().collect(),
             chain: self.chain,
-            costs: self.costs.rows(),
             shapes: self.shapes.rows(),
             ..Snapshot::default()
         }

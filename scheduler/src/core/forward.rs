@@ -358,7 +358,8 @@ impl<'a> Run<'a> {
     fn feed(&mut self) {
         while std::mem::take(&mut self.wake) {
             let free = self.slots.iter().filter(|(_, slot)| slot.work.is_none());
-            let free: Vec<Device> = free.map(|(device, _)| *device).collect();
+            let free = free.map(|(device, _)| *device);
+            let free: Vec<Device> = free.filter(|device| self.takes_work(*device)).collect();
             for device in free {
                 if self.farm.queue.len() == 0 {
                     self.ahead.idle_ms = self.ahead.idle_ms.or(Some(self.now));
@@ -373,13 +374,17 @@ impl<'a> Run<'a> {
         }
     }
 
+    /// Its agent is there, and no work of which nobody knows the end is on it.
+    fn takes_work(&self, device: Device) -> bool {
+        let agent = self.farm.agents.get(&device.0);
+        let online = agent.is_some_and(|agent| agent.row.state == AgentState::Online);
+        online && !self.farm.busy.contains_key(&device)
+    }
+
     fn poll(&mut self, (agent, device): Device) {
         let Some(node) = self.farm.agents.get(&agent).map(|agent| &agent.row) else {
             return;
         };
-        if node.state != AgentState::Online || self.farm.busy.contains_key(&(agent, device)) {
-            return;
-        }
         self.polls += 1;
         let request = LeaseRequest {
             agent,
@@ -513,7 +518,14 @@ impl Work {
 fn slots(farm: &Farm, share_ppm: u64) -> (BTreeMap<Device, Slot>, u64) {
     let mut classes: BTreeMap<String, Vec<Device>> = BTreeMap::new();
     for agent in farm.agents.values() {
-        for device in &agent.row.devices {
+        let online = agent.row.state == AgentState::Online;
+        let plays = |index| online || farm.busy.contains_key(&(agent.row.id, index));
+        for device in agent
+            .row
+            .devices
+            .iter()
+            .filter(|device| plays(device.index))
+        {
             let of_class = classes.entry(device.class.clone()).or_default();
             of_class.push((agent.row.id, device.index));
         }

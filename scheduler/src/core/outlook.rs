@@ -5,7 +5,7 @@
 use std::{collections::BTreeMap, ops::Bound, sync::Arc};
 
 use schemas::{
-    GpuMicros, JobId, TaskId,
+    AccountId, GpuMicros, JobId, TaskId,
     agent::Phase,
     task::{TaskKind, TaskSpec},
 };
@@ -13,20 +13,20 @@ use schemas::{
 use super::{
     Farm,
     costs::{Service, Spread},
+    decay::Decayed,
     fold::Snapshot,
     limits::Limits,
     packed::Whole,
     prices::PriceBook,
     rows::{
-        AgentState, Balance, CheckpointRow, JobRow, ReservationRow, ReservationState, TaskRow,
-        TaskState,
+        AccountRow, CheckpointRow, JobRow, ReservationRow, ReservationState, TaskRow, TaskState,
     },
 };
 
 /// How far a measured step is from those to come, in percent.
 const STEP_PERCENT: [u64; 4] = [95, 100, 110, 130];
 
-/// The farm without its jobs.
+/// The farm without its jobs; accounts are copied into it page by page.
 #[derive(Clone, Debug)]
 pub struct Frame {
     pub now: i64,
@@ -145,14 +145,24 @@ fn ms(us: u64) -> i64 {
 impl Farm {
     /// Accounts, agents, limits and prices, without the jobs.
     pub fn outlook_frame(&self) -> Frame {
-        let mut rows = self.frame();
-        rows.agents.retain(|row| row.state != AgentState::Gone);
         Frame {
             now: self.now,
             limits: self.limits.clone(),
-            rows,
+            rows: self.frame(),
             prices: self.prices(),
         }
+    }
+
+    /// At most `limit` accounts behind `after`, with what they have had of the farm.
+    pub fn outlook_accounts(
+        &self,
+        after: Option<AccountId>,
+        limit: usize,
+    ) -> Vec<(AccountRow, Decayed)> {
+        let from = after.map_or(Bound::Unbounded, Bound::Excluded);
+        let rows = self.accounts.range((from, Bound::Unbounded)).take(limit);
+        rows.map(|(id, row)| (row.clone(), self.queue.usage(*id)))
+            .collect()
     }
 
     /// At most `limit` jobs behind `after` that have not ended; with the last looked at, or `None` at the end.
@@ -240,6 +250,18 @@ impl Farm {
     }
 }
 
+impl Frame {
+    /// Takes a page of accounts in.
+    pub fn add(&mut self, page: Vec<(AccountRow, Decayed)>) {
+        for (row, usage) in page {
+            if usage != Decayed::default() {
+                self.rows.usage.push((row.id, usage));
+            }
+            self.rows.accounts.push(row);
+        }
+    }
+}
+
 /// A whole copy.
 #[derive(Clone, Debug)]
 pub struct Outlook {
@@ -269,11 +291,6 @@ impl Outlook {
         // Money is no matter of time: what was accepted is played to its end.
         rows.loans.clear();
         rows.expiries.clear();
-        rows.balances = rows
-            .balances
-            .into_iter()
-            .map(|(id, _)| (id, Balance::default()))
-            .collect();
         rows
     }
 

@@ -219,7 +219,15 @@ impl Simulation {
             0 | 1 => self.submit(torn),
             2 => self.end_job(torn),
             3 => self.crash(),
-            4 => self.now += self.dice.below(40_000) as i64,
+            4 => {
+                // A machine that was asleep comes back hours later.
+                let longest_ms = if self.dice.one_in(4) {
+                    4 * 3_600_000
+                } else {
+                    40_000
+                };
+                self.now += self.dice.below(longest_ms) as i64;
+            }
             5 => self.late_message(torn),
             6 => {
                 let node = self.dice.below(self.nodes.len());

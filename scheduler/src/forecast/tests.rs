@@ -92,8 +92,10 @@ fn queue(jobs: u128) -> Outlook {
     for number in 1..=jobs {
         farm.apply(Command::Submit(Box::new(job(number, 1))), 1_000);
     }
+    let mut frame = farm.outlook_frame();
+    frame.add(farm.outlook_accounts(None, usize::MAX));
     Outlook {
-        frame: farm.outlook_frame(),
+        frame,
         jobs: farm.outlook_page(None, usize::MAX).0,
         share_ppm: 1_000_000,
     }

@@ -26,6 +26,8 @@ table! {
         pub id: i32,
         pub term: i64,
         pub seq: i64,
+        /// Where the leader of this term answers; absent until it does.
+        pub address: Option<String>,
     }
 }
 

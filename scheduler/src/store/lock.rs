@@ -13,6 +13,9 @@ use super::{
 /// Number of the lock within its database.
 pub(crate) const KEY: i64 = 0x0064_6169_6c69_6573;
 
+/// A holder looks after its lock every second.
+const SILENCE_MAX_S: u32 = 6;
+
 /// Held until it is dropped or the server has lost the connection.
 #[derive(Debug)]
 pub struct Lock {
@@ -29,6 +32,13 @@ impl Lock {
             return Ok(None);
         };
         let mut connection = connect(options).await?;
+        // A holder that is stopped or starved keeps its connection, and its kernel answers for it:
+        // the server ends what says nothing. One before 14 does not know the word.
+        let silence = format!("SET idle_session_timeout = '{SILENCE_MAX_S}s'");
+        let limited = sqlx::raw_sql(sqlx::AssertSqlSafe(silence));
+        if let Err(error) = answer(limited.execute(&mut connection)).await {
+            tracing::debug!(%error, "a leader that hangs keeps its lock on this server");
+        }
         let asked = sqlx::query_scalar("SELECT pg_try_advisory_lock($1)").bind(KEY);
         let taken: bool = answer(asked.fetch_one(&mut connection))
             .await

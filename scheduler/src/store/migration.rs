@@ -9,6 +9,7 @@ mod m0007_budgets;
 mod m0008_deadlines;
 mod m0009_waiting;
 mod m0010_events;
+mod m0011_storage;
 
 use sea_orm::{ConnectionTrait, DbErr};
 use sea_orm_migration::{MigrationName, MigrationTrait, MigratorTrait, SchemaManager, async_trait};
@@ -23,6 +24,7 @@ const STEPS: &[Step] = &[
     Step("m0008_deadlines", m0008_deadlines::STATEMENTS),
     Step("m0009_waiting", m0009_waiting::STATEMENTS),
     Step("m0010_events", m0010_events::STATEMENTS),
+    Step("m0011_storage", m0011_storage::STATEMENTS),
 ];
 
 /// Name and statements, each of which both databases understand.

@@ -27,22 +27,27 @@ pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
 
-use std::time::Duration;
+use std::{path::Path, time::Duration};
 
 use sea_orm::{
-    ConnectOptions, ConnectionTrait, Database, DatabaseConnection, DatabaseTransaction, DbBackend,
-    DbErr, EntityTrait, IsolationLevel, SqliteTransactionMode, SqlxPostgresConnector, Statement,
-    TransactionOptions, TransactionTrait,
+    ColumnTrait, ConnectionTrait, DatabaseConnection, DatabaseTransaction, DbBackend, DbErr,
+    EntityTrait, IsolationLevel, QueryFilter, SqliteTransactionMode, SqlxPostgresConnector,
+    SqlxSqliteConnector, Statement, TransactionOptions, TransactionTrait,
     sea_query::{Expr, ExprTrait},
     sqlx::{
+        self, ConnectOptions as _, Connection as _,
         postgres::{PgConnectOptions, PgPoolOptions},
-        sqlite::{SqliteJournalMode, SqliteSynchronous},
+        sqlite::{
+            SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqlitePoolOptions,
+            SqliteSynchronous,
+        },
     },
 };
 use sea_orm_migration::{MigratorTrait, SchemaManager};
 
-use self::entity::leader;
+use self::entity::{leader, task};
 pub use self::url::{DatabaseUrl, DatabaseUrlError};
+use crate::core::limits::BACKOFF_MAX_MS;
 
 /// Name of the database file in the data folder.
 pub const FILE: &str = "dailies.db";
@@ -101,12 +106,27 @@ impl Store {
         Ok(Self { writer, readers })
     }
 
+    /// Opens a database beside whoever leads, to read from it. `None` while it is not there, or while
+    /// its schema is older than this version's: only a leader brings it up to date.
+    pub async fn open_to_read(at: &DatabaseUrl) -> Result<Option<Self>, StoreError> {
+        if !at.is_there().await? {
+            return Ok(None);
+        }
+        let readers = connect(at, READERS).await?;
+        refuse_newer(&readers).await?;
+        let pending = migration::Migrator::get_pending_migrations(&readers).await;
+        let pending = pending.map_err(failed("read its version"))?;
+        let writer = readers.clone();
+        Ok(pending.is_empty().then_some(Self { writer, readers }))
+    }
+
     /// Becomes the leader of the next term. The caller holds the lock that keeps others out.
     pub async fn take_term(&self) -> Result<u64, StoreError> {
         let step = "take the next term";
         let tx = self.write_tx().await?;
         leader::Entity::update_many()
             .col_expr(leader::Column::Term, Expr::col(leader::Column::Term).add(1))
+            .col_expr(leader::Column::Address, Expr::value(None::<String>))
             .exec(&tx)
             .await
             .map_err(failed(step))?;
@@ -119,6 +139,45 @@ impl Store {
             column: "leader",
             value: "no row".into(),
         })
+    }
+
+    /// Ends backoffs that are longer than any: the clock of the leader who set them was ahead.
+    pub async fn end_impossible_waits(&self, now_ms: i64) -> Result<(), StoreError> {
+        let ended = task::Entity::update_many()
+            .col_expr(task::Column::EligibleAtMs, Expr::value(now_ms))
+            .filter(task::Column::Backoff.is_not_null())
+            .filter(task::Column::EligibleAtMs.gt(now_ms + BACKOFF_MAX_MS))
+            .exec(&self.writer)
+            .await
+            .map_err(failed("end waits of another clock"))?;
+        if ended.rows_affected > 0 {
+            tracing::warn!(
+                tasks = ended.rows_affected,
+                "the clock has gone back: ended backoffs"
+            );
+        }
+        Ok(())
+    }
+
+    /// Tells everyone who reads the database where the leader of this term answers.
+    pub async fn advertise(&self, term: u64, address: &str) -> Result<(), StoreError> {
+        let told = leader::Entity::update_many()
+            .col_expr(leader::Column::Address, Expr::value(address))
+            .filter(leader::Column::Term.eq(term.cast_signed()))
+            .exec(&self.writer)
+            .await
+            .map_err(failed("note where it answers"))?;
+        match told.rows_affected {
+            1 => Ok(()),
+            _ => Err(StoreError::Deposed { term }),
+        }
+    }
+
+    /// Where the last leader answers, which may have gone since.
+    pub async fn leader_address(&self) -> Result<Option<String>, StoreError> {
+        let row = leader::Entity::find_by_id(1).one(&self.readers).await;
+        let row = row.map_err(failed("read who leads"))?;
+        Ok(row.and_then(|row| row.address))
     }
 
     /// A transaction that takes the write lock at once; one that reads first could not get it later.
@@ -168,34 +227,42 @@ impl Store {
 
 async fn connect(at: &DatabaseUrl, connections: u32) -> Result<DatabaseConnection, StoreError> {
     match at {
-        DatabaseUrl::Sqlite(file) => {
-            let url = format!("sqlite://{}?mode=rwc", file.display());
-            connect_sqlite(&url, connections).await
-        }
+        DatabaseUrl::Sqlite(file) => connect_sqlite(file, connections).await,
         DatabaseUrl::Postgres(options) => connect_postgres(options, connections).await,
     }
 }
 
-async fn connect_sqlite(url: &str, connections: u32) -> Result<DatabaseConnection, StoreError> {
-    let mut options = ConnectOptions::new(url);
-    options
+async fn connect_sqlite(file: &Path, connections: u32) -> Result<DatabaseConnection, StoreError> {
+    let options = SqliteConnectOptions::new()
+        .filename(file)
+        .create_if_missing(true)
+        .journal_mode(SqliteJournalMode::Wal)
+        .synchronous(SqliteSynchronous::Full)
+        .busy_timeout(BUSY_TIMEOUT)
+        .foreign_keys(true)
+        .pragma("temp_store", "memory")
+        .pragma("mmap_size", MMAP_BYTES)
+        .pragma("journal_size_limit", JOURNAL_BYTES_MAX)
+        .disable_statement_logging();
+    let pool = SqlitePoolOptions::new()
         .max_connections(connections)
         .acquire_timeout(ACQUIRE_TIMEOUT)
-        .sqlx_logging(false)
-        .map_sqlx_sqlite_opts(move |sqlite| {
-            sqlite
-                .journal_mode(SqliteJournalMode::Wal)
-                .synchronous(SqliteSynchronous::Full)
-                .busy_timeout(BUSY_TIMEOUT)
-                .foreign_keys(true)
-                .pragma("temp_store", "memory")
-                .pragma("mmap_size", MMAP_BYTES)
-                .pragma("journal_size_limit", JOURNAL_BYTES_MAX)
-        });
-    Database::connect(options).await.map_err(failed("open"))
+        .before_acquire(|connection, _| Box::pin(is_in_no_transaction(connection)))
+        .connect_with(options)
+        .await
+        .map_err(|error| failed("open")(url::conn_err(error)))?;
+    Ok(SqlxSqliteConnector::from_sqlx_sqlite_pool(pool))
 }
 
-/// Not by [`ConnectOptions`], whose text shows the password to a log of everything.
+/// A connection of which this is not true is closed. SQLite ends a transaction by itself when it meets
+/// a full disk; sqlx does not notice, takes the next one for a part of it, and then a commit would only
+/// release a savepoint of what nobody ever commits.
+async fn is_in_no_transaction(connection: &mut SqliteConnection) -> Result<bool, sqlx::Error> {
+    connection.ping().await?; // behind a rollback that waits to be run
+    Ok(!connection.is_in_transaction())
+}
+
+/// Not by sea-orm's `ConnectOptions`, whose text shows the password to a log of everything.
 async fn connect_postgres(
     options: &PgConnectOptions,
     connections: u32,

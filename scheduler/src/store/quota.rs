@@ -8,18 +8,15 @@ use sea_orm::{
     QuerySelect,
     sea_query::{Expr, OnConflict},
 };
-use sea_orm_migration::MigratorTrait;
 
 use super::{
-    DatabaseUrl, Store, StoreError,
+    Store, StoreError,
     commit::insert,
-    connect,
     convert::{balance_row, digest, from_json, from_name},
     entity::{account, audit, balance, ledger_entry, quota, reservation},
     failed,
     load::all,
-    migration::Migrator,
-    refuse_newer, rules,
+    rules,
 };
 use crate::core::{
     fold::Snapshot,
@@ -154,41 +151,6 @@ pub enum Fault {
         held_us: i64,
         pending_us: i64,
     },
-}
-
-/// What a look at the ledger of a database found.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Looked {
-    /// No database, or one from before the ledger was chained.
-    Nothing,
-    Whole,
-    Faults(Vec<Fault>),
-}
-
-/// Checks the ledger of a database, also beside a running scheduler; changes no row of it.
-pub async fn look(at: impl Into<DatabaseUrl>) -> Result<Looked, StoreError> {
-    let at = at.into();
-    if !at.is_there().await? {
-        return Ok(Looked::Nothing);
-    }
-    let db = connect(&at, 1).await?;
-    refuse_newer(&db).await?;
-    let pending = Migrator::get_pending_migrations(&db)
-        .await
-        .map_err(failed("read its version"))?;
-    if !pending.is_empty() {
-        return Ok(Looked::Nothing);
-    }
-    let store = Store {
-        writer: db.clone(),
-        readers: db,
-    };
-    let faults = store.check_ledger().await?;
-    store.close().await;
-    Ok(match faults.is_empty() {
-        true => Looked::Whole,
-        false => Looked::Faults(faults),
-    })
 }
 
 impl Store {

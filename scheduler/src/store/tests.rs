@@ -5,7 +5,7 @@ use uuid::Uuid;
 
 use super::{
     DatabaseUrl, Store, StoreError,
-    quota::{Fault, Looked, look},
+    quota::Fault,
     read::{After, Order},
     testing::{database, postgres},
 };
@@ -338,22 +338,42 @@ async fn entries_from_before_the_chain_are_taken_as_they_are() {
 }
 
 #[tokio::test]
-async fn a_look_at_a_database_finds_nothing_a_whole_ledger_or_its_faults() {
+async fn a_reader_opens_only_a_database_of_its_own_version_and_makes_none() {
     let empty = tempfile::tempdir().unwrap();
     let nothing = database(empty.path());
     for _ in 0..2 {
-        assert_eq!(look(nothing.clone()).await.unwrap(), Looked::Nothing);
+        assert!(Store::open_to_read(&nothing).await.unwrap().is_none());
     }
     assert_eq!(std::fs::read_dir(empty.path()).unwrap().count(), 0);
     let (folder, store, _farm) = metered().await;
-    assert_eq!(look(database(folder.path())).await.unwrap(), Looked::Whole);
-    store.execute("UPDATE balance SET spent_us = 7").await;
-    let found = look(database(folder.path())).await.unwrap();
-    assert!(matches!(found, Looked::Faults(_)), "{found:?}");
+    let url = database(folder.path());
+    let reader = Store::open_to_read(&url).await.unwrap().unwrap();
+    assert!(!reader.accounts().await.unwrap().is_empty());
     let older = "DELETE FROM seaql_migrations WHERE version = 'm0004_quota'";
     store.execute(older).await;
-    assert_eq!(
-        look(database(folder.path())).await.unwrap(),
-        Looked::Nothing
-    );
+    assert!(Store::open_to_read(&url).await.unwrap().is_none());
+}
+
+#[tokio::test]
+async fn what_is_committed_after_a_full_disk_is_there_for_everyone() {
+    let folder = tempfile::tempdir().unwrap();
+    let url = DatabaseUrl::from(folder.path()); // a server ends a transaction where it says so
+    let store = Store::open(url.clone()).await.unwrap();
+    let term = store.take_term().await.unwrap();
+    let mut farm = Farm::empty(Limits::default(), term);
+    for account in accounts() {
+        let writes = farm.apply(Command::AddAccount(account), 1).writes;
+        store.commit(term, farm.seq(), &writes).await.unwrap();
+    }
+    let mut large = job(1, 1);
+    large.request = serde_json::json!({"prompt": "a ball ".repeat(100_000)});
+    let id = large.id;
+    let writes = farm.apply(Command::Submit(Box::new(large)), 2).writes;
+    store.execute("PRAGMA max_page_count = 1").await;
+    let full = store.commit(term, farm.seq(), &writes).await.unwrap_err();
+    assert!(format!("{full:?}").contains("full"), "{full:?}");
+    store.load(2).await.unwrap(); // memory is folded anew
+    store.commit(term, farm.seq(), &writes).await.unwrap();
+    let other = Store::open_to_read(&url).await.unwrap().unwrap();
+    assert!(other.job(PROJECT, id).await.unwrap().is_some());
 }

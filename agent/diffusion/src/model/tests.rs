@@ -136,9 +136,46 @@ fn shards_with_an_index_are_read_like_one_file() {
     fs::write(folder.path(&format!("{VOCODER}.index.json")), index).unwrap();
     fs::remove_file(folder.path(VOCODER)).unwrap();
     assert!(folder.open().is_ok());
-    fs::remove_file(folder.path("vocoder/diffusion_pytorch_model-00002-of-00002.safetensors"))
-        .unwrap();
-    assert!(folder.refusal().contains("00002-of-00002.safetensors"));
+    let index = format!("{VOCODER}.index.json");
+    let name = |number| format!("diffusion_pytorch_model-0000{number}-of-00002.safetensors");
+    let claim = |tensor: &str, shard: &str| {
+        folder.edit(&index, |fields| {
+            fields["weight_map"][tensor] = json!(shard);
+        });
+        folder.refusal()
+    };
+    let lacks = claim("conv_in.bias2", &name(1));
+    assert!(
+        lacks.contains("index.json") && lacks.contains("`conv_in.bias2` should be in"),
+        "{lacks}"
+    );
+    let outside = claim("conv_in.bias2", "../vae/config.json");
+    assert!(
+        outside.contains("`../vae/config.json` is no name"),
+        "{outside}"
+    );
+    fs::remove_file(folder.path(&format!("vocoder/{}", name(1)))).unwrap();
+    let missing = claim("conv_in.bias2", &name(1));
+    assert!(
+        missing.contains("00001-of-00002.safetensors is missing")
+            && missing.contains("tensors are in it"),
+        "{missing}"
+    );
+}
+
+#[test]
+fn a_tokeniser_of_another_model_is_refused() {
+    let folder = Folder::new();
+    folder.edit("tokenizer/tokenizer.json", |fields| {
+        fields["model"]["vocab"]["supercalifragilistic"] = json!(100_000);
+    });
+    let refusal = folder.refusal();
+    assert!(
+        refusal.contains("tokenizer/tokenizer.json")
+            && refusal.contains("100000")
+            && refusal.contains("rows"),
+        "{refusal}"
+    );
 }
 
 #[test]

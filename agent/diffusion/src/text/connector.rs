@@ -60,7 +60,10 @@ enum Projection {
     /// 2.0: one for both streams.
     Shared(Linear),
     /// 2.3: one for each.
-    Each { video: Linear, audio: Linear },
+    Each {
+        video: Box<Linear>,
+        audio: Box<Linear>,
+    },
 }
 
 /// The connectors' weights.
@@ -218,8 +221,8 @@ impl Connectors {
             |name: &str, width| Linear::load(&loader.at(name), (width, features), config.proj_bias);
         let projection = match config.hidden {
             Some((video, audio)) => Projection::Each {
-                video: linear("video_text_proj_in", video)?,
-                audio: linear("audio_text_proj_in", audio)?,
+                video: Box::new(linear("video_text_proj_in", video)?),
+                audio: Box::new(linear("audio_text_proj_in", audio)?),
             },
             None => Projection::Shared(linear("text_proj_in", config.captions)?),
         };

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
+use kernels::conv::HALF_VALUES_MIN;
 use kernels::{Device, Tensor};
 
 use super::{Config, TensorFile, WeightsError};
@@ -30,12 +31,24 @@ impl Component {
     pub fn open(root: &Path, name: &str) -> Result<Self, WeightsError> {
         let folder = root.join(name);
         let config = Config::open(&folder.join("config.json"))?;
-        let paths = weight_files(&folder)?;
-        let files = paths
-            .iter()
-            .map(|path| TensorFile::open(path))
-            .collect::<Result<Vec<_>, _>>()?;
-        Ok(Self::from_files(name, folder, config, files, ""))
+        let found = match weight_files(&folder)? {
+            WeightFiles::One(path) => {
+                let files = vec![TensorFile::open(&path)?];
+                Self::from_files(name, folder, config, files, "")
+            }
+            WeightFiles::Shards(shards) => {
+                let (files, index) = shards.open(&folder)?;
+                Self {
+                    name: name.to_owned(),
+                    folder,
+                    config,
+                    files,
+                    index,
+                    prefix: String::new(),
+                }
+            }
+        };
+        Ok(found)
     }
 
     /// A component whose tensors are those of one file that begin with `prefix`.
@@ -136,6 +149,28 @@ impl Component {
         self.names().map(values).sum()
     }
 
+    /// Bytes of all tensors together once they are loaded: large matrices keep a half-precision type,
+    /// all else becomes F32.
+    pub fn loaded_bytes(&self) -> u64 {
+        let bytes = |name: &str| {
+            let dims = self.dims(name).unwrap_or_default();
+            let values = dims.iter().product::<usize>();
+            let packed = dims.len() > 1 && !name.ends_with("embed_tokens.weight");
+            let size = match packed && values >= HALF_VALUES_MIN && self.is_half(name) {
+                true => 2,
+                false => 4,
+            };
+            values as u64 * size
+        };
+        self.names().map(bytes).sum()
+    }
+
+    fn is_half(&self, tensor: &str) -> bool {
+        let name = format!("{}{tensor}", self.prefix);
+        let file = self.index.get(tensor).map(|number| &self.files[*number]);
+        file.is_some_and(|file| file.is_half(&name))
+    }
+
     /// Uploads a tensor of the given shape as F32.
     ///
     /// # Errors
@@ -175,19 +210,72 @@ impl Component {
     }
 }
 
+/// Where a part's tensors are.
+enum WeightFiles {
+    One(PathBuf),
+    Shards(Shards),
+}
+
+/// An index over several files.
+struct Shards {
+    index: Config,
+    /// Tensor -> file name.
+    map: BTreeMap<String, String>,
+}
+
+impl Shards {
+    /// Opens every shard and checks that it holds what the index says.
+    fn open(
+        self,
+        folder: &Path,
+    ) -> Result<(Vec<TensorFile>, BTreeMap<String, usize>), WeightsError> {
+        let names: BTreeSet<&String> = self.map.values().collect();
+        let mut files = Vec::new();
+        let mut places = BTreeMap::new();
+        for (number, name) in names.into_iter().enumerate() {
+            let tensors = || self.map.iter().filter(|(_, shard)| *shard == name);
+            let file = self.shard(folder, name, tensors().count())?;
+            for (tensor, _) in tensors() {
+                if file.dims(tensor).is_none() {
+                    let reason = format!("tensor `{tensor}` should be in `{name}`, which lacks it");
+                    return Err(self.index.refuse("weight_map", reason));
+                }
+                places.insert(tensor.clone(), number);
+            }
+            files.push(file);
+        }
+        Ok((files, places))
+    }
+
+    fn shard(&self, folder: &Path, name: &str, tensors: usize) -> Result<TensorFile, WeightsError> {
+        if Path::new(name).file_name() != Some(name.as_ref()) {
+            let reason = format!("`{name}` is no name of a file in this folder");
+            return Err(self.index.refuse("weight_map", reason));
+        }
+        let path = folder.join(name);
+        if !path.exists() {
+            return Err(WeightsError::MissingShard {
+                path,
+                index: self.index.path().to_owned(),
+                tensors,
+            });
+        }
+        TensorFile::open(&path)
+    }
+}
+
 /// Weight files of a folder: the single file, or the shards that the index names.
-fn weight_files(folder: &Path) -> Result<Vec<PathBuf>, WeightsError> {
+fn weight_files(folder: &Path) -> Result<WeightFiles, WeightsError> {
     for stem in FILE_STEMS {
         let single = folder.join(format!("{stem}.safetensors"));
         if single.is_file() {
-            return Ok(vec![single]);
+            return Ok(WeightFiles::One(single));
         }
         let index = folder.join(format!("{stem}.safetensors.index.json"));
         if index.is_file() {
-            let map: BTreeMap<String, String> =
-                Config::open(&index)?.get("weight_map", BTreeMap::new())?;
-            let shards: BTreeSet<&String> = map.values().collect();
-            return Ok(shards.into_iter().map(|shard| folder.join(shard)).collect());
+            let index = Config::open(&index)?;
+            let map = index.get("weight_map", BTreeMap::new())?;
+            return Ok(WeightFiles::Shards(Shards { index, map }));
         }
     }
     let path = folder.join(format!("{}.safetensors", FILE_STEMS[0]));

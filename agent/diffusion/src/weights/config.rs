@@ -10,6 +10,9 @@ use serde_json::{Map, Value};
 
 use super::WeightsError;
 
+/// Larger than any size in a model's config, and small enough that a product of three fits 64 bits.
+const NUMBER_MAX: u64 = 1 << 20;
+
 /// Fields of one JSON object, remembering which were read.
 #[derive(Debug, Clone)]
 pub struct Config {
@@ -65,13 +68,23 @@ impl Config {
     /// # Errors
     /// [`WeightsError::Field`] when the value has another type.
     pub fn optional<T: DeserializeOwned>(&self, field: &str) -> Result<Option<T>, WeightsError> {
-        self.read.borrow_mut().insert(field.to_owned());
-        match self.fields.get(field) {
-            None | Some(Value::Null) => Ok(None),
-            Some(value) => serde_json::from_value(value.clone())
-                .map(Some)
-                .map_err(|error| self.refuse(field, format!("{error} in {value}"))),
+        let Some(value) = self.raw(field) else {
+            return Ok(None);
+        };
+        let largest = largest(value);
+        if largest > NUMBER_MAX {
+            let reason = format!("{largest} is more than any model has ({NUMBER_MAX})");
+            return Err(self.refuse(field, reason));
         }
+        serde_json::from_value(value.clone())
+            .map(Some)
+            .map_err(|error| self.refuse(field, format!("{error} in {value}")))
+    }
+
+    /// The field as it stands in the file, or nothing when it is missing or null.
+    pub fn raw(&self, field: &str) -> Option<&Value> {
+        self.read.borrow_mut().insert(field.to_owned());
+        self.fields.get(field).filter(|value| !value.is_null())
     }
 
     /// The object under `field` as a config of its own (empty when missing).
@@ -79,7 +92,11 @@ impl Config {
     /// # Errors
     /// [`WeightsError::Field`] when the value is no object.
     pub fn section(&self, field: &str) -> Result<Config, WeightsError> {
-        let fields = self.optional(field)?.unwrap_or_default();
+        let fields = match self.raw(field) {
+            None => Map::new(),
+            Some(Value::Object(fields)) => fields.clone(),
+            Some(other) => return Err(self.refuse(field, format!("{other} is no object"))),
+        };
         Ok(Self {
             path: self.path.clone(),
             fields,
@@ -144,6 +161,19 @@ impl Config {
     }
 }
 
+/// The largest whole number in a value, signs left out.
+fn largest(value: &Value) -> u64 {
+    match value {
+        Value::Number(number) => {
+            let negative = || number.as_i64().map_or(0, i64::unsigned_abs);
+            number.as_u64().unwrap_or_else(negative)
+        }
+        Value::Array(items) => items.iter().map(largest).max().unwrap_or(0),
+        Value::Object(fields) => fields.values().map(largest).max().unwrap_or(0),
+        _ => 0,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -163,6 +193,20 @@ mod tests {
             error.contains("part/config.json") && error.contains("`eps`"),
             "{error}"
         );
+    }
+
+    #[test]
+    fn a_number_that_no_model_has_is_refused_by_field() {
+        let config =
+            config(r#"{"layers": 1048577, "widths": [3, [-9000000000]], "heads": 1048576}"#);
+        let refusal = |error: WeightsError| error.to_string();
+        let layers = refusal(config.get("layers", 1usize).unwrap_err());
+        assert!(
+            layers.contains("`layers`") && layers.contains("1048577"),
+            "{layers}"
+        );
+        assert!(refusal(config.get("widths", Value::Null).unwrap_err()).contains("`widths`"));
+        assert_eq!(config.get("heads", 1usize).unwrap(), 1_048_576);
     }
 
     #[test]

@@ -86,6 +86,12 @@ impl TensorFile {
         self.metadata.info(tensor).map(|info| info.shape.as_slice())
     }
 
+    /// True when a tensor is of F16 or BF16.
+    pub fn is_half(&self, tensor: &str) -> bool {
+        let info = self.metadata.info(tensor);
+        info.is_some_and(|info| matches!(info.dtype, Dtype::F16 | Dtype::BF16))
+    }
+
     /// Values of a tensor of integers; absent when it is of another type.
     pub fn integers(&self, tensor: &str) -> Option<Vec<i64>> {
         let info = self.metadata.info(tensor)?;

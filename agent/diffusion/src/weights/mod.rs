@@ -4,6 +4,8 @@
 mod component;
 mod config;
 mod file;
+#[cfg(test)]
+mod fuzz;
 
 use std::path::PathBuf;
 
@@ -23,6 +25,19 @@ pub enum WeightsError {
         /// Reason.
         #[source]
         source: std::io::Error,
+    },
+    /// A file that an index names is not there.
+    #[error(
+        "{path} is missing: {index} says that {tensors} tensors are in it; \
+         the download is not whole"
+    )]
+    MissingShard {
+        /// The file.
+        path: PathBuf,
+        /// The index.
+        index: PathBuf,
+        /// How many tensors it should hold.
+        tensors: usize,
     },
     /// A JSON file is not valid.
     #[error("{path} is not valid JSON")]

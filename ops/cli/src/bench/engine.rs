@@ -217,6 +217,8 @@ fn rows(
         row("film, rate", best.flop as f64 / best.whole / 1e9, "GFLOP/s"),
     ];
     rows.extend(peak_mib.map(|mib| row("peak memory of the process", mib, "MiB")));
+    let predicted = plan.memory.peak_bytes() as f64 / f64::from(1 << 20);
+    rows.push(row("peak of weights and run, predicted", predicted, "MiB"));
     let matmul = rates::matmul(device)?;
     rows.push(row("matrix product 1024^3 (gemm)", matmul, "GFLOP/s"));
     let side = recipe.width as usize;

@@ -22,6 +22,9 @@ pub struct Engine {
     /// Python with torch, diffusers and transformers [default: an environment made under target/tools]
     #[arg(long, value_name = "FILE")]
     python: Option<PathBuf>,
+    /// The program to measure [default: built here, in release mode]
+    #[arg(long, value_name = "FILE")]
+    dailies: Option<PathBuf>,
     /// Measure only the engine, no rival.
     #[arg(long)]
     alone: bool,
@@ -75,9 +78,16 @@ impl Engine {
     }
 
     fn ours(&self, folder: &Path) -> Result<(Ours, PathBuf)> {
-        run(cargo().args(["build", "--release", "--locked", "--quiet", "-p", "dailies"]))?;
+        let program = match &self.dailies {
+            Some(program) => program.clone(),
+            None => {
+                let build = ["build", "--release", "--locked", "--quiet", "-p", "dailies"];
+                run(cargo().args(build))?;
+                target().join("release/dailies")
+            }
+        };
         let (json, pictures) = (folder.join("ours.json"), folder.join("ours.rgb"));
-        let mut measure = Command::new(target().join("release/dailies"));
+        let mut measure = Command::new(program);
         measure.args(["bench", "engine", "--steps", &self.steps.to_string()]);
         measure.args(["--side", &self.shape[0].to_string()]);
         measure.args(["--frames", &self.shape[1].to_string()]);

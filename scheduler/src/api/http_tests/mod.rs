@@ -3,6 +3,7 @@
 mod content;
 mod create;
 mod estimate;
+mod keys;
 mod quota;
 mod reading;
 mod repeats;

@@ -31,8 +31,10 @@ fn serve(spec: &TaskSpec, _: &str, step: u32) -> Plan {
 
 fn outlook(world: &World, share_ppm: u64) -> Outlook {
     let (jobs, _) = world.farm.outlook_page(None, usize::MAX);
+    let mut frame = world.farm.outlook_frame();
+    frame.add(world.farm.outlook_accounts(None, usize::MAX));
     Outlook {
-        frame: world.farm.outlook_frame(),
+        frame,
         jobs,
         share_ppm,
     }
