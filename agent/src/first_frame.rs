@@ -1,8 +1,10 @@
-//! Reads the image that a shot begins with.
+//! Reads an image that a shot is given: its first frame, or another.
 
 use std::path::{Path, PathBuf};
 
-use image::{ImageError, ImageReader, Limits, imageops::FilterType};
+use image::{DynamicImage, ImageError, ImageReader, Limits, RgbImage, imageops::FilterType};
+
+use crate::given::Fit;
 
 /// Largest side that is read, in pixels.
 const SIDE_MAX: u32 = 8_192;
@@ -23,9 +25,13 @@ pub enum FirstFrameError {
     TooLarge,
 }
 
-/// Decodes the image and makes it exactly `width` x `height`: scaled until it covers the frame,
-/// then cut at the middle, so that nothing is stretched.
-pub fn read(path: &Path, width: u32, height: u32) -> Result<diffusion::Picture, FirstFrameError> {
+/// Decodes the image and makes it exactly `width` x `height` by `fit`, so that nothing is stretched.
+pub fn read(
+    path: &Path,
+    width: u32,
+    height: u32,
+    fit: Fit,
+) -> Result<diffusion::Picture, FirstFrameError> {
     let io = |source| FirstFrameError::Read {
         path: path.to_path_buf(),
         source,
@@ -42,15 +48,27 @@ pub fn read(path: &Path, width: u32, height: u32) -> Result<diffusion::Picture, 
         ImageError::Limits(_) => FirstFrameError::TooLarge,
         source => FirstFrameError::Decode { source },
     })?;
-    let image = match (image.width(), image.height()) == (width, height) {
-        true => image,
-        false => image.resize_to_fill(width, height, FilterType::Lanczos3),
+    let image = match fit {
+        _ if (image.width(), image.height()) == (width, height) => image.to_rgb8(),
+        Fit::Cover => image
+            .resize_to_fill(width, height, FilterType::Lanczos3)
+            .to_rgb8(),
+        Fit::Contain => contain(&image, width, height),
     };
     Ok(diffusion::Picture {
         width,
         height,
-        rgb: image.to_rgb8().into_raw(),
+        rgb: image.into_raw(),
     })
+}
+
+/// The whole image in the middle of a black frame.
+fn contain(image: &DynamicImage, width: u32, height: u32) -> RgbImage {
+    let inner = image.resize(width, height, FilterType::Lanczos3).to_rgb8();
+    let mut frame = RgbImage::new(width, height);
+    let (x, y) = ((width - inner.width()) / 2, (height - inner.height()) / 2);
+    image::imageops::replace(&mut frame, &inner, x.into(), y.into());
+    frame
 }
 
 #[cfg(test)]
@@ -66,9 +84,13 @@ mod tests {
         image
             .save_with_format(&path, image::ImageFormat::Png)
             .unwrap();
-        let picture = read(&path, 30, 30).unwrap();
+        let picture = read(&path, 30, 30, Fit::Cover).unwrap();
         assert_eq!(picture.rgb, [10, 20, 30].repeat(900));
-        assert_eq!(read(&path, 120, 60).unwrap().rgb[..3], [255, 0, 0]);
+        let whole = read(&path, 120, 60, Fit::Cover).unwrap();
+        assert_eq!(whole.rgb[..3], [255, 0, 0]);
+        let inside = read(&path, 30, 30, Fit::Contain).unwrap();
+        assert_eq!(inside.rgb[..3], [0, 0, 0]);
+        assert_eq!(inside.rgb[15 * 30 * 3..][..3], [10, 20, 30]);
     }
 
     #[test]
@@ -79,9 +101,9 @@ mod tests {
         let whole = std::fs::read(&path).unwrap();
         for bytes in [&whole[..whole.len() / 2], b"no image", b""] {
             std::fs::write(&path, bytes).unwrap();
-            let error = read(&path, 64, 64).unwrap_err().to_string();
+            let error = read(&path, 64, 64, Fit::Cover).unwrap_err().to_string();
             assert!(error.contains("Save it again"), "{error}");
         }
-        assert!(read(&dir.path().join("none"), 64, 64).is_err());
+        assert!(read(&dir.path().join("none"), 64, 64, Fit::Cover).is_err());
     }
 }

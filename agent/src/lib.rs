@@ -11,6 +11,7 @@ pub mod clock;
 mod desk;
 pub mod doctor;
 pub mod first_frame;
+pub mod given;
 pub mod heartbeat;
 pub mod held;
 pub mod host;

@@ -7,8 +7,8 @@ use std::{
 };
 
 use diffusion::{
-    Checkpoint, CheckpointError, Control, DiffusionError, Generated, ModelInfo, Progress, Recipe,
-    Sink, Start, Weights,
+    Checkpoint, CheckpointError, Control, DiffusionError, Generated, Given, GuidanceChanges,
+    ModelInfo, Progress, Recipe, Shift, Sink, Start, Weights,
 };
 use schemas::{
     agent::{CheckpointRef, FailureClass, Outcome, Phase, Times},
@@ -20,6 +20,7 @@ use crate::{
     clock::BootMs,
     desk::{Broken, Desk},
     first_frame,
+    given::Fit,
     held::{Held, Verdict},
     metrics::Metrics,
     mux::MuxError,
@@ -41,8 +42,10 @@ pub fn recipe(spec: &RenderSpec, first_frame: Option<diffusion::Picture>) -> Rec
         fps: spec.fps,
         seed: spec.seed,
         steps: spec.steps,
-        guidance_scale: spec.guidance_scale,
-        first_frame,
+        guidance: GuidanceChanges::scale(spec.guidance_scale),
+        shift: Shift::default(),
+        refine: None,
+        given: Given::first_frame(first_frame),
     }
 }
 
@@ -112,7 +115,7 @@ async fn first_frame(
     let path = desk.fetch(digest, "first-frame").await?;
     let (width, height) = (spec.width, spec.height);
     let (read, _) = desk
-        .blocking(move || first_frame::read(&path, width, height))
+        .blocking(move || first_frame::read(&path, width, height, Fit::Cover))
         .await?;
     read.map(Some).map_err(|error| Broken::Failed {
         class: FailureClass::Rejected,

@@ -18,6 +18,7 @@ pub mod copy;
 pub mod cuda;
 pub mod device;
 pub mod error;
+pub mod group_norm;
 pub mod linear;
 pub mod modulation;
 pub mod norm;

@@ -1,6 +1,117 @@
 //! Which passes a step makes and how they are weighed: the model's own constants, or the recipe's.
 
 pub use kernels::sampling::Guidance;
+use serde::{Deserialize, Serialize};
+
+use crate::error::DiffusionError;
+use crate::info::ModelInfo;
+
+/// Largest weight of a guidance pass.
+pub const GUIDANCE_MAX: f32 = 30.0;
+
+/// Guidance of a recipe, where it differs from the model's own.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+pub struct GuidanceChanges {
+    /// Picture.
+    pub video: StreamChanges,
+    /// Sound; 0 is a value like any other.
+    pub audio: StreamChanges,
+    /// Blocks whose self-attention the perturbed pass skips.
+    pub perturbed_blocks: Option<Vec<u32>>,
+}
+
+/// Guidance of one stream; see [`Guidance`].
+#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
+pub struct StreamChanges {
+    /// Classifier-free guidance; 1 is off.
+    pub scale: Option<f32>,
+    /// Away from the pass with skipped self-attention; 0 is off.
+    pub perturbed: Option<f32>,
+    /// Away from the pass that does not see the other stream; 1 is off.
+    pub modality: Option<f32>,
+    /// Share of the result that keeps the spread of the conditional pass, 0 to 1.
+    pub rescale: Option<f32>,
+}
+
+impl StreamChanges {
+    fn values(&self) -> [Option<f32>; 4] {
+        [self.scale, self.perturbed, self.modality, self.rescale]
+    }
+
+    fn apply(&self, own: Guidance) -> Guidance {
+        Guidance {
+            scale: self.scale.unwrap_or(own.scale),
+            perturbed: self.perturbed.unwrap_or(own.perturbed),
+            modality: self.modality.unwrap_or(own.modality),
+            rescale: self.rescale.unwrap_or(own.rescale),
+        }
+    }
+}
+
+impl GuidanceChanges {
+    /// One scale for both streams.
+    pub fn scale(scale: Option<f32>) -> Self {
+        let both = StreamChanges {
+            scale,
+            ..StreamChanges::default()
+        };
+        Self {
+            video: both,
+            audio: both,
+            perturbed_blocks: None,
+        }
+    }
+
+    /// Refuses values outside their range and blocks that there are not.
+    ///
+    /// # Errors
+    /// [`DiffusionError::Recipe`] about `guidance`.
+    pub(crate) fn check(&self, info: &ModelInfo) -> Result<(), DiffusionError> {
+        let refuse = |reason: String| Err(DiffusionError::recipe("guidance", reason));
+        for (stream, changes) in [("video", &self.video), ("audio", &self.audio)] {
+            let names = ["scale", "perturbed", "modality", "rescale"];
+            let limits = [GUIDANCE_MAX, GUIDANCE_MAX, GUIDANCE_MAX, 1.0];
+            for ((name, value), limit) in names.iter().zip(changes.values()).zip(limits) {
+                if value.is_some_and(|value| !(0.0..=limit).contains(&value)) {
+                    return refuse(format!(
+                        "{stream} {name} must be a number from 0 to {limit}"
+                    ));
+                }
+            }
+            let asked = changes.perturbed.is_some_and(|weight| weight != 0.0);
+            if asked && info.perturbable_blocks == 0 {
+                return refuse("these weights cannot skip self-attention".to_owned());
+            }
+        }
+        let blocks = self.perturbed_blocks.as_deref().unwrap_or_default();
+        if let Some(block) = blocks
+            .iter()
+            .find(|block| **block >= info.perturbable_blocks)
+        {
+            let count = info.perturbable_blocks;
+            return refuse(format!(
+                "block {block} cannot be skipped: there are {count}"
+            ));
+        }
+        Ok(())
+    }
+
+    /// Feeds all values to a digest.
+    pub(crate) fn hash(&self, hasher: &mut blake3::Hasher) {
+        for changes in [&self.video, &self.audio] {
+            for value in changes.values() {
+                // No value is a NaN, so the pattern of one can stand for an absent value.
+                let bits = value.map_or(u32::MAX, f32::to_bits);
+                hasher.update(&bits.to_le_bytes());
+            }
+        }
+        let blocks = self.perturbed_blocks.iter().flatten();
+        let bytes: Vec<u8> = blocks.flat_map(|block| block.to_le_bytes()).collect();
+        hasher
+            .update(&(bytes.len() as u64).to_le_bytes())
+            .update(&bytes);
+    }
+}
 
 /// Constants of both streams.
 #[derive(Debug, Clone, PartialEq)]
@@ -64,12 +175,23 @@ impl GuidancePlan {
         1 + others.into_iter().filter(|needed| *needed).count()
     }
 
-    /// The plan with another scale for both streams, where the recipe names one.
+    /// The plan with a recipe's changes. A perturbed pass that no block is named for skips the
+    /// published block, or where there are fewer, the middle one of `layers`.
     #[must_use]
-    pub fn with_scale(mut self, scale: Option<f32>) -> Self {
-        if let Some(scale) = scale {
-            self.video.scale = scale;
-            self.audio.scale = scale;
+    pub fn with(mut self, changes: &GuidanceChanges, layers: usize) -> Self {
+        self.video = changes.video.apply(self.video);
+        self.audio = changes.audio.apply(self.audio);
+        if let Some(blocks) = &changes.perturbed_blocks {
+            self.perturbed_blocks = blocks.iter().map(|block| *block as usize).collect();
+        }
+        if self.needs_perturbed() && self.perturbed_blocks.is_empty() {
+            let published = PERTURBED_BLOCK_23;
+            let block = if published < layers {
+                published
+            } else {
+                layers / 2
+            };
+            self.perturbed_blocks = vec![block];
         }
         self
     }
@@ -101,10 +223,19 @@ mod tests {
 
     #[test]
     fn all_four_passes_equal_the_reference() {
-        let golden = Golden::open("sampler");
-        let arguments: Value = serde_json::from_str(golden.note("args.guidance")).unwrap();
+        guides_as_the_reference("sampler", "guidance");
+    }
+
+    #[test]
+    fn a_scale_of_zero_is_a_scale_as_in_the_formula() {
+        guides_as_the_reference("masked", "audio_zero");
+    }
+
+    fn guides_as_the_reference(file: &str, case: &str) {
+        let golden = Golden::open(file);
+        let arguments: Value = serde_json::from_str(golden.note(&format!("args.{case}"))).unwrap();
         let number = |name: &str| arguments[name].as_f64().unwrap() as f32;
-        let input = |name: &str| -> Tensor { golden.tensor(&format!("in.guidance.{name}")) };
+        let input = |name: &str| -> Tensor { golden.tensor(&format!("in.{case}.{name}")) };
         let (c, n, p, i) = (
             input("conditional"),
             input("negative"),
@@ -126,7 +257,7 @@ mod tests {
         let mut x = input("x");
         let sigmas = (number("sigma"), number("next"));
         guidance_step(golden.device(), &mut x, passes, guidance, sigmas, None).unwrap();
-        golden.check("out.guidance.x", x.f32s(), 1e-5);
+        golden.check(&format!("out.{case}.x"), x.f32s(), 1e-5);
     }
 
     #[test]
@@ -141,6 +272,29 @@ mod tests {
         assert_eq!(guided.perturbed_blocks, [28]);
         assert!(!GuidancePlan::published(true, true, 6).needs_perturbed());
         assert!(!GuidancePlan::published(false, false, 48).needs_perturbed());
-        assert_eq!(guided.with_scale(Some(2.0)).audio.scale, 2.0);
+        let changes = GuidanceChanges {
+            audio: StreamChanges {
+                scale: Some(0.0),
+                modality: Some(1.0),
+                ..StreamChanges::default()
+            },
+            ..GuidanceChanges::default()
+        };
+        let changed = guided.clone().with(&changes, 48);
+        assert_eq!((changed.audio.scale, changed.audio.modality), (0.0, 1.0));
+        assert_eq!((changed.video, changed.audio.rescale), (guided.video, 0.7));
+        let skips = GuidanceChanges {
+            video: StreamChanges {
+                perturbed: Some(1.0),
+                ..StreamChanges::default()
+            },
+            ..GuidanceChanges::default()
+        };
+        assert_eq!(off.clone().with(&skips, 6).perturbed_blocks, [3]);
+        let named = GuidanceChanges {
+            perturbed_blocks: Some(vec![1, 2]),
+            ..skips
+        };
+        assert_eq!(off.with(&named, 6).perturbed_blocks, [1, 2]);
     }
 }

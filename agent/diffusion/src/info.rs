@@ -195,11 +195,41 @@ pub struct ModelInfo {
     pub sample_rate: u32,
     /// Channels of the sound.
     pub channels: u16,
-    /// True when a clip can begin with a given picture.
+    /// True when pictures can be given.
     pub first_frame: bool,
+    /// Sound that can be given; none when the weights cannot encode any.
+    pub hears: Option<SoundFormat>,
+    /// True when a clip can be made small and then refined at twice the size.
+    pub two_stages: bool,
+    /// Blocks of the transformer, where they can be skipped for guidance; else 0.
+    pub perturbable_blocks: u32,
+}
+
+/// Rate and channels of a sound.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SoundFormat {
+    /// Samples per second.
+    pub rate: u32,
+    /// 1 or 2.
+    pub channels: u16,
+}
+
+impl std::fmt::Display for SoundFormat {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let (rate, channels) = (self.rate, self.channels);
+        write!(f, "sound of {channels} channel(s) at {rate} Hz")
+    }
 }
 
 impl ModelInfo {
+    /// The sound of a clip.
+    pub fn gives(&self) -> SoundFormat {
+        SoundFormat {
+            rate: self.sample_rate,
+            channels: self.channels,
+        }
+    }
+
     /// Words of the prompt that the model has not learnt, in order, each once.
     pub fn unknown_words(&self, prompt: &str) -> Vec<String> {
         if self.vocabulary.is_empty() {

@@ -49,6 +49,15 @@ impl Grid {
         }
     }
 
+    /// The grid of the same clip with pictures `by` times smaller.
+    pub fn shrunk(&self, by: usize) -> Self {
+        let [frames, rows, columns] = self.video;
+        Self {
+            video: [frames, rows / by, columns / by],
+            ..*self
+        }
+    }
+
     /// Video tokens.
     pub fn video_tokens(&self) -> usize {
         self.video.iter().product()

@@ -8,12 +8,15 @@ pub mod audio_vae;
 pub mod checkpoint;
 pub mod clip;
 pub mod error;
+pub mod given;
+pub mod guidance;
 pub mod info;
 pub mod latent;
 pub mod memory;
 pub mod plan;
 pub mod progress;
 pub mod recipe;
+pub mod sigmas;
 pub mod tensors;
 pub mod video_vae;
 pub mod vocoder;
@@ -22,26 +25,28 @@ pub mod weights;
 mod convolution;
 #[cfg(test)]
 mod golden;
-mod guidance;
 mod layers;
 mod model;
 mod noise;
 mod run;
 mod sampler;
-mod sigmas;
 mod text;
 mod transformer;
+mod upsampler;
 
 pub use checkpoint::{Checkpoint, CheckpointError};
 pub use clip::{Clip, Sink, Slate};
 pub use error::DiffusionError;
-pub use info::{ModelInfo, Size};
+pub use given::{Given, GivenFilm, GivenSound, Span, Still, Wave};
+pub use guidance::GuidanceChanges;
+pub use info::{ModelInfo, Size, SoundFormat};
 pub use latent::Latents;
 pub use memory::Memory;
 pub use model::Weights;
 pub use plan::Plan;
 pub use progress::{Control, Generated, OnStep, Phase, Progress, Start};
-pub use recipe::{Picture, Recipe};
+pub use recipe::{Picture, Recipe, Refine};
+pub use sigmas::Shift;
 
 /// Makes the clip of `recipe` and hands it to `sink` as it is decoded, or pauses when `on_step` or
 /// the sink says so.

@@ -6,15 +6,16 @@ use std::sync::{Arc, Mutex, PoisonError};
 use kernels::Device;
 use serde_json::Value;
 
-use crate::audio_vae::{AudioDecoder, COMPRESSION as AUDIO_COMPRESSION};
+use crate::audio_vae::{AudioDecoder, AudioEncoder, COMPRESSION as AUDIO_COMPRESSION};
 use crate::error::DiffusionError;
 use crate::guidance::GuidancePlan;
-use crate::info::{ModelInfo, Product};
+use crate::info::{ModelInfo, Product, SoundFormat};
 use crate::latent::Compression;
 use crate::memory;
 use crate::sigmas::Schedule;
 use crate::text::TextEncoder;
 use crate::transformer::{Context, Transformer, TransformerConfig};
+use crate::upsampler::{self, Upsampler};
 use crate::video_vae::{VideoDecoder, VideoEncoder};
 use crate::vocoder::Vocoder;
 use crate::weights::{Component, Config, WeightsError};
@@ -38,6 +39,11 @@ const PARTS: [&str; 6] = [
     "vocoder",
 ];
 
+/// Part that only two stages need.
+const UPSAMPLER: &str = "latent_upsampler";
+/// Parts of newer pipelines that have a replacement here.
+const DIFFUSION_DECODER: &str = "diffusion_decoder";
+
 /// All parts of a model on one device.
 #[derive(Debug)]
 pub struct Weights {
@@ -52,6 +58,11 @@ pub struct Weights {
     pub(crate) video_decoder: VideoDecoder,
     pub(crate) video_encoder: Option<VideoEncoder>,
     pub(crate) audio_decoder: AudioDecoder,
+    pub(crate) audio_encoder: Option<AudioEncoder>,
+    /// Folder with a latent upsampler, which is loaded between two stages.
+    upsampler: Option<PathBuf>,
+    /// Transformer of the second stage, where it is another one.
+    pub(crate) refiner: Option<Transformer>,
     pub(crate) vocoder: Vocoder,
     /// Bytes of all loaded tensors.
     pub(crate) bytes: u64,
@@ -154,6 +165,12 @@ fn check_index(root: &Path) -> Result<(), WeightsError> {
             return Err(index.refuse(part, "the pipeline has no such part"));
         }
     }
+    index.ignore(&[UPSAMPLER]);
+    if index.contains(DIFFUSION_DECODER) {
+        index.ignore(&[DIFFUSION_DECODER]);
+        let path = path.display();
+        tracing::warn!(%path, "the diffusion decoder is not supported; frames come from `vae`");
+    }
     for part in index.unread() {
         tracing::warn!(path = %path.display(), part, "this part is not used");
     }
@@ -182,6 +199,38 @@ impl Weights {
         Ok(Self::load(dir, &parts, device)?)
     }
 
+    /// Takes the transformer of a second folder for the second of two stages: that of a distilled
+    /// model, or of one that a distilling LoRA was merged into.
+    ///
+    /// # Errors
+    /// [`DiffusionError::Weights`] for a folder without a transformer, or one of other latents.
+    pub fn with_refiner(mut self, dir: &Path) -> Result<Self, DiffusionError> {
+        let part = Component::open(dir, PARTS[2])?;
+        memory::check_weights(part.value_count(), &self.device)?;
+        let refiner = Transformer::load(&part, &self.device)?;
+        let (own, other) = (self.transformer.config(), refiner.config());
+        let shape = |config: &TransformerConfig| {
+            let (video, audio) = (&config.video, &config.audio);
+            let text = (config.captions, video.context, audio.context);
+            (video.in_channels, audio.in_channels, text)
+        };
+        if shape(own) != shape(other) {
+            let (found, expected) = (shape(other), shape(own));
+            let reason = format!(
+                "(video latent, audio latent, text) is {found:?}, but that of the first stage is \
+                 {expected:?}"
+            );
+            return Err(part.config().refuse("in_channels", reason).into());
+        }
+        let mut hasher = blake3::Hasher::new();
+        hasher.update(&self.digest);
+        hasher.update(part.digest()?.as_bytes());
+        self.bytes += part.value_count() * size_of::<f32>() as u64;
+        self.digest = *hasher.finalize().as_bytes();
+        self.refiner = Some(refiner);
+        Ok(self)
+    }
+
     fn load(dir: &Path, parts: &Parts, device: &Device) -> Result<Self, WeightsError> {
         let product = Product::open(dir)?;
         let digest = parts.digest(dir)?;
@@ -194,18 +243,30 @@ impl Weights {
             false => None,
         };
         let audio_decoder = AudioDecoder::load(&parts.audio_vae, device)?;
+        let mut audio_names = parts.audio_vae.names();
+        let audio_encoder = match audio_names.any(|name| name.starts_with("encoder.")) {
+            true => Some(AudioEncoder::load(&parts.audio_vae, device)?),
+            false => None,
+        };
+        let upsampler = open_upsampler(dir, &video_decoder)?;
         let vocoder = Vocoder::load(&parts.vocoder, device)?;
         let compression = compression(&video_decoder, &audio_decoder);
         check_fit(parts, &transformer, &text, &video_decoder, &audio_decoder)?;
         let (schedule, guidance) = sampling(dir, &product, transformer.config())?;
+        let config = transformer.config();
+        let info = ModelInfo {
+            first_frame: video_encoder.is_some(),
+            hears: audio_encoder.as_ref().map(hears),
+            two_stages: upsampler.is_some(),
+            perturbable_blocks: if config.perturbed {
+                config.layers as u32
+            } else {
+                0
+            },
+            ..facts(&product, &digest, &compression, &vocoder)
+        };
         let mut found = Self {
-            info: facts(
-                &product,
-                &digest,
-                &compression,
-                &vocoder,
-                video_encoder.is_some(),
-            ),
+            info,
             device: device.clone(),
             digest,
             negative_prompt: product.negative_prompt,
@@ -216,6 +277,9 @@ impl Weights {
             video_decoder,
             video_encoder,
             audio_decoder,
+            audio_encoder,
+            upsampler,
+            refiner: None,
             vocoder,
             bytes: parts.loaded_bytes(),
             text,
@@ -265,6 +329,13 @@ impl Weights {
         }
     }
 
+    /// Loads the latent upsampler.
+    pub(crate) fn upsampler(&self) -> Result<Upsampler, WeightsError> {
+        let root = self.upsampler.as_ref();
+        let root = root.expect("recipes of two stages are refused without an upsampler");
+        Upsampler::load(&Component::open(root, UPSAMPLER)?, &self.device)
+    }
+
     /// Text context of a prompt, made once as long as it is among the last few.
     pub(crate) fn context(&self, prompt: &str) -> Result<Arc<Context>, DiffusionError> {
         let kept = |contexts: &Vec<(String, Arc<Context>)>| {
@@ -274,14 +345,32 @@ impl Weights {
         if let Some(context) = kept(&self.contexts.lock().unwrap_or_else(PoisonError::into_inner)) {
             return Ok(context);
         }
-        let text = self.text.encode(&self.device, prompt)?;
-        let context = Arc::new(self.transformer.context(&self.device, &text)?);
+        let context = Arc::new(self.text.encode(&self.device, prompt)?);
         let mut contexts = self.contexts.lock().unwrap_or_else(PoisonError::into_inner);
         if contexts.len() >= CONTEXTS_MAX {
             contexts.remove(0);
         }
         contexts.push((prompt.to_owned(), Arc::clone(&context)));
         Ok(context)
+    }
+}
+
+/// The folder, if it has a latent upsampler; that is checked against the autoencoder.
+fn open_upsampler(root: &Path, video: &VideoDecoder) -> Result<Option<PathBuf>, WeightsError> {
+    if !root.join(UPSAMPLER).is_dir() {
+        return Ok(None);
+    }
+    let component = Component::open(root, UPSAMPLER)?;
+    upsampler::check(&component, video.latent_channels())?;
+    Ok(Some(root.to_owned()))
+}
+
+/// The sound that an encoder takes.
+fn hears(encoder: &AudioEncoder) -> SoundFormat {
+    let (rate, channels) = encoder.hears();
+    SoundFormat {
+        rate,
+        channels: channels as u16,
     }
 }
 
@@ -371,7 +460,6 @@ fn facts(
     digest: &[u8; 32],
     compression: &Compression,
     vocoder: &Vocoder,
-    first_frame: bool,
 ) -> ModelInfo {
     let [time, rows, columns] = compression.video;
     ModelInfo {
@@ -392,7 +480,10 @@ fn facts(
         vocabulary: product.vocabulary.clone(),
         sample_rate: vocoder.sample_rate(),
         channels: vocoder.channels() as u16,
-        first_frame,
+        first_frame: false,
+        hears: None,
+        two_stages: false,
+        perturbable_blocks: 0,
     }
 }
 

@@ -22,6 +22,10 @@ pub enum NoiseStream {
     Video,
     /// Audio latents.
     Audio,
+    /// Video latents of the second stage.
+    VideoRefining,
+    /// Audio latents of the second stage.
+    AudioRefining,
 }
 
 const ROUNDS: usize = 10;
@@ -34,6 +38,8 @@ pub fn normals(seed: u64, stream: NoiseStream, count: usize) -> Vec<f32> {
     let stream = match stream {
         NoiseStream::Video => 0,
         NoiseStream::Audio => 1,
+        NoiseStream::VideoRefining => 2,
+        NoiseStream::AudioRefining => 3,
     };
     let mut values = Vec::with_capacity(count.next_multiple_of(4));
     for block in 0..count.div_ceil(4) as u64 {

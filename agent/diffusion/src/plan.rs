@@ -10,7 +10,7 @@ use crate::recipe::Recipe;
 /// The course of a run.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Plan {
-    /// Noise levels, from 1 to 0: one more than there are steps.
+    /// Noise levels, from 1 to 0: one more than there are steps (of the first stage).
     pub sigmas: Vec<f32>,
     /// Latent frames, rows and columns of the picture.
     pub video_grid: [usize; 3],
@@ -32,7 +32,8 @@ impl Weights {
     pub fn plan(&self, recipe: &Recipe) -> Result<Plan, DiffusionError> {
         recipe.check(&self.info)?;
         let grid = Grid::of(recipe, &self.compression);
-        let guidance = self.guidance.clone().with_scale(recipe.guidance_scale);
+        let layers = self.transformer.config().layers;
+        let guidance = self.guidance.clone().with(&recipe.guidance, layers);
         Ok(Plan {
             sigmas: self.sigmas(recipe, &grid),
             video_grid: grid.video,
@@ -72,9 +73,10 @@ impl Weights {
         Some(fitting * step + 1)
     }
 
-    /// Noise levels of a recipe's steps.
+    /// Noise levels of a recipe's steps over a grid; those of a second stage are not its size's.
     pub(crate) fn sigmas(&self, recipe: &Recipe, grid: &Grid) -> Vec<f32> {
         let steps = recipe.steps.unwrap_or(self.info.steps);
-        self.schedule.sigmas(steps, grid.video_tokens())
+        let tokens = recipe.shift.tokens(grid.video_tokens());
+        self.schedule.sigmas(steps, tokens)
     }
 }

@@ -3,14 +3,15 @@
 use serde::{Deserialize, Serialize};
 
 use crate::error::DiffusionError;
+use crate::given::Given;
+use crate::guidance::GuidanceChanges;
 use crate::info::ModelInfo;
+use crate::sigmas::Shift;
 
 /// Longest prompt in bytes; the tokeniser cuts far below this.
 pub const PROMPT_BYTES_MAX: usize = 32 * 1024;
 /// Most denoising steps.
 pub const STEPS_MAX: u32 = 200;
-/// Largest guidance scale.
-pub const GUIDANCE_MAX: f32 = 30.0;
 
 /// One continuous take to make.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -31,10 +32,23 @@ pub struct Recipe {
     pub seed: u64,
     /// Denoising steps; nothing takes the model's own list of sigmas.
     pub steps: Option<u32>,
-    /// Guidance of both streams; nothing takes the model's own two values.
-    pub guidance_scale: Option<f32>,
-    /// Picture that the clip begins with, of exactly `width` x `height`.
-    pub first_frame: Option<Picture>,
+    /// Guidance that differs from the model's own.
+    pub guidance: GuidanceChanges,
+    /// How far noise levels are shifted, where the model's list depends on the size.
+    pub shift: Shift,
+    /// Two stages: at half the size first, then refined; nothing makes the clip in one.
+    pub refine: Option<Refine>,
+    /// What is given of the clip.
+    pub given: Given,
+}
+
+/// What is done to the first stage's latents before they are refined at twice the size.
+#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
+pub struct Refine {
+    /// How far channels are moved to the first stage's mean and deviation, 0 to 1.
+    pub adain: f32,
+    /// How much large values are brought down, 0 to 1.
+    pub tone_map: f32,
 }
 
 /// An RGB picture, rows from the top, three bytes a pixel.
@@ -66,8 +80,10 @@ impl Recipe {
             fps: info.fps,
             seed,
             steps: None,
-            guidance_scale: None,
-            first_frame: None,
+            guidance: GuidanceChanges::default(),
+            shift: Shift::default(),
+            refine: None,
+            given: Given::default(),
         }
     }
 
@@ -88,14 +104,9 @@ impl Recipe {
                 format!("must be 1 to {STEPS_MAX}"),
             ));
         }
-        if self
-            .guidance_scale
-            .is_some_and(|g| !(0.0..=GUIDANCE_MAX).contains(&g))
-        {
-            let reason = format!("must be a number from 0 to {GUIDANCE_MAX}");
-            return Err(DiffusionError::recipe("guidance_scale", reason));
-        }
-        Ok(())
+        self.guidance.check(info)?;
+        self.check_refine(info)?;
+        self.given.check(self, info)
     }
 
     /// Digest of everything that the recipe says.
@@ -116,16 +127,13 @@ impl Recipe {
             hasher.update(&number.to_le_bytes());
         }
         hasher.update(&self.seed.to_le_bytes());
-        // No scale is a NaN, so the pattern of one can stand for an absent scale.
-        hasher.update(
-            &self
-                .guidance_scale
-                .map_or(u32::MAX, f32::to_bits)
-                .to_le_bytes(),
-        );
-        if let Some(picture) = &self.first_frame {
-            hasher.update(&picture.rgb);
-        }
+        self.guidance.hash(&mut hasher);
+        hasher.update(&[self.shift as u8, u8::from(self.refine.is_some())]);
+        let Refine { adain, tone_map } = self.refine.unwrap_or_default();
+        hasher
+            .update(&adain.to_le_bytes())
+            .update(&tone_map.to_le_bytes());
+        self.given.hash(&mut hasher);
         *hasher.finalize().as_bytes()
     }
 
@@ -154,19 +162,29 @@ impl Recipe {
                 return Err(DiffusionError::recipe(field, reason));
             }
         }
-        let Some(picture) = &self.first_frame else {
+        Ok(())
+    }
+
+    fn check_refine(&self, info: &ModelInfo) -> Result<(), DiffusionError> {
+        let Some(Refine { adain, tone_map }) = self.refine else {
             return Ok(());
         };
-        let bytes = self.width as usize * self.height as usize * 3;
-        if (picture.width, picture.height) != (self.width, self.height)
-            || picture.rgb.len() != bytes
-        {
+        let refuse = |reason: String| Err(DiffusionError::recipe("refine", reason));
+        if !info.two_stages {
+            let reason = "these weights have no latent_upsampler folder, which two stages need";
+            return refuse(reason.to_owned());
+        }
+        for part in [adain, tone_map] {
+            if !(0.0..=1.0).contains(&part) {
+                return refuse(format!("must be 0 to 1, is {part}"));
+            }
+        }
+        let step = 2 * info.size_step;
+        if !self.width.is_multiple_of(step) || !self.height.is_multiple_of(step) {
             let (w, h) = (self.width, self.height);
-            let reason = format!(
-                "must be an RGB picture of {w}x{h}, is {}x{}",
-                picture.width, picture.height
-            );
-            return Err(DiffusionError::recipe("first_frame", reason));
+            return refuse(format!(
+                "two stages need multiples of {step} pixels, not {w}x{h}"
+            ));
         }
         Ok(())
     }
@@ -193,7 +211,8 @@ impl Recipe {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::info::Size;
+    use crate::given::{GivenFilm, GivenSound, Span, Still, Wave};
+    use crate::info::{Size, SoundFormat};
 
     fn info() -> ModelInfo {
         ModelInfo {
@@ -218,6 +237,12 @@ mod tests {
             sample_rate: 16_000,
             channels: 1,
             first_frame: true,
+            hears: Some(SoundFormat {
+                rate: 16_000,
+                channels: 1,
+            }),
+            two_stages: true,
+            perturbable_blocks: 6,
         }
     }
 
@@ -238,7 +263,7 @@ mod tests {
         };
         assert!(
             Recipe {
-                first_frame: Some(picture),
+                given: Given::first_frame(Some(picture)),
                 ..recipe
             }
             .check(&info())
@@ -270,17 +295,118 @@ mod tests {
         );
         assert_eq!(refusal(|r| r.fps = 0), "fps: must be 1 to 120, is 0");
         assert_eq!(refusal(|r| r.steps = Some(0)), "steps: must be 1 to 200");
-        assert!(refusal(|r| r.guidance_scale = Some(f32::NAN)).starts_with("guidance_scale"));
+        let nan = GuidanceChanges::scale(Some(f32::NAN));
+        assert!(refusal(|r| r.guidance = nan.clone()).starts_with("guidance"));
         assert!(refusal(|r| r.prompt = "x".repeat(PROMPT_BYTES_MAX + 1)).starts_with("prompt"));
-        let picture = |width, bytes| {
-            Some(Picture {
-                width,
-                height: 64,
-                rgb: vec![0; bytes],
-            })
+        assert_eq!(
+            refusal(|r| {
+                r.refine = Some(Refine::default());
+                r.width = 80;
+            }),
+            "refine: two stages need multiples of 32 pixels, not 80x64"
+        );
+        assert!(refusal(|r| r.refine = refine(1.5)).starts_with("refine: must be 0 to 1"));
+    }
+
+    fn refine(adain: f32) -> Option<Refine> {
+        Some(Refine {
+            adain,
+            tone_map: 0.0,
+        })
+    }
+
+    fn picture(width: u32, bytes: usize) -> Picture {
+        Picture {
+            width,
+            height: 64,
+            rgb: vec![0; bytes],
+        }
+    }
+
+    fn wave(rate: u32, samples: Vec<f32>) -> Wave {
+        let format = SoundFormat { rate, channels: 1 };
+        Wave { format, samples }
+    }
+
+    fn sound(heard: Wave, remake: Option<Span>) -> Option<GivenSound> {
+        let kept = wave(16_000, vec![0.0; 100]);
+        Some(GivenSound {
+            heard,
+            kept,
+            remake,
+        })
+    }
+
+    fn film(pictures: usize, remake: Option<Span>) -> Option<GivenFilm> {
+        let rgb = vec![0; 64 * 64 * 3 * pictures];
+        Some(GivenFilm { rgb, remake })
+    }
+
+    #[test]
+    fn what_is_given_must_fit_the_clip() {
+        let still = |frame, picture, strength| Still {
+            frame,
+            picture,
+            strength,
         };
-        assert!(refusal(|r| r.first_frame = picture(32, 32 * 64 * 3)).starts_with("first_frame"));
-        assert!(refusal(|r| r.first_frame = picture(64, 7)).starts_with("first_frame"));
+        let good = picture(64, 64 * 64 * 3);
+        let span = |start_s, end_s| Some(Span { start_s, end_s });
+        let stills = |still: Still| refusal(move |r| r.given.stills = vec![still.clone()]);
+        assert_eq!(
+            stills(Still::first(picture(32, 32 * 64 * 3))),
+            "stills: must be an RGB picture of 64x64, is 32x64"
+        );
+        assert!(stills(Still::first(picture(64, 7))).starts_with("stills"));
+        assert_eq!(
+            stills(still(65, good.clone(), 1.0)),
+            "stills: frame 65 is behind the last one, 64"
+        );
+        assert!(stills(still(3, good.clone(), 0.0)).contains("strength"));
+        assert!(refusal(|r| r.given.film = film(66, None)).starts_with("film: has 66 pictures"));
+        assert!(refusal(|r| r.given.film = film(0, None)).starts_with("film: 0 bytes"));
+        let late = refusal(|r| r.given.film = film(65, span(5.0, 6.0)));
+        assert!(late.starts_with("film: cannot remake 5 to 6 s"), "{late}");
+        assert_eq!(
+            refusal(|r| r.given.sound = sound(wave(48_000, vec![0.0; 9]), None)),
+            "sound: must be sound of 1 channel(s) at 16000 Hz, is sound of 1 channel(s) at 48000 Hz"
+        );
+        let bad = refusal(|r| r.given.sound = sound(wave(16_000, vec![f32::NAN]), None));
+        assert!(bad.starts_with("sound: holds values"), "{bad}");
+        let both = refusal(|r| {
+            r.given = Given::first_frame(Some(good.clone()));
+            r.given.film = film(5, None);
+        });
+        assert_eq!(both, "stills: the film already gives frame 0");
+    }
+
+    #[test]
+    fn weights_without_an_encoder_say_which_they_lack() {
+        let mut recipe = Recipe::with_defaults("a red ball", 1, &info());
+        recipe.given.sound = sound(wave(16_000, vec![0.0; 9]), None);
+        let deaf = ModelInfo {
+            hears: None,
+            ..info()
+        };
+        let error = recipe.check(&deaf).unwrap_err().to_string();
+        assert_eq!(error, "sound: these weights have no encoder of sound");
+        recipe.given = Given {
+            film: film(5, None),
+            ..Given::default()
+        };
+        let blind = ModelInfo {
+            first_frame: false,
+            ..info()
+        };
+        let error = recipe.check(&blind).unwrap_err().to_string();
+        assert_eq!(error, "film: these weights have no encoder of pictures");
+        recipe.given = Given::default();
+        recipe.refine = refine(0.0);
+        let small = ModelInfo {
+            two_stages: false,
+            ..info()
+        };
+        let error = recipe.check(&small).unwrap_err().to_string();
+        assert!(error.contains("latent_upsampler"), "{error}");
     }
 
     #[test]
@@ -300,7 +426,7 @@ mod tests {
     #[test]
     fn every_field_changes_the_digest() {
         let base = Recipe::with_defaults("a red ball", 1, &info());
-        let changes: [fn(&mut Recipe); 10] = [
+        let changes: [fn(&mut Recipe); 18] = [
             |r| r.prompt.push('s'),
             |r| r.negative_prompt.push('s'),
             |r| r.width = 80,
@@ -309,14 +435,21 @@ mod tests {
             |r| r.fps = 24,
             |r| r.seed = 2,
             |r| r.steps = Some(3),
-            |r| r.guidance_scale = Some(1.0),
+            |r| r.guidance.video.scale = Some(1.0),
+            |r| r.guidance.audio.scale = Some(1.0),
+            |r| r.guidance.perturbed_blocks = Some(vec![1]),
+            |r| r.shift = Shift::Fixed4096,
+            |r| r.refine = refine(0.0),
+            |r| r.refine = refine(0.5),
+            |r| r.given.stills = vec![Still::first(picture(1, 3))],
             |r| {
-                r.first_frame = Some(Picture {
-                    width: 1,
-                    height: 1,
-                    rgb: vec![1; 3],
-                })
+                r.given.stills = vec![Still {
+                    frame: 4,
+                    ..Still::first(picture(1, 3))
+                }]
             },
+            |r| r.given.film = film(1, None),
+            |r| r.given.sound = sound(wave(16_000, vec![0.5]), None),
         ];
         for change in changes {
             let mut other = base.clone();

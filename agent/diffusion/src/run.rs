@@ -1,6 +1,10 @@
 //! One run over opened weights: encode, denoise, decode.
 
-use kernels::Tensor;
+mod conditions;
+mod finish;
+mod stage;
+#[cfg(test)]
+mod tests;
 
 use crate::checkpoint::{Checkpoint, Identity};
 use crate::clip::{Sink, Slate};
@@ -8,18 +12,25 @@ use crate::error::DiffusionError;
 use crate::latent::{Grid, Latents};
 use crate::memory;
 use crate::model::Weights;
-use crate::noise::{NoiseStream, normals};
 use crate::progress::{Control, Generated, OnStep, Phase, Progress, Start};
 use crate::recipe::Recipe;
-use crate::sampler::{FirstFrame, Sampler};
+use crate::sampler::Sampler;
+use stage::Stage;
 
 /// What stays the same over a run.
 struct Run<'a> {
     weights: &'a Weights,
     recipe: &'a Recipe,
-    grid: Grid,
-    sigmas: Vec<f32>,
+    stages: Vec<Stage<'a>>,
     identity: Identity,
+}
+
+/// What a stage begins with.
+enum State {
+    /// Noise: the recipe's own, or given.
+    Noise(Option<Latents>),
+    /// Latents of an earlier step, or of the stage before.
+    Latents(Latents),
 }
 
 /// Where the run meets its caller.
@@ -38,6 +49,16 @@ struct Place {
     pictures: u32,
 }
 
+/// Where a run stands at the beginning of a stage.
+#[derive(Clone, Copy)]
+struct Turn {
+    number: usize,
+    /// Steps done.
+    done: u32,
+    /// No stage ran before in this run.
+    is_first: bool,
+}
+
 /// The run of `generate`, on the threads of the weights' device.
 pub(crate) fn run(
     weights: &Weights,
@@ -51,7 +72,7 @@ pub(crate) fn run(
     if let Start::Resume(checkpoint) = &start {
         checkpoint.belongs_to(&run.identity)?;
     }
-    let piece = memory::admit(weights, recipe, &run.grid)?.piece;
+    let piece = memory::admit(weights, recipe, run.grid())?.piece;
     let mut ends = Ends {
         on_step,
         sink,
@@ -62,12 +83,9 @@ pub(crate) fn run(
 
 impl<'a> Run<'a> {
     fn new(weights: &'a Weights, recipe: &'a Recipe) -> Self {
-        let grid = Grid::of(recipe, &weights.compression);
-        let sigmas = weights.sigmas(recipe, &grid);
-        let bytes: Vec<u8> = sigmas
-            .iter()
-            .flat_map(|sigma| sigma.to_le_bytes())
-            .collect();
+        let stages = stage::stages(weights, recipe);
+        let sigmas = stages.iter().flat_map(|stage| &stage.sigmas);
+        let bytes: Vec<u8> = sigmas.flat_map(|sigma| sigma.to_le_bytes()).collect();
         let identity = Identity {
             weights: weights.digest,
             recipe: recipe.digest(),
@@ -77,99 +95,102 @@ impl<'a> Run<'a> {
         Self {
             weights,
             recipe,
-            grid,
-            sigmas,
+            stages,
             identity,
         }
     }
 
     fn steps(&self) -> u32 {
-        self.sigmas.len() as u32 - 1
+        self.stages.iter().map(Stage::steps).sum()
+    }
+
+    /// Tokens of the finished clip.
+    fn grid(&self) -> &Grid {
+        let last = self.stages.last();
+        &last.expect("every recipe has a stage").grid
     }
 
     fn generate(&self, start: Start, ends: &mut Ends<'_, '_>) -> Result<Generated, DiffusionError> {
-        let weights = self.weights;
-        let guidance = weights
-            .guidance
-            .clone()
-            .with_scale(self.recipe.guidance_scale);
-        let context = weights.context(&self.recipe.prompt)?;
-        let negative_prompt = match self.recipe.negative_prompt.as_str() {
-            "" => weights.negative_prompt.as_str(),
-            text => text,
+        let (mut state, mut done) = match start {
+            Start::Fresh => (State::Noise(None), 0),
+            Start::Noise(noise) => (State::Noise(Some(noise)), 0),
+            Start::Resume(checkpoint) => (State::Latents(checkpoint.latents), checkpoint.step),
         };
-        let negative = match guidance.needs_negative() {
-            true => Some(weights.context(negative_prompt)?),
-            false => None,
-        };
-        let first_frame = self.first_frame()?;
-        let sampler = Sampler {
-            device: &weights.device,
-            transformer: &weights.transformer,
-            grid: self.grid,
-            sigmas: &self.sigmas,
-            guidance: &guidance,
-            context: &context,
-            negative: negative.as_deref(),
-            first_frame: first_frame.as_ref(),
-        };
-        let (latents, first) = self.begin(&sampler, start)?;
-        let mut after = |step, latents: &Latents| self.tell(ends, self.place(step), latents);
-        if after(first, &latents) == Control::Pause {
-            return Ok(self.paused(first, latents));
+        // At the seam of two stages a checkpoint holds the latents of the first.
+        let is_open = |stage: &&Stage<'_>| done < stage.end();
+        let open = self.stages.iter().filter(is_open).count().max(1);
+        let begin = self.stages.len() - open;
+        for number in begin..self.stages.len() {
+            let at = Turn {
+                number,
+                done,
+                is_first: number == begin,
+            };
+            let (latents, reached, control) = self.stage(at, state, ends)?;
+            if control == Control::Pause {
+                return Ok(self.paused(reached, latents));
+            }
+            (state, done) = (State::Latents(latents), reached);
         }
-        let (latents, done) = sampler.denoise(latents, first, &mut after)?;
-        if done < self.steps() {
-            return Ok(self.paused(done, latents));
-        }
+        let State::Latents(latents) = state else {
+            unreachable!("every stage leaves latents")
+        };
         match self.decode(&latents, ends)? {
             Control::Continue => Ok(Generated::Finished),
             Control::Pause => Ok(self.paused(done, latents)),
         }
     }
 
-    /// Latents to begin from, and the steps that they have behind them.
-    fn begin(&self, sampler: &Sampler<'_>, start: Start) -> Result<(Latents, u32), DiffusionError> {
-        let config = self.weights.transformer.config();
-        let video = self.grid.video_tokens() * config.video.in_channels;
-        let audio = self.grid.audio * config.audio.in_channels;
-        let (latents, first) = match start {
-            Start::Fresh => {
-                let draw = |stream, count| normals(self.recipe.seed, stream, count);
-                let (video, audio) = (
-                    draw(NoiseStream::Video, video),
-                    draw(NoiseStream::Audio, audio),
-                );
-                (sampler.begin(Latents { video, audio }), 0)
+    /// Runs one stage, and gives its latents, the steps done then and what the caller said last.
+    fn stage(
+        &self,
+        at: Turn,
+        state: State,
+        ends: &mut Ends<'_, '_>,
+    ) -> Result<(Latents, u32, Control), DiffusionError> {
+        let (weights, recipe, stage) = (self.weights, self.recipe, &self.stages[at.number]);
+        let texts = stage.texts(weights, recipe)?;
+        let conditions = stage.conditions(weights, recipe)?;
+        let sampler = stage.sampler(weights, &texts, &conditions);
+        let mut latents = match state {
+            State::Latents(latents) => latents,
+            State::Noise(noise) => {
+                let noise = noise.unwrap_or_else(|| stage.draw(&sampler, recipe.seed));
+                self.check_size(stage, &sampler, &noise)?;
+                sampler.begin(noise, None)
             }
-            Start::Noise(noise) => (noise, 0),
-            Start::Resume(checkpoint) => (checkpoint.latents, checkpoint.step),
         };
-        if (latents.video.len(), latents.audio.len()) != (video, audio) || first > self.steps() {
-            let found = (latents.video.len(), latents.audio.len());
-            let reason = format!("{found:?} values, expected {:?}", (video, audio));
-            return Err(DiffusionError::recipe("latents", reason));
+        if at.is_first && self.tell(ends, self.place(at.done), &latents) == Control::Pause {
+            return Ok((latents, at.done, Control::Pause));
         }
-        Ok(match first {
-            0 => (sampler.begin(latents), 0),
-            _ => (latents, first),
-        })
+        if at.number > 0 && at.done == stage.before {
+            let small = &self.stages[at.number - 1].grid;
+            let base = stage::upsample(weights, recipe, small, latents)?;
+            latents = sampler.begin(stage.draw(&sampler, recipe.seed), Some(&base));
+        }
+        self.check_size(stage, &sampler, &latents)?;
+        let mut after = |step: u32, latents: &Latents| {
+            self.tell(ends, self.place(stage.before + step), latents)
+        };
+        let (latents, ran, said) = sampler.denoise(latents, at.done - stage.before, &mut after)?;
+        Ok((latents, stage.before + ran, said))
     }
 
-    fn first_frame(&self) -> Result<Option<FirstFrame>, DiffusionError> {
-        let Some(picture) = &self.recipe.first_frame else {
-            return Ok(None);
-        };
-        let Some(encoder) = &self.weights.video_encoder else {
-            return Err(DiffusionError::recipe(
-                "first_frame",
-                "these weights cannot encode pictures",
-            ));
-        };
-        let dims = [1, picture.height as usize, picture.width as usize];
-        Ok(Some(FirstFrame {
-            latents: encoder.latents(&picture.rgb, dims)?,
-        }))
+    fn check_size(
+        &self,
+        stage: &Stage<'_>,
+        sampler: &Sampler<'_>,
+        latents: &Latents,
+    ) -> Result<(), DiffusionError> {
+        let (found, expected) = (
+            (latents.video.len(), latents.audio.len()),
+            stage.values(sampler),
+        );
+        if found == expected {
+            return Ok(());
+        }
+        let reason = format!("{found:?} values, expected {expected:?}");
+        Err(DiffusionError::recipe("latents", reason))
     }
 
     /// The place after some denoising steps.
@@ -218,24 +239,26 @@ impl<'a> Run<'a> {
         latents: &Latents,
         ends: &mut Ends<'_, '_>,
     ) -> Result<Control, DiffusionError> {
+        let (weights, recipe) = (self.weights, self.recipe);
         let mut place = self.place(self.steps());
-        if ends.sink.open(&self.slate(latents), self.sound(latents)?) == Control::Pause
+        let samples = finish::samples(weights, recipe, self.grid(), latents)?;
+        if ends.sink.open(&self.slate(latents), samples) == Control::Pause
             || self.tell(ends, place, latents) == Control::Pause
         {
             return Ok(Control::Pause);
         }
-        let (decoder, piece) = (&self.weights.video_decoder, ends.piece);
-        let control = decoder.pictures(&latents.video, self.grid.video, piece, &mut |frames| {
-            place.pictures += frames.dims()[0] as u32;
-            if ends.sink.pictures(frames.u8s()) == Control::Pause {
-                return Ok(Control::Pause);
+        let piece = ends.piece;
+        let picture = recipe.width as usize * recipe.height as usize * 3;
+        finish::pictures(weights, recipe, self.grid(), latents, piece, &mut |rgb| {
+            place.pictures += (rgb.len() / picture) as u32;
+            if ends.sink.pictures(rgb) == Control::Pause {
+                return Control::Pause;
             }
-            Ok(match place.pictures < self.recipe.frames {
+            match place.pictures < recipe.frames {
                 true => self.tell(ends, place, latents),
                 false => Control::Continue,
-            })
-        })?;
-        Ok(control)
+            }
+        })
     }
 
     fn slate(&self, latents: &Latents) -> Slate {
@@ -249,21 +272,6 @@ impl<'a> Run<'a> {
             latents_digest: digest(latents),
         }
     }
-
-    fn sound(&self, latents: &Latents) -> Result<Vec<f32>, DiffusionError> {
-        let mel = self.weights.audio_decoder.spectrogram(&latents.audio)?;
-        let wave = self.weights.vocoder.wave(&mel)?;
-        Ok(self.samples(&wave))
-    }
-
-    /// The wave cut or padded with silence to the length of the pictures.
-    fn samples(&self, wave: &Tensor) -> Vec<f32> {
-        let seconds = f64::from(self.recipe.frames) / f64::from(self.recipe.fps);
-        let count = (seconds * f64::from(self.weights.info.sample_rate)).round() as usize;
-        let mut samples = wave.f32s().to_vec();
-        samples.resize(count * usize::from(self.weights.info.channels), 0.0);
-        samples
-    }
 }
 
 fn digest(latents: &Latents) -> String {
@@ -273,6 +281,3 @@ fn digest(latents: &Latents) -> String {
     }
     hasher.finalize().to_hex().to_string()
 }
-
-#[cfg(test)]
-mod tests;

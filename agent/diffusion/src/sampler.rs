@@ -1,6 +1,6 @@
 //! The denoising loop: from noise to latents, one noise level after the other.
 
-use kernels::sampling::{Guidance, Held, Passes, count_nonfinite, guidance_step};
+use kernels::sampling::{self, Guidance, Passes, count_nonfinite, guidance_step};
 use kernels::{Device, KernelError, Tensor};
 
 use crate::error::DiffusionError;
@@ -12,11 +12,31 @@ use crate::transformer::{Context, Noise, Pass, Positions, Step, Times, Transform
 /// Timesteps of a noise level of 1.
 const TIMESTEP_SCALE: f32 = 1000.0;
 
-/// Tokens of the first latent frame that a given picture fixes.
-#[derive(Debug, Clone)]
-pub struct FirstFrame {
-    /// Normalised latents of one frame, [token, channel].
-    pub latents: Vec<f32>,
+/// Tokens of one stream that are given.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Held {
+    /// How firmly each token is kept [N]: 0 is free, 1 never changes.
+    pub strength: Vec<f32>,
+    /// Normalised latents [N, C]; any value where a token is free.
+    pub clean: Vec<f32>,
+}
+
+impl Held {
+    /// True when no token of the stream is made.
+    pub fn is_whole(&self) -> bool {
+        self.strength.iter().all(|strength| *strength == 1.0)
+    }
+}
+
+/// Everything that is given in one stage.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Conditions {
+    /// Video tokens, those of the stills behind those of the grid.
+    pub video: Option<Held>,
+    /// Audio tokens.
+    pub audio: Option<Held>,
+    /// Frames of pictures that are appended to the video tokens.
+    pub stills: Vec<u32>,
 }
 
 /// Latents on the device.
@@ -34,7 +54,7 @@ pub struct Sampler<'a> {
     pub transformer: &'a Transformer,
     /// The clip's tokens.
     pub grid: Grid,
-    /// Noise levels, from 1 to 0.
+    /// Noise levels, falling to 0.
     pub sigmas: &'a [f32],
     /// Passes and their weights.
     pub guidance: &'a GuidancePlan,
@@ -42,14 +62,38 @@ pub struct Sampler<'a> {
     pub context: &'a Context,
     /// Text of the negative prompt; needed when the plan has that pass.
     pub negative: Option<&'a Context>,
-    /// Picture that the clip begins with.
-    pub first_frame: Option<&'a FirstFrame>,
+    /// What is given.
+    pub conditions: &'a Conditions,
 }
 
-/// A held mask with its latents, [S] and [S, C].
+/// The held tokens of one stream on the device.
 struct HeldTokens {
     strength: Tensor,
     clean: Tensor,
+}
+
+impl HeldTokens {
+    fn upload(
+        device: &Device,
+        held: Option<&Held>,
+        channels: usize,
+    ) -> Result<Option<Self>, KernelError> {
+        let Some(Held { strength, clean }) = held else {
+            return Ok(None);
+        };
+        let tokens = strength.len();
+        Ok(Some(Self {
+            strength: Tensor::from_f32(device, &[tokens], strength.clone())?,
+            clean: Tensor::from_f32(device, &[tokens, channels], clean.clone())?,
+        }))
+    }
+
+    fn view(&self) -> sampling::Held<'_> {
+        sampling::Held {
+            strength: &self.strength,
+            clean: &self.clean,
+        }
+    }
 }
 
 /// Velocities of all passes of one step; the optional ones where the plan asks for them.
@@ -61,8 +105,8 @@ struct StepVelocities {
 }
 
 impl Sampler<'_> {
-    /// Runs from step `first` on, calling `on_step(steps done, latents)` after each. Gives the latents
-    /// and the number of steps done, which is less than all when `on_step` paused.
+    /// Runs from step `first` on, calling `on_step(steps done, latents)` after each. Gives the latents,
+    /// the number of steps done, and whether `on_step` paused after the last of them.
     ///
     /// # Errors
     /// [`DiffusionError::Numeric`] when latents stop being finite, [`DiffusionError::Kernel`].
@@ -71,82 +115,101 @@ impl Sampler<'_> {
         start: Latents,
         first: u32,
         on_step: &mut dyn FnMut(u32, &Latents) -> Control,
-    ) -> Result<(Latents, u32), DiffusionError> {
-        let positions = self.transformer.positions(&self.grid)?;
-        let held = self.held_tokens()?;
+    ) -> Result<(Latents, u32, Control), DiffusionError> {
+        let positions = self
+            .transformer
+            .positions(&self.grid, &self.conditions.stills)?;
+        let (video, audio) = self.channels();
+        let conditions = self.conditions;
+        let held = (
+            HeldTokens::upload(self.device, conditions.video.as_ref(), video)?,
+            HeldTokens::upload(self.device, conditions.audio.as_ref(), audio)?,
+        );
         let mut state = self.upload(start)?;
         let mut latents = state.download();
         let steps = self.sigmas.len() as u32 - 1;
         for step in first..steps {
-            self.step(&mut state, &positions, step as usize, held.as_ref())?;
+            self.step(&mut state, &positions, step as usize, &held)?;
             self.check_finite(&state, step + 1)?;
             latents = state.download();
             if on_step(step + 1, &latents) == Control::Pause {
-                return Ok((latents, step + 1));
+                return Ok((latents, step + 1, Control::Pause));
             }
         }
-        Ok((latents, steps))
+        Ok((latents, steps, Control::Continue))
     }
 
-    /// Noise as the sampler starts from it: tokens of a given first frame are that frame.
-    pub fn begin(&self, mut noise: Latents) -> Latents {
-        if let Some(frame) = self.first_frame {
-            noise.video[..frame.latents.len()].copy_from_slice(&frame.latents);
+    /// What the sampler starts from: `noise` mixed with `base` (nothing stands for zeros) at the
+    /// first noise level, and held tokens with what is given: at strength 1 they are just that.
+    pub fn begin(&self, noise: Latents, base: Option<&Latents>) -> Latents {
+        let (video, audio) = self.channels();
+        let level = self.sigmas[0];
+        let start = |noise, base: Option<&Vec<f32>>, held, channels| {
+            mixed(noise, base.map(Vec::as_slice), held, channels, level)
+        };
+        let Conditions {
+            video: held_video,
+            audio: held_audio,
+            ..
+        } = self.conditions;
+        Latents {
+            video: start(
+                noise.video,
+                base.map(|base| &base.video),
+                held_video.as_ref(),
+                video,
+            ),
+            audio: start(
+                noise.audio,
+                base.map(|base| &base.audio),
+                held_audio.as_ref(),
+                audio,
+            ),
         }
-        noise
+    }
+
+    /// Tokens of both streams, stills included.
+    pub fn tokens(&self) -> (usize, usize) {
+        let stills = self.conditions.stills.len() * self.grid.frame_tokens();
+        (self.grid.video_tokens() + stills, self.grid.audio)
+    }
+
+    fn channels(&self) -> (usize, usize) {
+        let config = self.transformer.config();
+        (config.video.in_channels, config.audio.in_channels)
     }
 
     fn upload(&self, latents: Latents) -> Result<State, KernelError> {
-        let config = self.transformer.config();
-        let video = [self.grid.video_tokens(), config.video.in_channels];
-        let audio = [self.grid.audio, config.audio.in_channels];
+        let ((video, audio), channels) = (self.tokens(), self.channels());
         Ok(State {
-            video: Tensor::from_f32(self.device, &video, latents.video)?,
-            audio: Tensor::from_f32(self.device, &audio, latents.audio)?,
+            video: Tensor::from_f32(self.device, &[video, channels.0], latents.video)?,
+            audio: Tensor::from_f32(self.device, &[audio, channels.1], latents.audio)?,
         })
     }
 
-    fn held_tokens(&self) -> Result<Option<HeldTokens>, KernelError> {
-        let Some(frame) = self.first_frame else {
-            return Ok(None);
-        };
-        let (tokens, channels) = (
-            self.grid.video_tokens(),
-            self.transformer.config().video.in_channels,
-        );
-        let held = self.grid.frame_tokens();
-        let strength = (0..tokens)
-            .map(|token| if token < held { 1.0 } else { 0.0 })
-            .collect();
-        let mut clean = frame.latents.clone();
-        clean.resize(tokens * channels, 0.0);
-        Ok(Some(HeldTokens {
-            strength: Tensor::from_f32(self.device, &[tokens], strength)?,
-            clean: Tensor::from_f32(self.device, &[tokens, channels], clean)?,
-        }))
-    }
-
-    /// Held tokens are at timestep 0, all others at that of the step.
+    /// A token that is held by m is at (1 - m) of the step's noise level; a stream that is given
+    /// whole is at level 0 itself.
     fn noise(&self, sigma: f32) -> Result<Noise, KernelError> {
         let timestep = sigma * TIMESTEP_SCALE;
-        let whole = || Tensor::from_f32(self.device, &[1], vec![timestep]);
-        let video = match self.first_frame {
-            None => Times::shared(self.device, timestep)?,
-            Some(_) => {
-                let held = self.grid.frame_tokens();
-                let tokens = 0..self.grid.video_tokens();
-                let times: Vec<f32> = tokens
-                    .map(|token| if token < held { 0.0 } else { timestep })
-                    .collect();
-                Times::per_token(self.device, &times)?
-            }
+        let stream = |held: Option<&Held>| -> Result<(Times, Tensor), KernelError> {
+            let whole = held.is_some_and(Held::is_whole);
+            let level = if whole { 0.0 } else { timestep };
+            let times = match held {
+                Some(held) if !whole => {
+                    let each = held.strength.iter().map(|m| timestep * (1.0 - m));
+                    Times::per_token(self.device, &each.collect::<Vec<_>>())?
+                }
+                _ => Times::shared(self.device, level)?,
+            };
+            Ok((times, Tensor::from_f32(self.device, &[1], vec![level])?))
         };
-        let audio = Times::shared(self.device, timestep)?;
+        let (video, video_sigma) = stream(self.conditions.video.as_ref())?;
+        let (audio, audio_sigma) = stream(self.conditions.audio.as_ref())?;
         Ok(Noise {
             video,
             audio,
-            video_sigma: whole()?,
-            audio_sigma: whole()?,
+            video_sigma,
+            audio_sigma,
         })
     }
 
@@ -155,7 +218,7 @@ impl Sampler<'_> {
         state: &mut State,
         positions: &Positions,
         index: usize,
-        held: Option<&HeldTokens>,
+        held: &(Option<HeldTokens>, Option<HeldTokens>),
     ) -> Result<(), KernelError> {
         let sigmas = (self.sigmas[index], self.sigmas[index + 1]);
         let cross = self.transformer.config().cross_timestep();
@@ -163,13 +226,27 @@ impl Sampler<'_> {
             .transformer
             .step(self.device, &self.noise(sigmas.0)?, cross)?;
         let found = self.velocities(state, positions, &rows)?;
-        let held = held.map(|held| Held {
-            strength: &held.strength,
-            clean: &held.clean,
-        });
+        let (held_video, held_audio) = (
+            held.0.as_ref().map(HeldTokens::view),
+            held.1.as_ref().map(HeldTokens::view),
+        );
         let (video, audio) = (self.guidance.video, self.guidance.audio);
-        self.advance(&mut state.video, &found, |v| &v.video, video, sigmas, held)?;
-        self.advance(&mut state.audio, &found, |v| &v.audio, audio, sigmas, None)
+        self.advance(
+            &mut state.video,
+            &found,
+            |v| &v.video,
+            video,
+            sigmas,
+            held_video,
+        )?;
+        self.advance(
+            &mut state.audio,
+            &found,
+            |v| &v.audio,
+            audio,
+            sigmas,
+            held_audio,
+        )
     }
 
     fn velocities(
@@ -210,7 +287,7 @@ impl Sampler<'_> {
         stream: fn(&Velocity) -> &Tensor,
         guidance: Guidance,
         sigmas: (f32, f32),
-        held: Option<Held<'_>>,
+        held: Option<sampling::Held<'_>>,
     ) -> Result<(), KernelError> {
         let passes = Passes {
             conditional: stream(&found.conditional),
@@ -242,5 +319,69 @@ impl State {
             video: self.video.f32s().to_vec(),
             audio: self.audio.f32s().to_vec(),
         }
+    }
+}
+
+/// `noise (1 - m) level + kept (1 - (1 - m) level)`, kept being what is given where m is above 0.
+fn mixed(
+    mut noise: Vec<f32>,
+    base: Option<&[f32]>,
+    held: Option<&Held>,
+    channels: usize,
+    level: f32,
+) -> Vec<f32> {
+    for (at, x) in noise.iter_mut().enumerate() {
+        let strength = held.map_or(0.0, |held| held.strength[at / channels]);
+        let kept = match held {
+            Some(held) if strength > 0.0 => held.clean[at],
+            _ => base.map_or(0.0, |base| base[at]),
+        };
+        let share = (1.0 - strength) * level;
+        *x = *x * share + kept * (1.0 - share);
+    }
+    noise
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::golden::Golden;
+
+    #[test]
+    fn starts_with_held_tokens_equal_the_reference_in_both_stages() {
+        let golden = Golden::open("masked");
+        for (case, level) in [("start_whole", 1.0), ("start_stage_two", 0.909375)] {
+            let input = |name: &str| golden.tensor(&format!("in.{case}.{name}")).f32s().to_vec();
+            let held = Held {
+                strength: input("mask"),
+                clean: input("clean"),
+            };
+            let (noise, base) = (input("noise"), input("base"));
+            let found = mixed(noise, Some(&base), Some(&held), 5, level);
+            golden.check(&format!("out.{case}.x"), &found, 1e-6);
+            assert!(found[20..] == held.clean[20..], "at strength 1: to the bit");
+        }
+    }
+
+    #[test]
+    fn a_step_with_held_tokens_equals_the_reference() {
+        let golden = Golden::open("masked");
+        let input = |name: &str| golden.tensor(&format!("in.i2v_step.{name}"));
+        let (mut x, v, clean, mask) = (input("x"), input("v"), input("clean"), input("mask"));
+        let passes = Passes {
+            conditional: &v,
+            negative: None,
+            perturbed: None,
+            isolated: None,
+        };
+        let held = Some(sampling::Held {
+            strength: &mask,
+            clean: &clean,
+        });
+        let before = x.f32s()[20..].to_vec();
+        let sigmas = (0.8, 0.55);
+        guidance_step(golden.device(), &mut x, passes, Guidance::OFF, sigmas, held).unwrap();
+        golden.check("out.i2v_step.x", x.f32s(), 1e-6);
+        assert!(x.f32s()[20..] == before, "at strength 1: to the bit");
     }
 }

@@ -1,6 +1,33 @@
 //! Noise levels of the steps: from 1 down to 0.
 
+use serde::{Deserialize, Serialize};
+
 use crate::weights::{Config, WeightsError};
+
+/// Levels of the second stage: the first is that of the noise added to the upsampled latents.
+pub const REFINING: [f32; 4] = [0.909375, 0.725, 0.421875, 0.0];
+/// Tokens that [`Shift::Fixed4096`] counts.
+const FIXED_TOKENS: usize = 4096;
+
+/// Which number of tokens a dynamic list is shifted for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub enum Shift {
+    /// The clip's own, as the reference library does.
+    #[default]
+    Actual,
+    /// 4096 for every size, as the makers' pipelines do.
+    Fixed4096,
+}
+
+impl Shift {
+    /// Tokens to count for a clip of `tokens`.
+    pub fn tokens(self, tokens: usize) -> usize {
+        match self {
+            Self::Actual => tokens,
+            Self::Fixed4096 => FIXED_TOKENS,
+        }
+    }
+}
 
 /// The list of distilled models.
 pub const DISTILLED: [f32; 9] = [
@@ -109,6 +136,17 @@ mod tests {
             golden.check(&name, &schedule.sigmas(steps, tokens), 1e-6);
         }
         assert_eq!(schedule.sigmas(1, 208), [1.0, 0.0]);
+    }
+
+    #[test]
+    fn levels_for_a_fixed_count_equal_the_reference_for_every_size() {
+        let golden = Golden::open("masked");
+        let config =
+            Config::parse("scheduler_config.json".as_ref(), golden.note("config")).unwrap();
+        let schedule = Schedule::read(&config).unwrap();
+        let fixed = schedule.sigmas(30, Shift::Fixed4096.tokens(6144));
+        golden.check("out.fixed4096.sigmas", &fixed, 1e-6);
+        assert_ne!(fixed, schedule.sigmas(30, Shift::Actual.tokens(6144)));
     }
 
     #[test]

@@ -51,7 +51,7 @@ enum Command {
     /// Run a whole farm in this process: the scheduler and one agent on the CPU.
     Up(up::UpArgs),
     /// Render one prompt here, without a scheduler.
-    Render(render::RenderArgs),
+    Render(Box<render::RenderArgs>),
     /// Hand a prompt to the farm.
     Submit(submit::SubmitArgs),
     /// Show the newest films.
@@ -120,7 +120,7 @@ fn run(command: Command) -> Result<ExitCode> {
 async fn dispatch(command: Command) -> Result<()> {
     match command {
         Command::Up(args) => up::run(args).await,
-        Command::Render(args) => render::run(args).await,
+        Command::Render(args) => render::run(*args).await,
         Command::Submit(args) => or_asked_to_end(submit::run(args)).await,
         Command::List(args) => list::run(args).await,
         Command::Watch(args) => or_asked_to_end(watch::run(args)).await,

@@ -3,6 +3,10 @@
 //! The way is that of the farm: the same admission makes the same tasks, the same engine and the
 //! same FFmpeg steps work them off. Only leases and uploads are left out.
 
+mod inputs;
+mod options;
+mod shoot;
+
 use std::{
     path::{Path, PathBuf},
     sync::{
@@ -13,15 +17,13 @@ use std::{
 };
 
 use agent::{
-    assemble::{self, FilmFiles},
     catalogue::{self, Entry},
-    first_frame, mux,
+    given::Fit,
+    mp4,
     mux::Ffmpeg,
-    render, shot,
 };
 use anyhow::{Context, Result, bail};
 use clap::Args;
-use diffusion::{Control, Generated, Sink, Slate, Start};
 use kernels::Device;
 use scheduler::{
     admission::{
@@ -29,16 +31,14 @@ use scheduler::{
     },
     review::Blocklist,
 };
-use schemas::{
-    Digest,
-    task::{AssembleSpec, RenderSpec, TaskSpec},
-};
 
 use crate::{
     film::{FilmArgs, MODEL_DEFAULT},
-    progress::{Bar, seconds},
+    progress::seconds,
     save::Target,
 };
+use options::{GivenArgs, StageArgs, TuneArgs};
+use shoot::{Shoot, context_frames};
 
 #[derive(Args, Debug)]
 pub struct RenderArgs {
@@ -55,12 +55,12 @@ pub struct RenderArgs {
     /// Threads of the engine [default: one for each core]. The film does not depend on it.
     #[arg(long)]
     threads: Option<usize>,
-}
-
-/// What was made, for the closing line.
-struct Made {
-    files: FilmFiles,
-    latents: Vec<String>,
+    #[command(flatten)]
+    given: GivenArgs,
+    #[command(flatten)]
+    tune: TuneArgs,
+    #[command(flatten)]
+    stages: StageArgs,
 }
 
 /// Renders until done, or until Ctrl-C, which leaves nothing behind.
@@ -92,14 +92,15 @@ fn film(args: &RenderArgs, stop: &AtomicBool) -> Result<()> {
         Some(dir) => dir.clone(),
         None => catalogue::find_builtin()?,
     };
-    let entry = Entry::open(MODEL_DEFAULT.into(), &dir, &device)?;
-    let order = order(&args.prompt, &args.film, &entry)?;
+    let entry = open(&dir, args.stages.refiner.as_deref(), &device)?;
+    let order = order(args, &entry)?;
     for warning in &order.record.warnings {
         eprintln!("warning: {}", warning.message);
     }
     let seed = order.seed;
     let native = order.record.native_size.clone();
     let made = Shoot {
+        args,
         ffmpeg,
         entry,
         order,
@@ -119,23 +120,54 @@ fn film(args: &RenderArgs, stop: &AtomicBool) -> Result<()> {
     Ok(())
 }
 
+/// The weights, with another transformer for the second stage where one is named.
+fn open(dir: &Path, refiner: Option<&Path>, device: &Device) -> Result<Entry> {
+    let mut entry = Entry::open(MODEL_DEFAULT.into(), dir, device)?;
+    if let Some(refiner) = refiner {
+        let weights = Arc::into_inner(entry.weights).context("the weights are in use")?;
+        entry.weights = Arc::new(weights.with_refiner(refiner)?);
+    }
+    Ok(entry)
+}
+
 /// The tasks that the farm would make of this request.
-fn order(prompt: &str, args: &FilmArgs, entry: &Entry) -> Result<Order> {
-    let image = args.image.as_deref().map(read_image).transpose()?;
+fn order(args: &RenderArgs, entry: &Entry) -> Result<Order> {
+    let (film, given) = (&args.film, &args.given);
+    let image = film.image.as_deref().map(read_image).transpose()?;
+    let source = given.video.as_ref().or(given.continue_from.as_ref());
+    let facts = source.and_then(|path| mp4::read(path).ok());
+    let picture = facts.as_ref().and_then(|facts| facts.picture());
+    let size = picture.map(|picture| format!("{}x{}", picture.width, picture.height));
+    // A film that is given as a whole says how long the new one is.
+    let length = picture.filter(|_| given.video.is_some());
+    let seconds = length.map(|picture| (picture.seconds + 0.01).floor().max(1.0).to_string());
     let request = VideoRequest {
-        prompt: prompt.into(),
+        prompt: args.prompt.clone(),
         model: Some(MODEL_DEFAULT.into()),
-        seconds: args.seconds.clone(),
-        size: args.size.clone(),
+        seconds: film.seconds.clone().or(seconds),
+        size: film.size.clone().or(size),
         input_reference: image.map(|bytes| Reference(bytes.into())),
-        reference_fit: ReferenceFit::Cover,
-        seed: args.seed,
-        negative_prompt: args.negative.clone(),
-        steps: args.steps,
-        guidance_scale: args.guidance,
+        reference_fit: match given.fit() {
+            Fit::Cover => ReferenceFit::Cover,
+            Fit::Contain => ReferenceFit::Contain,
+        },
+        seed: film.seed,
+        negative_prompt: film.negative.clone(),
+        steps: film.steps,
+        guidance_scale: film.guidance,
         ..VideoRequest::default()
     };
-    let catalogue = Catalogue::new(&CatalogueSettings::default(), &[entry.advertise()]);
+    let mut info = entry.advertise();
+    if given.continue_from.is_some() {
+        // Each shot begins with the end of the one before; both together are rounded up to a latent.
+        let context = context_frames(given, info.fps, info.frames_step) + info.frames_step - 1;
+        if context >= info.frames_max {
+            let most = f64::from(info.frames_max / 2) / f64::from(info.fps);
+            bail!("--context is too long for this model: at most {most:.1} seconds");
+        }
+        info.frames_max -= context;
+    }
+    let catalogue = Catalogue::new(&CatalogueSettings::default(), &[info]);
     let seed = uuid::Uuid::now_v7().as_u128() as u64 & SEED_MAX;
     admission::decide(&request, &catalogue, &Blocklist::default(), seed)
         .map_err(|refusal| anyhow::anyhow!(refusal.message))
@@ -143,106 +175,4 @@ fn order(prompt: &str, args: &FilmArgs, entry: &Entry) -> Result<Order> {
 
 pub fn read_image(path: &Path) -> Result<Vec<u8>> {
     std::fs::read(path).with_context(|| format!("cannot read the image {}", path.display()))
-}
-
-/// One run over the tasks of an order.
-struct Shoot<'a> {
-    ffmpeg: Ffmpeg,
-    entry: Entry,
-    order: Order,
-    dir: &'a Path,
-    stop: &'a AtomicBool,
-}
-
-impl Shoot<'_> {
-    fn film(&self) -> Result<Made> {
-        let bar = Bar::new();
-        let steps = u64::from(self.order.record.shot_steps);
-        let of = steps * (self.order.tasks.len() as u64 - 1);
-        let (mut shots, mut latents) = (Vec::new(), Vec::new());
-        for task in &self.order.tasks {
-            match task {
-                TaskSpec::Render(spec) => {
-                    let done = steps * shots.len() as u64;
-                    let (shot, digest) = self.shot(spec, &bar, done, of)?;
-                    shots.push(shot);
-                    latents.push(digest);
-                }
-                TaskSpec::Assemble(spec) => {
-                    bar.show("film", of, of, None);
-                    let files = self.assemble(spec, &shots)?;
-                    return Ok(Made { files, latents });
-                }
-            }
-        }
-        bail!("the order has no film")
-    }
-
-    fn shot(&self, spec: &RenderSpec, bar: &Bar, done: u64, of: u64) -> Result<(PathBuf, String)> {
-        let recipe = render::recipe(spec, self.first_frame(spec)?);
-        let begun = Instant::now();
-        let mut on_step = |progress: &diffusion::Progress<'_>| {
-            let ran = u64::from(progress.step);
-            let left = (ran > 0)
-                .then(|| begun.elapsed().as_secs_f64() / ran as f64 * (of - done - ran) as f64);
-            bar.show(progress.phase.name(), done + ran, of, left);
-            match self.stop.load(Relaxed) {
-                true => Control::Pause,
-                false => Control::Continue,
-            }
-        };
-        let weights = &self.entry.weights;
-        let path = self.dir.join(format!("shot-{}.mkv", spec.shot));
-        let mut latents = String::new();
-        let stop = || self.stop.load(Relaxed);
-        let (generated, written) = shot::write(&self.ffmpeg, &path, &stop, |feed| {
-            let mut sink = Noted {
-                feed,
-                latents: &mut latents,
-            };
-            diffusion::generate(weights, &recipe, Start::Fresh, &mut on_step, &mut sink)
-        });
-        match (generated?, written) {
-            (Generated::Paused(_), _) if stop() => bail!("stopped"),
-            (_, written) => written?,
-        }
-        Ok((path, latents))
-    }
-
-    fn first_frame(&self, spec: &RenderSpec) -> Result<Option<diffusion::Picture>> {
-        let Some(digest) = spec.first_frame else {
-            return Ok(None);
-        };
-        let bytes = self
-            .order
-            .first_frames
-            .iter()
-            .find(|bytes| Digest::of(bytes) == digest);
-        let bytes = bytes.context("the order lacks its first frame")?;
-        let path = self.dir.join("first-frame");
-        mux::write_file(&path, bytes)?;
-        Ok(Some(first_frame::read(&path, spec.width, spec.height)?))
-    }
-
-    fn assemble(&self, spec: &AssembleSpec, shots: &[PathBuf]) -> Result<FilmFiles> {
-        let stop = || self.stop.load(Relaxed);
-        Ok(assemble::film(&self.ffmpeg, spec, shots, self.dir, &stop)?)
-    }
-}
-
-/// A shot file's feed that remembers the digest of its latents.
-struct Noted<'a> {
-    feed: &'a mut shot::Feed,
-    latents: &'a mut String,
-}
-
-impl Sink for Noted<'_> {
-    fn open(&mut self, slate: &Slate, samples: Vec<f32>) -> Control {
-        self.latents.clone_from(&slate.latents_digest);
-        self.feed.open(slate, samples)
-    }
-
-    fn pictures(&mut self, rgb: &[u8]) -> Control {
-        self.feed.pictures(rgb)
-    }
 }

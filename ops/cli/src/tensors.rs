@@ -56,6 +56,10 @@ pub fn run(args: &TensorsArgs) -> Result<()> {
 /// Each module with its class in these weights, its size, and what it reads and gives.
 fn list(weights: &Path) -> Result<()> {
     for module in MODULES {
+        if !weights.join(module.part).is_dir() {
+            println!("{} ({}: not in these weights)", module.name, module.part);
+            continue;
+        }
         let part = module.open(weights)?;
         let (class, tensors, values) = (part.class()?, part.names().count(), part.value_count());
         println!(

@@ -7,6 +7,7 @@ mod agents;
 mod auth;
 mod body;
 mod content;
+mod costs;
 mod error;
 mod estimate;
 mod eta;
@@ -138,6 +139,8 @@ pub fn videos_api(state: ApiState) -> Router {
         .route("/v1/videos/{id}/events", get(events::stream))
         .route("/v1/models", get(models::list))
         .route("/v1/models/{id}", get(models::retrieve))
+        .route("/v1/organization/costs", get(costs::costs))
+        .route("/v1/organization/usage/videos", get(costs::usage))
         .route("/v1/organization/quota", get(quota::list).post(quota::open))
         .route(
             "/v1/organization/quota/{account}",

@@ -45,7 +45,7 @@ pub fn only_parameter(uri: &Uri, name: &str) -> Result<Option<String>, Refusal> 
         .map(|(_, value)| value))
 }
 
-fn query(uri: &Uri, known: &[&str]) -> Result<Vec<(String, String)>, Refusal> {
+pub(super) fn query(uri: &Uri, known: &[&str]) -> Result<Vec<(String, String)>, Refusal> {
     let Query(pairs) = Query::<Vec<(String, String)>>::try_from_uri(uri)
         .map_err(|_| Refusal::new(Code::InvalidValue, "The query of the URL cannot be read."))?;
     match pairs

@@ -69,6 +69,11 @@ impl Farm {
         }
     }
 
+    /// What a job that has begun lately saved by waiting for a cheaper hour.
+    pub fn saved(&self, id: JobId) -> Option<i64> {
+        self.jobs.get(&id)?.row.saved
+    }
+
     /// What a job that begins now has saved by waiting for this hour.
     pub(super) fn saved_now(&self, id: JobId) -> Option<i64> {
         let job = self.job_at(id);

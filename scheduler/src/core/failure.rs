@@ -16,6 +16,7 @@ impl Farm {
     /// Ends the attempt of a leased task; the task tries again, or its job fails.
     pub(super) fn fail_task(&mut self, id: TaskId, class: FailureClass, message: String) {
         self.end_attempt(id, class_name(class), Some(message.clone()), None);
+        let saved_step = self.task_at(id).resume_step();
         self.distrust_checkpoints(id, class);
         let step = self.task_at(id).resume_step();
         let now = self.now;
@@ -24,6 +25,10 @@ impl Farm {
         self.change_task(id, |row| {
             blame(row, class);
             row.step = step;
+            // Steps that are run again are charged when they are run again.
+            if step < saved_step {
+                row.used.0 = row.used.0 / i64::from(saved_step) * i64::from(step);
+            }
             row.state = match verdict(row, class) {
                 Verdict::Retry => {
                     let retry_ms = now + backoff_ms(row, class);

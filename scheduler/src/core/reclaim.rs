@@ -7,7 +7,7 @@
 
 use std::collections::BTreeMap;
 
-use schemas::{AccountId, TaskId};
+use schemas::{AccountId, TaskId, task::TaskKind};
 
 use super::{
     Farm,
@@ -36,6 +36,8 @@ impl Farm {
         let waiting = self.queue.first_of(row.account, RECLAIM_LOOKED_AT);
         let unserved: Vec<TaskId> = waiting
             .into_iter()
+            // To join a film takes seconds: no render gives way for it.
+            .filter(|id| self.task_at(*id).row.kind() == TaskKind::Render)
             .filter(|id| !self.is_served(*id) && self.capped(*id).is_none())
             .filter(|id| !self.free_device(*id, &mut taken))
             .collect();

@@ -45,6 +45,12 @@ pub struct Row {
     pub yields: u64,
     pub device_hours: f64,
     pub cost: Option<f64>,
+    /// Films that had not begun by their deadline.
+    #[serde(default)]
+    pub given_up: u64,
+    /// What waiting for cheaper hours saved, in the unit of the window's prices; absent where none has prices.
+    #[serde(default)]
+    pub saved: Option<f64>,
 }
 
 /// The farm at one moment.
@@ -68,6 +74,8 @@ pub struct FilmRecord {
     started_ms: Option<i64>,
     finished_ms: Option<i64>,
     yields: u64,
+    given_up: bool,
+    saved: Option<i64>,
     busy_since: Vec<i64>,
     device_ms: i64,
 }
@@ -82,6 +90,8 @@ impl FilmRecord {
             started_ms: None,
             finished_ms: None,
             yields: 0,
+            given_up: false,
+            saved: None,
             busy_since: Vec::new(),
             device_ms: 0,
         }
@@ -92,7 +102,8 @@ impl FilmRecord {
 pub struct Recorder {
     films: BTreeMap<JobId, FilmRecord>,
     expected: u64,
-    finished: u64,
+    /// Finished or given up.
+    ended: u64,
     busy: Vec<u32>,
     waiting: u32,
     up: i64,
@@ -112,7 +123,7 @@ impl Recorder {
         Self {
             films: BTreeMap::new(),
             expected: films.map(|row| u64::from(row.films)).sum(),
-            finished: 0,
+            ended: 0,
             busy: vec![0; scenario.tenants.len()],
             waiting: 0,
             up: 0,
@@ -135,9 +146,9 @@ impl Recorder {
         self.busy.push(0);
     }
 
-    /// Every film of the scenario is done.
+    /// Every film of the scenario is done, or given up.
     pub fn is_complete(&self) -> bool {
-        self.finished == self.expected
+        self.ended == self.expected
     }
 
     pub fn submitted(&mut self, film: FilmRecord) {
@@ -165,7 +176,19 @@ impl Recorder {
 
     pub fn finished(&mut self, job: JobId, now: i64) {
         film_mut(&mut self.films, job).finished_ms = Some(now);
-        self.finished += 1;
+        self.ended += 1;
+    }
+
+    pub fn given_up(&mut self, job: JobId) {
+        film_mut(&mut self.films, job).given_up = true;
+        self.ended += 1;
+        self.waiting -= 1;
+    }
+
+    /// What the core says that the film saved when it began, in millionths.
+    pub fn saved(&mut self, job: JobId, saved: Option<i64>) {
+        let film = film_mut(&mut self.films, job);
+        film.saved = film.saved.or(saved);
     }
 
     pub fn yielded(&mut self, job: JobId) {
@@ -261,6 +284,12 @@ impl Recorder {
             cost: scenario
                 .price_per_device_hour
                 .map(|price| price * device_hours),
+            given_up: films.iter().filter(|f| f.given_up).count() as u64,
+            saved: films
+                .iter()
+                .filter_map(|f| f.saved)
+                .map(|millionths| millionths as f64 / 1e6)
+                .reduce(|all, one| all + one),
         }
     }
 }
@@ -346,9 +375,15 @@ impl fmt::Display for Report {
                 "{:<14} {band:<9} {films:>11}  {p50:>8} {p95:>8} {p99:>8}  {done:>8} {done_p99:>8}  {last:<12} {:>6} {:>9.1}",
                 row.tenant, row.yields, row.device_hours
             )?;
-            match row.cost {
-                Some(cost) => writeln!(f, "  cost {cost:.2}")?,
-                None => writeln!(f)?,
+            if let Some(cost) = row.cost {
+                write!(f, "  cost {cost:.2}")?;
+            }
+            if let Some(saved) = row.saved {
+                write!(f, "  saved {saved:.2}")?;
+            }
+            match row.given_up {
+                0 => writeln!(f)?,
+                films => writeln!(f, "  {films} missed their deadline")?,
             }
         }
         Ok(())

@@ -1,6 +1,14 @@
 //! The farm and its load, as a person writes them down.
 
+use std::{collections::BTreeMap, sync::Arc};
+
+use jiff::{civil::Time, tz::TimeZone};
 use serde::{Deserialize, Serialize};
+
+use crate::core::{
+    tariff::Series,
+    windows::{AtEnd, EVERY_DAY, Window},
+};
 
 /// A farm and what is asked of it. Times are hours from midnight of the first day.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -19,8 +27,73 @@ pub struct Scenario {
     /// Price of a device hour, for the cost column; absent leaves the column out.
     #[serde(default)]
     pub price_per_device_hour: Option<f64>,
+    /// Windows in which films may start, by name.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub windows: BTreeMap<String, StoryWindow>,
     pub nodes: Vec<NodeGroup>,
     pub tenants: Vec<Tenant>,
+}
+
+/// A window on the story's clock.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct StoryWindow {
+    /// As in `22:00`.
+    pub start: String,
+    /// Not after `start`: on the next day.
+    pub end: String,
+    /// Work that runs at the end stops and goes on the next night.
+    #[serde(default)]
+    pub yields: bool,
+    /// Nothing starts that may not be done by the end.
+    #[serde(default)]
+    pub fit: bool,
+    /// What a device hour costs in each hour of the day, from midnight on: 24 numbers, or none.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub prices: Vec<f64>,
+}
+
+impl StoryWindow {
+    /// For days up to the end of the story.
+    ///
+    /// # Errors
+    /// What cannot be understood.
+    pub fn window(&self, name: &str, to_h: f64) -> Result<Window, ScenarioError> {
+        let time = |text: &String| {
+            text.parse::<Time>().map_err(|_| ScenarioError::Window {
+                name: name.into(),
+                why: format!("'{text}' is no time such as 22:00"),
+            })
+        };
+        let prices = match self.prices.len() {
+            0 => None,
+            24 => Some(self.series(to_h)),
+            found => {
+                return Err(ScenarioError::Window {
+                    name: name.into(),
+                    why: format!("it has {found} prices, not one for each of 24 hours"),
+                });
+            }
+        };
+        Ok(Window {
+            zone: TimeZone::UTC,
+            weekdays: EVERY_DAY.to_vec(),
+            start: time(&self.start)?,
+            end: time(&self.end)?,
+            at_end: match self.yields {
+                true => AtEnd::Yield,
+                false => AtEnd::Finish,
+            },
+            fit: self.fit,
+            prices: prices.map(Arc::new),
+        })
+    }
+
+    fn series(&self, to_h: f64) -> Series {
+        let hours = 0..=(to_h.ceil() as i64).clamp(24, 24 * 366);
+        let price = |hour: i64| (self.prices[hour as usize % 24] * 1e6).round() as i64;
+        Series::of(hours.map(|hour| (hour, price(hour))).collect()).expect("a day has hours")
+    }
 }
 
 /// Nodes that are alike.
@@ -49,7 +122,21 @@ pub struct NodeGroup {
 #[serde(deny_unknown_fields)]
 pub struct Tenant {
     pub name: String,
+    /// Its part of the farm beside the others.
+    #[serde(default = "one_part")]
+    pub weight: u32,
+    /// Devices by class that are its own, that it may borrow, that it lends.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub capacity: BTreeMap<String, StoryCapacity>,
     pub arrivals: Vec<Arrivals>,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct StoryCapacity {
+    pub nominal: u32,
+    pub borrow: u32,
+    pub lend: u32,
 }
 
 /// Films that come all at once, or one by one by chance.
@@ -65,6 +152,12 @@ pub struct Arrivals {
     pub at_h: f64,
     #[serde(default)]
     pub until_h: Option<f64>,
+    /// Name of the window in which they may start; absent: at any time.
+    #[serde(default)]
+    pub start: Option<String>,
+    /// A film that has not begun at this hour is given up.
+    #[serde(default)]
+    pub deadline_h: Option<f64>,
     #[serde(default = "one_shot")]
     pub shots: u32,
     /// Seconds of the reference device that a shot takes.
@@ -83,6 +176,9 @@ fn one() -> f64 {
 fn repair() -> f64 {
     1.0
 }
+fn one_part() -> u32 {
+    1
+}
 fn one_shot() -> u32 {
     1
 }
@@ -100,6 +196,8 @@ pub enum ScenarioError {
         found: f64,
         must: &'static str,
     },
+    #[error("window {name}: {why}")]
+    Window { name: String, why: String },
     #[error("two tenants are called {0}; give each a name of its own")]
     Twice(String),
     #[error("the scenario has {found} {what}; at most {most} can be played")]
@@ -123,6 +221,8 @@ impl Scenario {
             films,
             at_h,
             until_h,
+            start: None,
+            deadline_h: None,
             shots: 1,
             shot_s,
             steps: steps(),
@@ -130,6 +230,8 @@ impl Scenario {
         use crate::core::rows::Band::{Overnight, Standard, Urgent};
         let tenant = |name: &str, arrivals| Tenant {
             name: name.into(),
+            weight: 1,
+            capacity: BTreeMap::new(),
             arrivals,
         };
         Self {
@@ -139,6 +241,7 @@ impl Scenario {
             to_h: 34.0,
             spread: spread(),
             price_per_device_hour: None,
+            windows: BTreeMap::new(),
             nodes: vec![NodeGroup {
                 class: "gpu".into(),
                 count: 3,
@@ -177,6 +280,9 @@ impl Scenario {
                 more_than_zero(&format!("mtbf_h of {}", group.class), mtbf_h)?;
             }
         }
+        for (name, window) in &self.windows {
+            window.window(name, self.to_h)?;
+        }
         self.check_tenants()
     }
 
@@ -188,6 +294,16 @@ impl Scenario {
                 return Err(ScenarioError::Twice(tenant.name.clone()));
             }
             for row in &tenant.arrivals {
+                if let Some(name) = row
+                    .start
+                    .as_ref()
+                    .filter(|name| !self.windows.contains_key(*name))
+                {
+                    return Err(ScenarioError::Window {
+                        name: name.clone(),
+                        why: format!("films of {} start in it, and it is not there", tenant.name),
+                    });
+                }
                 films += u64::from(row.films);
                 more_than_zero(&format!("shot_s of {}", tenant.name), row.shot_s)?;
                 at_least(&format!("shots of {}", tenant.name), row.shots.into(), 1.0)?;

@@ -1,5 +1,7 @@
 //! Small stories with known ends.
 
+use std::collections::BTreeMap;
+
 use super::*;
 use crate::core::rows::Band;
 
@@ -11,6 +13,7 @@ fn story(nodes: u32, devices: u32, arrivals: Vec<Arrivals>) -> Scenario {
         to_h: 48.0,
         spread: 0.0,
         price_per_device_hour: Some(2.0),
+        windows: BTreeMap::new(),
         nodes: vec![NodeGroup {
             class: "gpu".into(),
             count: nodes,
@@ -22,6 +25,8 @@ fn story(nodes: u32, devices: u32, arrivals: Vec<Arrivals>) -> Scenario {
         }],
         tenants: vec![Tenant {
             name: "studio".into(),
+            weight: 1,
+            capacity: BTreeMap::new(),
             arrivals,
         }],
     }
@@ -33,6 +38,8 @@ fn films(films: u32, at_h: f64) -> Arrivals {
         films,
         at_h,
         until_h: None,
+        start: None,
+        deadline_h: None,
         shots: 1,
         shot_s: 3600.0,
         steps: 40,
@@ -151,4 +158,195 @@ fn a_scenario_that_makes_no_sense_is_refused() {
     let mut early = base.clone();
     early.tenants[0].arrivals[0].at_h = -1.0;
     assert!(run(&early).is_err());
+}
+
+fn night(prices: Vec<f64>) -> BTreeMap<String, StoryWindow> {
+    let window = StoryWindow {
+        start: "22:00".into(),
+        end: "06:00".into(),
+        yields: false,
+        fit: false,
+        prices,
+    };
+    BTreeMap::from([("night".into(), window)])
+}
+
+/// From three to five it costs a tenth of what it costs at all other hours.
+fn cheap_at_three() -> Vec<f64> {
+    let price = |hour| if [3, 4].contains(&hour) { 0.1 } else { 1.0 };
+    (0..24).map(price).collect()
+}
+
+#[test]
+fn a_night_of_priced_hours_uses_the_cheap_ones_first_and_says_what_it_saved() {
+    // Two devices, six films of an hour: four fit into the cheap hours, two do not.
+    let mut arrivals = films(6, 20.0);
+    arrivals.start = Some("night".into());
+    arrivals.shot_s = 3500.0;
+    let mut scenario = story(1, 2, vec![arrivals]);
+    scenario.windows = night(cheap_at_three());
+    let report = run(&scenario).unwrap();
+    let row = &report.rows[0];
+    assert_eq!(row.finished, 6);
+    let saved = row.saved.unwrap();
+    assert!(
+        (3.3..3.8).contains(&saved),
+        "four of six films saved 0.9 each: {saved}"
+    );
+    assert!(format!("{report}").contains("saved 3."), "{report}");
+    scenario.windows = night(Vec::new());
+    let plain = run(&scenario).unwrap();
+    assert_eq!(plain.rows[0].saved, None);
+    assert!(
+        plain.rows[0].last_h < row.last_h,
+        "it waited for the cheap hours"
+    );
+}
+
+#[test]
+fn a_deadline_wins_over_a_cheap_hour_and_what_cannot_begin_by_it_is_given_up() {
+    // One device from ten on: of twelve films of an hour, due to begin by two, four can.
+    let mut arrivals = films(12, 20.0);
+    arrivals.start = Some("night".into());
+    arrivals.deadline_h = Some(26.0);
+    let mut scenario = story(1, 1, vec![arrivals]);
+    scenario.windows = night(cheap_at_three());
+    let report = run(&scenario).unwrap();
+    let row = &report.rows[0];
+    assert_eq!((row.finished, row.given_up), (4, 8));
+    assert!(
+        format!("{report}").contains("8 missed their deadline"),
+        "{report}"
+    );
+}
+
+#[test]
+fn a_window_that_yields_leaves_the_day_free_and_loses_no_film() {
+    // Eight hours of window a night; ten films of two hours on two devices need ten hours each.
+    let mut arrivals = films(10, 20.0);
+    arrivals.start = Some("night".into());
+    arrivals.shot_s = 7200.0;
+    let mut scenario = story(1, 2, vec![arrivals]);
+    scenario.to_h = 72.0;
+    scenario.windows = night(Vec::new());
+    scenario.windows.get_mut("night").unwrap().yields = true;
+    let report = run(&scenario).unwrap();
+    assert_eq!(report.rows[0].finished, 10);
+    // Films are joined at any hour; render tasks stop within a step and a heartbeat.
+    let day = report
+        .samples
+        .iter()
+        .filter(|s| (30.3..45.8).contains(&s.at_h));
+    assert!(day.clone().count() > 20);
+    for sample in day {
+        assert_eq!(sample.busy, [0], "work at {}", sample.at_h);
+    }
+    let twice = StoryWindow {
+        start: "late".into(),
+        ..scenario.windows["night"].clone()
+    };
+    scenario.windows.insert("odd".into(), twice);
+    let error = run(&scenario).unwrap_err().to_string();
+    assert_eq!(error, "window odd: 'late' is no time such as 22:00");
+}
+
+/// The bound: an eligible task starts within its age limit and the aged work before it,
+/// `age limit + (aged tasks ahead × service) ÷ (0.25 × devices)`.
+#[test]
+fn a_flood_of_urgent_work_starves_no_other() {
+    let arrivals = |band, count, until_h| Arrivals {
+        band,
+        until_h,
+        shot_s: 600.0,
+        ..films(count, 0.0)
+    };
+    let flood = arrivals(Band::Urgent, 360, Some(12.0));
+    let standard = arrivals(Band::Standard, 24, None);
+    let overnight = arrivals(Band::Overnight, 6, None);
+    let report = run(&story(2, 2, vec![flood, standard, overnight])).unwrap();
+    let wait = |band| {
+        report
+            .rows
+            .iter()
+            .find(|row| row.band == band)
+            .unwrap()
+            .wait_s[2]
+    };
+    let (devices, service_s) = (4.0, 620.0);
+    let bound = |age_h: f64, ahead: f64| age_h * 3600.0 + (ahead * service_s) / (0.25 * devices);
+    assert!(wait(Band::Standard) <= bound(4.0, 24.0), "{report}");
+    assert!(wait(Band::Overnight) <= bound(24.0, 30.0), "{report}");
+    assert!(wait(Band::Urgent) > 3600.0, "the flood is one: {report}");
+}
+
+#[test]
+fn an_account_that_had_much_waits_at_most_until_its_work_is_aged() {
+    // Its urgent films have made it the last in the fair order for eight hours.
+    let film = |band, count, at_h, until_h| Arrivals {
+        band,
+        until_h,
+        shot_s: 600.0,
+        ..films(count, at_h)
+    };
+    let mut scenario = story(
+        2,
+        2,
+        vec![
+            film(Band::Urgent, 96, 0.0, None),
+            film(Band::Standard, 1, 5.0, None),
+        ],
+    );
+    scenario.tenants.push(Tenant {
+        name: "flood".into(),
+        weight: 1,
+        capacity: BTreeMap::new(),
+        arrivals: vec![film(Band::Standard, 300, 4.0, Some(14.0))],
+    });
+    let report = run(&scenario).unwrap();
+    let late = &report
+        .rows
+        .iter()
+        .find(|row| (row.tenant.as_str(), row.band) == ("studio", Band::Standard));
+    let [wait_s, ..] = late.unwrap().wait_s;
+    assert!(wait_s > 3.9 * 3600.0, "fair share holds it back: {report}");
+    // Few films of the flood are older than it is.
+    let bound_s = 4.0 * 3600.0 + 10.0 * 620.0;
+    assert!(wait_s <= bound_s, "{wait_s} s: {report}");
+}
+
+#[test]
+fn devices_of_an_account_are_lent_while_it_sleeps_and_are_back_within_minutes() {
+    let four = StoryCapacity {
+        nominal: 4,
+        borrow: 4,
+        lend: 4,
+    };
+    let tenant = |name: &str, at_h, count| Tenant {
+        name: name.into(),
+        weight: 1,
+        capacity: BTreeMap::from([("gpu".to_owned(), four)]),
+        arrivals: vec![films(count, at_h)],
+    };
+    let mut scenario = story(4, 2, Vec::new());
+    scenario.tenants = vec![tenant("batch", 0.0, 40), tenant("owner", 2.5, 8)];
+    let report = run(&scenario).unwrap();
+    let before = report
+        .samples
+        .iter()
+        .filter(|s| (0.5..2.4).contains(&s.at_h));
+    assert!(before.clone().all(|s| s.busy == [8, 0]), "all was lent");
+    let after = report
+        .samples
+        .iter()
+        .filter(|s| (2.8..4.0).contains(&s.at_h));
+    assert!(after.clone().count() > 3 && after.clone().all(|s| s.busy == [4, 4]));
+    assert_eq!(
+        report.rows[0].yields, 4,
+        "no more than is owed gives way: {report}"
+    );
+    for tenant in &mut scenario.tenants {
+        tenant.capacity.clear();
+    }
+    let free = run(&scenario).unwrap();
+    assert_eq!(free.rows[0].yields, 0, "without the rule nobody gives way");
 }

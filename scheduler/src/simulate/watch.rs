@@ -41,6 +41,7 @@ impl Watch {
             to_h: (to_ms - from_ms) as f64 / 3.6e6,
             spread: 0.0,
             price_per_device_hour: Some(price),
+            windows: BTreeMap::new(),
             nodes: Vec::new(),
             tenants: Vec::new(),
         };
@@ -89,6 +90,8 @@ impl Watch {
                 self.charged_us.push(0);
                 self.scenario.tenants.push(Tenant {
                     name: row.name.clone(),
+                    weight: 1,
+                    capacity: BTreeMap::new(),
                     arrivals: Vec::new(),
                 });
             }

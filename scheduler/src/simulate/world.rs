@@ -22,7 +22,9 @@ use crate::core::{
     Farm,
     command::{Command, LeaseReply, Reply},
     limits::Limits,
-    rows::{AccountRow, Level, NewJob, NewTask},
+    quota::{QuotaChange, QuotaOrder},
+    rows::{AccountRow, JobState, Level, NewJob, NewTask},
+    write::Write,
 };
 
 #[cfg(test)]
@@ -100,7 +102,14 @@ fn logged(write: &Write) -> Option<StoredEvent> {
 
 impl<'a> World<'a> {
     pub fn new(scenario: &'a Scenario) -> Self {
-        let limits = Limits::default();
+        let windows = scenario.windows.iter().map(|(name, window)| {
+            let window = window.window(name, scenario.to_h);
+            (name.clone(), window.expect("the scenario was checked"))
+        });
+        let limits = Limits {
+            windows: windows.collect(),
+            ..Limits::default()
+        };
         let nodes: Vec<Node> = scenario
             .nodes
             .iter()
@@ -136,6 +145,20 @@ impl<'a> World<'a> {
     fn begin(&mut self) {
         for row in accounts(self.scenario) {
             self.apply(Command::AddAccount(row));
+        }
+        for (index, tenant) in self.scenario.tenants.iter().enumerate() {
+            for (pool, rule) in &tenant.capacity {
+                let change = QuotaChange::Capacity {
+                    pool: pool.clone(),
+                    limits: Some([rule.nominal, rule.borrow, rule.lend]),
+                };
+                let order = QuotaOrder {
+                    actor: "scenario".into(),
+                    account: account(index),
+                    change,
+                };
+                self.apply(Command::OrderQuota(Box::new(order)));
+            }
         }
         for node in 0..self.nodes.len() {
             self.start(node);
@@ -223,6 +246,13 @@ impl<'a> World<'a> {
         #[cfg(test)]
         self.log.extend(outcome.writes.iter().filter_map(logged));
         self.wake |= outcome.wake;
+        for write in &outcome.writes {
+            if let Write::UpdateJob { row, .. } = write
+                && row.state == JobState::Failed
+            {
+                self.recorder.given_up(row.id);
+            }
+        }
         outcome.reply
     }
 
@@ -403,6 +433,8 @@ impl<'a> World<'a> {
         slot.epoch += 1;
         let (ends_ms, epoch) = (work.ends_ms(), slot.epoch);
         self.recorder.started(work.job, self.now);
+        let saved = self.farm.saved(work.job);
+        self.recorder.saved(work.job, saved);
         slot.work = Some(work);
         self.plan(
             ends_ms,
@@ -463,11 +495,10 @@ fn accounts(scenario: &Scenario) -> Vec<AccountRow> {
     };
     let tenants = scenario.tenants.iter().enumerate();
     std::iter::once(row(org, None, Level::Org, "farm"))
-        .chain(
-            tenants.map(|(index, tenant)| {
-                row(account(index), Some(org), Level::Project, &tenant.name)
-            }),
-        )
+        .chain(tenants.map(|(index, tenant)| AccountRow {
+            weight: tenant.weight,
+            ..row(account(index), Some(org), Level::Project, &tenant.name)
+        }))
         .collect()
 }
 
@@ -514,10 +545,10 @@ fn job(scenario: &Scenario, film: &Film, index: usize) -> NewJob {
         tasks,
         hold: GpuMicros(expected * 4),
         rank: 0,
-        window: None,
+        window: row.start.clone(),
         user: None,
         not_before_ms: None,
-        deadline_ms: None,
+        deadline_ms: row.deadline_h.map(ms),
         dedupe: None,
         idempotency: None,
     }

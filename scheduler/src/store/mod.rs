@@ -5,6 +5,7 @@
 //! [`upkeep`] is what chores remove.
 
 mod batch;
+pub mod charges;
 pub mod chores;
 mod commit;
 mod convert;

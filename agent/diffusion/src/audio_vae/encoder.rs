@@ -2,14 +2,18 @@
 
 use kernels::conv::ConvWeights;
 use kernels::conv2d::Conv2dOptions;
+use kernels::stft_mel::{MelScale, MelWeights, stft_mel};
 use kernels::{Device, KernelError, Tensor};
 
-use crate::convolution::Source;
+use crate::convolution::{Source, refused};
 use crate::weights::{Component, WeightsError};
 
 use super::config::{self, Layout};
 use super::resnet::{CAUSAL, NORM_SILU, Resnet, conv, load_conv};
-use super::{Statistics, four};
+use super::{COMPRESSION, Statistics, four};
+
+/// Samples of a spectrogram's window.
+const N_FFT: usize = 1024;
 
 /// Padding of the convolution that halves time and mel.
 const HALVE: Conv2dOptions = Conv2dOptions {
@@ -25,6 +29,7 @@ pub struct AudioEncoder {
     layout: Layout,
     statistics: Statistics,
     device: Device,
+    mel: MelWeights,
     conv_in: ConvWeights,
     levels: Vec<Level>,
     mid: Vec<Resnet>,
@@ -63,11 +68,18 @@ impl AudioEncoder {
             )?);
             width = *out_width;
         }
+        let scale = MelScale {
+            rate: layout.sample_rate,
+            n_fft: N_FFT,
+            hop: layout.hop,
+            bins: layout.bins,
+        };
         let mid = |i| Resnet::load(source, &format!("encoder.mid.block_{i}"), width, width);
         let moments = layout.latent_channels * if layout.double { 2 } else { 1 };
         Ok(Self {
             statistics,
             device: device.clone(),
+            mel: MelWeights::slaney(device, scale).map_err(|error| refused("mel", error))?,
             conv_in: load_conv(source, "encoder.conv_in", layout.in_channels, base)?,
             levels,
             mid: vec![mid(1)?, mid(2)?],
@@ -79,6 +91,45 @@ impl AudioEncoder {
     /// Channels and mel bins of a spectrogram.
     pub fn spectrum(&self) -> (usize, usize) {
         (self.layout.in_channels, self.layout.bins)
+    }
+
+    /// Samples per second and channels of the sound that is encoded.
+    pub fn hears(&self) -> (u32, usize) {
+        (self.layout.sample_rate, self.layout.in_channels)
+    }
+
+    /// Tokens that interleaved samples cover whole.
+    pub fn tokens(&self, samples: usize) -> usize {
+        let rows = self.mel.frames(samples / self.layout.in_channels);
+        rows.saturating_sub(1) / COMPRESSION + 1
+    }
+
+    /// Encodes interleaved samples into the sampler's normalised latents: as many tokens as the
+    /// sound covers whole, at most `tokens`.
+    ///
+    /// # Errors
+    /// [`KernelError::Unsupported`] for less than half a window of sound.
+    pub fn heard(&self, samples: &[f32], tokens: usize) -> Result<Vec<f32>, KernelError> {
+        let (device, channels) = (&self.device, self.layout.in_channels);
+        let length = samples.len() / channels;
+        let sample = |at: usize| samples[at % length * channels + at / length];
+        let values = (0..length * channels).map(sample).collect();
+        let wave = Tensor::from_f32(device, &[channels, length], values)?;
+        let (rows, bins) = (self.mel.frames(length), self.layout.bins);
+        let mut mel = Tensor::zeros_f32(device, &[channels, rows, bins])?;
+        stft_mel(device, &wave, &self.mel, &mut mel)?;
+        // The first token covers one row, every other one four.
+        let used = COMPRESSION * (tokens.clamp(1, self.tokens(samples.len())) - 1) + 1;
+        let value = |at: usize| {
+            let (position, channel) = (at / channels, at % channels);
+            mel.f32s()[channel * rows * bins + position]
+        };
+        let values = (0..used * bins * channels).map(value).collect();
+        self.latents(&Tensor::from_f32(
+            device,
+            &[1, used, bins, channels],
+            values,
+        )?)
     }
 
     /// Encodes a log-mel spectrogram F32 [1, time, mel, channel] into the sampler's normalised

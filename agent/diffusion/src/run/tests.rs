@@ -1,5 +1,9 @@
 //! Whole runs of the built-in model: against the reference, over threads, paused and resumed.
 
+mod given;
+#[cfg(unix)]
+mod stages;
+
 use std::path::PathBuf;
 use std::sync::LazyLock;
 
@@ -8,6 +12,7 @@ use kernels::Device;
 use super::*;
 use crate::checkpoint::CheckpointError;
 use crate::clip::Clip;
+use crate::given::Given;
 use crate::golden::Golden;
 use crate::recipe::Picture;
 
@@ -96,8 +101,7 @@ fn golden_recipe(golden: &Golden) -> Recipe {
         fps: number(golden, "fps"),
         seed: number(golden, "seed"),
         steps: None,
-        guidance_scale: None,
-        first_frame: None,
+        ..Recipe::with_defaults("", 0, WEIGHTS.info())
     }
 }
 
@@ -124,7 +128,7 @@ fn the_built_in_model_equals_the_reference_from_noise_to_samples() {
         audio: golden.tensor("noise_audio").f32s().to_vec(),
     };
     let sigmas: Vec<f32> = number(&golden, "sigmas");
-    assert_eq!(Run::new(&WEIGHTS, &recipe).sigmas, sigmas);
+    assert_eq!(Run::new(&WEIGHTS, &recipe).stages[0].sigmas, sigmas);
     let mut on_step = |progress: &Progress<'_>| {
         if progress.step == 1 || progress.step == progress.steps {
             let latents = progress.checkpoint().latents;
@@ -239,7 +243,7 @@ fn a_first_frame_is_kept_through_every_step() {
         rgb: rgb.clone(),
     };
     let recipe = Recipe {
-        first_frame: Some(picture),
+        given: Given::first_frame(Some(picture)),
         ..short(9)
     };
     let encoder = WEIGHTS.video_encoder.as_ref().unwrap();

@@ -30,6 +30,11 @@ impl Input {
         })
     }
 
+    /// True when the file has a tensor of that name.
+    pub(super) fn has(&self, name: &str) -> bool {
+        self.file.dims(name).is_some()
+    }
+
     /// A tensor of floating point numbers.
     pub(super) fn floats(&self, name: &str, expected: &[Dim]) -> Result<Tensor, TensorsError> {
         let dims = self.checked(name, expected)?.to_vec();

@@ -31,6 +31,10 @@ const VIDEO_LATENTS: (&str, &str) = (
     "latents",
     "[1, C, f, h, w] of the autoencoder's own scale (means)",
 );
+const TILING: (&str, &str) = (
+    "tiling?",
+    "[4] integers: pixels of a tile, to the next; frames, to the next; 0 is whole",
+);
 const MEL: (&str, &str) = ("mel", "[1, channels, rows, bins] log-mel");
 const AUDIO_LATENTS: (&str, &str) = (
     "latents",
@@ -42,7 +46,7 @@ const VIDEO_TEXT: (&str, &str) = ("video_text", "[T, D]");
 const AUDIO_TEXT: (&str, &str) = ("audio_text", "[T, A]");
 
 /// All modules, in the order of work.
-pub const MODULES: [Module; 8] = [
+pub const MODULES: [Module; 9] = [
     Module {
         name: "text-encoder",
         part: "text_encoder",
@@ -59,7 +63,7 @@ pub const MODULES: [Module; 8] = [
         name: "transformer",
         part: "transformer",
         inputs: &[
-            ("video", "[S, C], S = f*h*w"),
+            ("video", "[S, C], S = (f + K)*h*w"),
             ("audio", "[L, C]"),
             VIDEO_TEXT,
             AUDIO_TEXT,
@@ -68,20 +72,33 @@ pub const MODULES: [Module; 8] = [
             ("sigmas", "[2] of video and audio, times 1000"),
             ("grid", "[3] integers: f, h, w"),
             ("fps", "[1]"),
+            (
+                "stills?",
+                "[K] integers: frames of pictures behind the grid",
+            ),
+            ("keyframes?", "[S], above 0 where a token is a keyframe"),
+            ("perturbed?", "[N] integers: blocks without self-attention"),
+            ("isolated?", "[1] integer: 1 when the streams are apart"),
         ],
         outputs: &[("video", "[S, C] velocity"), ("audio", "[L, C] velocity")],
     },
     Module {
         name: "vae-encode",
         part: "vae",
-        inputs: &[VIDEO],
+        inputs: &[VIDEO, TILING],
         outputs: &[VIDEO_LATENTS],
     },
     Module {
         name: "vae-decode",
         part: "vae",
-        inputs: &[VIDEO_LATENTS],
+        inputs: &[VIDEO_LATENTS, TILING],
         outputs: &[VIDEO],
+    },
+    Module {
+        name: "latent-upsampler",
+        part: "latent_upsampler",
+        inputs: &[VIDEO_LATENTS],
+        outputs: &[("latents", "[1, C, f, 2h, 2w]")],
     },
     Module {
         name: "audio-vae-encode",

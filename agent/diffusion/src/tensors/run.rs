@@ -11,7 +11,8 @@ use crate::audio_vae::{AudioDecoder, AudioEncoder};
 use crate::latent::Grid;
 use crate::text::{Connectors, Gemma, Tokens};
 use crate::transformer::{Context, Noise, Pass, Times, Transformer};
-use crate::video_vae::{VideoDecoder, VideoEncoder};
+use crate::upsampler::Upsampler;
+use crate::video_vae::{Tiles, Tiling, VideoDecoder, VideoEncoder};
 use crate::vocoder::Vocoder;
 use crate::weights::Component;
 
@@ -38,6 +39,7 @@ pub fn run(
         "transformer" => transformer(component, device, &input),
         "vae-encode" => vae_encode(component, device, &input),
         "vae-decode" => vae_decode(component, device, &input),
+        "latent-upsampler" => latent_upsampler(component, device, &input),
         "audio-vae-encode" => audio_vae_encode(component, device, &input),
         "audio-vae-decode" => audio_vae_decode(component, device, &input),
         "vocoder" => vocoder(component, device, &input),
@@ -96,7 +98,12 @@ fn transformer(
     if f * h * w == 0 {
         return Err(input.refuse("grid", format!("holds {grid:?}, expected no 0")));
     }
-    let video = input.floats("video", &[Is(f * h * w), Is(config.video.in_channels)])?;
+    let stills = match input.has("stills") {
+        true => input.integers("stills", Any("K"), GRID_MAX)?,
+        false => Vec::new(),
+    };
+    let tokens = (f + stills.len()) * h * w;
+    let video = input.floats("video", &[Is(tokens), Is(config.video.in_channels)])?;
     let audio = input.floats("audio", &[Any("L"), Is(config.audio.in_channels)])?;
     let (video_width, audio_width) = match config.captions {
         Some(captions) => (captions, captions),
@@ -121,23 +128,88 @@ fn transformer(
     if fps <= 0.0 {
         return Err(input.refuse("fps", format!("holds {fps}, expected more than 0")));
     }
-    let positions = transformer.positions(&Grid {
+    let grid = Grid {
         video: [f, h, w],
         audio: audio.row_count(),
         fps,
-    })?;
+    };
+    let positions = transformer.positions(&grid, &stills)?;
+    let cuts = Cuts::read(input, config.layers, tokens)?;
     let context = transformer.context(device, &text)?;
     let step = transformer.step(device, &noise, config.cross_timestep())?;
     let latents = (&video, &audio);
-    let found = transformer.velocity(
-        device,
-        latents,
-        &context,
-        &positions,
-        &step,
-        Pass::default(),
-    )?;
+    let found = transformer.velocity(device, latents, &context, &positions, &step, cuts.pass())?;
     Ok(vec![("video", found.video), ("audio", found.audio)])
+}
+
+/// What a pass of the transformer does without, and the tokens that are keyframes.
+struct Cuts {
+    perturbed: Vec<usize>,
+    isolated: bool,
+    keyframes: Option<Tensor>,
+}
+
+impl Cuts {
+    fn read(input: &Input, layers: usize, tokens: usize) -> Result<Self, TensorsError> {
+        let integers = |name, expected, max| match input.has(name) {
+            true => input.integers(name, expected, max),
+            false => Ok(Vec::new()),
+        };
+        let perturbed = integers("perturbed", Any("N"), layers as u32 - 1)?;
+        let keyframes = match input.has("keyframes") {
+            true => Some(input.floats("keyframes", &[Is(tokens)])?),
+            false => None,
+        };
+        Ok(Self {
+            perturbed: perturbed.into_iter().map(|block| block as usize).collect(),
+            isolated: integers("isolated", Is(1), 1)? == [1],
+            keyframes,
+        })
+    }
+
+    fn pass(&self) -> Pass<'_> {
+        Pass {
+            perturbed_blocks: &self.perturbed,
+            isolated: self.isolated,
+            keyframes: self.keyframes.as_ref(),
+        }
+    }
+}
+
+/// Tiles of the tensor `tiling`, if there is one.
+fn tiling(input: &Input) -> Result<Option<Tiling>, TensorsError> {
+    if !input.has("tiling") {
+        return Ok(None);
+    }
+    let sizes = input.integers("tiling", Is(4), GRID_MAX)?;
+    let tiles = |size: u32, stride: u32| {
+        (size > 0).then_some(Tiles {
+            size: size as usize,
+            stride: stride as usize,
+        })
+    };
+    Ok(Some(Tiling {
+        space: tiles(sizes[0], sizes[1]),
+        time: tiles(sizes[2], sizes[3]),
+    }))
+}
+
+fn latent_upsampler(
+    component: &Component,
+    device: &Device,
+    input: &Input,
+) -> Result<Found, TensorsError> {
+    let upsampler = Upsampler::load(component, device)?;
+    let dims = [
+        Is(1),
+        Is(upsampler.channels()),
+        Any("f"),
+        Any("h"),
+        Any("w"),
+    ];
+    let latents = channels_last(device, &input.floats("latents", &dims)?)?;
+    let found = upsampler.forward(&latents)?;
+    Ok(vec![("latents", channels_first(device, &found)?)])
 }
 
 /// One timestep for all tokens, or one for each.
@@ -172,7 +244,11 @@ fn vae_encode(
         );
         return Err(input.refuse("video", reason));
     }
-    let latents = encoder.encode(&channels_last(device, &video)?)?;
+    let pixels = channels_last(device, &video)?;
+    let latents = match tiling(input)? {
+        Some(tiling) => encoder.encode_tiled(&pixels, tiling)?,
+        None => encoder.encode(&pixels)?,
+    };
     Ok(vec![("latents", channels_first(device, &latents)?)])
 }
 
@@ -184,7 +260,11 @@ fn vae_decode(
     let decoder = VideoDecoder::load(component, device)?;
     let channels = Is(decoder.latent_channels());
     let latents = input.floats("latents", &[Is(1), channels, Any("f"), Any("h"), Any("w")])?;
-    let pixels = decoder.decode(channels_last(device, &latents)?)?;
+    let latents = channels_last(device, &latents)?;
+    let pixels = match tiling(input)? {
+        Some(tiling) => decoder.decode_tiled(&latents, tiling)?,
+        None => decoder.decode(latents)?,
+    };
     Ok(vec![("video", channels_first(device, &pixels)?)])
 }
 

@@ -190,6 +190,69 @@ fn the_autoencoders_and_the_vocoder_equal_the_reference_from_file_to_file() {
 }
 
 #[test]
+fn stills_marks_tiles_and_the_upsampler_equal_the_reference_from_file_to_file() {
+    let given = |case: &str| {
+        let input = |name: &str| format!("in.{case}.{name}");
+        Case::new("dit_given")
+            .floats("video", &input("video"))
+            .floats("audio", &input("audio"))
+            .floats("video_text", &input("video_text"))
+            .floats("audio_text", &input("audio_text"))
+            .floats("video_times", &input("video_times"))
+            .floats("audio_times", &input("audio_times"))
+            .integers("grid", &[2, 2, 3])
+            .values("sigmas", &[900.0, 900.0])
+            .values("fps", &[24.0])
+    };
+    let case = given("keyframe_tokens").integers("stills", &[3, 4]);
+    let pairs = [
+        ("video", "out.keyframe_tokens.video"),
+        ("audio", "out.keyframe_tokens.audio"),
+    ];
+    case.check("transformer", &case.golden.component(), &pairs);
+    let case = given("keyframes_marked").floats("keyframes", "in.keyframes_marked.keyframes");
+    let pairs = [("video", "out.keyframes_marked.video")];
+    case.check("transformer", &case.golden.component(), &pairs);
+    let case = Case::new("vae_tiled").integers("tiling", &[8, 4, 4, 2]);
+    let decode = case.floats("latents", "in.latents");
+    let pairs = [("video", "out.both.sample")];
+    decode.check("vae-decode", &decode.golden.component(), &pairs);
+    let case = Case::new("vae_tiled").integers("tiling", &[0, 0, 4, 2]);
+    let encode = case.floats("video", "in.video");
+    let pairs = [("latents", "out.time.mean")];
+    encode.check("vae-encode", &encode.golden.component(), &pairs);
+    let case = Case::new("upsampler_23").floats("latents", "in.latents");
+    let pairs = [("latents", "out.latents")];
+    case.check("latent-upsampler", &case.golden.component(), &pairs);
+}
+
+#[test]
+fn passes_without_some_connections_equal_the_reference_from_file_to_file() {
+    let given = |case: &str| {
+        let input = |name: &str| format!("in.{case}.{name}");
+        Case::new("dit_23")
+            .floats("video", &input("video"))
+            .floats("audio", &input("audio"))
+            .floats("video_text", &input("video_text"))
+            .floats("audio_text", &input("audio_text"))
+            .floats("video_times", &input("video_times"))
+            .floats("audio_times", &input("audio_times"))
+            .integers("grid", &[2, 2, 3])
+            .values("sigmas", &[900.0, 700.0])
+            .values("fps", &[24.0])
+    };
+    let case = given("stg").integers("perturbed", &[1]);
+    let component = case.golden.component_as("config.stg", "w.");
+    case.check("transformer", &component, &[("video", "out.stg.video")]);
+    let case = given("isolated").integers("isolated", &[1]);
+    let pairs = [("audio", "out.isolated.audio")];
+    case.check("transformer", &component, &pairs);
+    let case = given("stg").integers("perturbed", &[2]);
+    let error = case.refusal("transformer", &component);
+    assert!(error.contains("tensor `perturbed`: holds 2"), "{error}");
+}
+
+#[test]
 fn a_refusal_names_the_tensor_and_both_shapes() {
     let case = Case::new("vae_dec_23").floats("latents", "out.sample");
     let error = case.refusal("vae-decode", &case.golden.component());

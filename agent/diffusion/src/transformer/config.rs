@@ -81,6 +81,8 @@ pub struct TransformerConfig {
     pub prompt_adaln: bool,
     /// Timestep of the cross-stream gates relative to the others.
     pub gate_ratio: f32,
+    /// There is an embedding that marks keyframes (2.5).
+    pub keyframe_embedding: bool,
     /// Positions.
     pub rope: RopeConfig,
 }
@@ -113,6 +115,7 @@ impl TransformerConfig {
             perturbed: config.get("perturbed_attn", false)?,
             prompt_adaln: config.get("use_prompt_adaln_single", true)?,
             gate_ratio: gate_scale / timestep_scale,
+            keyframe_embedding: config.get("use_keyframes_abs_pos_embedding", false)?,
             rope: read_rope(config)?,
         };
         read.check(config)?;
@@ -181,8 +184,6 @@ fn require_supported(config: &Config) -> Result<(), WeightsError> {
     config.require("qk_norm", "rms_norm_across_heads".to_owned())?;
     config.require("norm_elementwise_affine", false)?;
     config.require("rope_double_precision", true)?;
-    // The embedding is added only to tokens that a mask names, and no task here names any.
-    config.ignore(&["use_keyframes_abs_pos_embedding"]);
     Ok(())
 }
 

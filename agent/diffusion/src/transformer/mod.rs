@@ -57,6 +57,9 @@ pub struct Pass<'a> {
     pub perturbed_blocks: &'a [usize],
     /// The streams do not see each other.
     pub isolated: bool,
+    /// Video tokens [S] that are keyframes: those above 0 get the model's embedding of one, where it
+    /// has it.
+    pub keyframes: Option<&'a Tensor>,
 }
 
 /// Module outputs of one stream at one step, before the blocks add their tables.
@@ -114,6 +117,8 @@ pub struct Transformer {
     video: StreamEnds,
     audio: StreamEnds,
     blocks: Vec<Block>,
+    /// Added to tokens that are keyframes (2.5) [1, D].
+    keyframe_embedding: Option<Tensor>,
 }
 
 impl CaptionProjection {
@@ -271,6 +276,13 @@ impl Transformer {
             "av_cross_attn_audio_v2a_gate",
         );
         let audio = StreamEnds::load(&loader, &config, &config.audio, "audio_", cross)?;
+        let keyframe_embedding = match config.keyframe_embedding {
+            true => {
+                let dims = [1, config.video.width()];
+                Some(loader.tensor("keyframes_abs_pos_embedding", &dims)?)
+            }
+            false => None,
+        };
         let block =
             |number| Block::load(&loader.at(format!("transformer_blocks.{number}")), &config);
         let blocks = (0..config.layers).map(block).collect::<Result<_, _>>()?;
@@ -278,6 +290,7 @@ impl Transformer {
             video,
             audio,
             blocks,
+            keyframe_embedding,
             config,
         })
     }
@@ -358,6 +371,9 @@ impl Transformer {
             video: self.video.proj_in.forward(device, video, Epilogue::None)?,
             audio: self.audio.proj_in.forward(device, audio, Epilogue::None)?,
         };
+        if let (Some(embedding), Some(marks)) = (&self.keyframe_embedding, pass.keyframes) {
+            mark_keyframes(&mut tokens.video, embedding, marks)?;
+        }
         for (number, (block, rows)) in self.blocks.iter().zip(&step.blocks).enumerate() {
             let perturbed = pass.perturbed_blocks.contains(&number);
             let cuts = Cuts {
@@ -376,13 +392,27 @@ impl Transformer {
         })
     }
 
-    /// Rotary tables of a clip.
+    /// Rotary tables of a clip, and of one picture appended to it for each of `stills` (frames).
     ///
     /// # Errors
     /// [`KernelError::Unsupported`] for widths that have no table.
-    pub fn positions(&self, grid: &Grid) -> Result<Positions, KernelError> {
-        Positions::new(&self.config, grid)
+    pub fn positions(&self, grid: &Grid, stills: &[u32]) -> Result<Positions, KernelError> {
+        Positions::new(&self.config, grid, stills)
     }
+}
+
+/// Adds the embedding to the tokens whose mark is above 0.
+fn mark_keyframes(x: &mut Tensor, embedding: &Tensor, marks: &Tensor) -> Result<(), KernelError> {
+    marks.expect_f32("transformer", "keyframes", &[x.row_count()])?;
+    let width = x.last_dim();
+    for (row, mark) in x.f32s_mut().chunks_exact_mut(width).zip(marks.f32s()) {
+        if *mark > 0.0 {
+            row.iter_mut()
+                .zip(embedding.f32s())
+                .for_each(|(x, e)| *x += e);
+        }
+    }
+    Ok(())
 }
 
 #[cfg(test)]

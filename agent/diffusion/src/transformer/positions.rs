@@ -27,13 +27,21 @@ pub struct Positions {
 }
 
 impl Positions {
-    /// Tables for a grid of latents.
+    /// Tables for a grid of latents, and behind it the tokens of one picture for each of `stills`,
+    /// frames of the clip.
     ///
     /// # Errors
     /// [`KernelError::Unsupported`] for widths that have no table.
-    pub fn new(config: &TransformerConfig, grid: &Grid) -> Result<Self, KernelError> {
+    pub fn new(
+        config: &TransformerConfig,
+        grid: &Grid,
+        stills: &[u32],
+    ) -> Result<Self, KernelError> {
         let rope = &config.rope;
-        let video = video_coordinates(rope, grid);
+        let mut video = video_coordinates(rope, grid);
+        for still in stills {
+            video.append(still_coordinates(rope, grid, *still));
+        }
         let seconds = audio_coordinates(rope, grid.audio);
         let cross_max = rope.video_max[0].max(rope.audio_max);
         let cross = config.audio.width();
@@ -57,30 +65,55 @@ impl Positions {
     }
 }
 
-/// Latent i covers frames `max(scale i + offset - scale, 0)` to the same of i + 1, in seconds; rows
-/// and columns begin at `scale` times their index.
-fn video_coordinates(rope: &RopeConfig, grid: &Grid) -> Coordinates {
-    let [frames, height, width] = grid.video;
-    let [time_scale, row_scale, column_scale] = rope.video_scale;
-    let second = |index: usize| {
-        let frame = (time_scale * index + rope.causal_offset).saturating_sub(time_scale);
-        frame as f32 / grid.fps
-    };
-    let middle =
-        |scale: usize, index: usize| ((scale * index) as f32 + (scale * (index + 1)) as f32) / 2.0;
-    let mut found = Coordinates {
+impl Coordinates {
+    const NONE: Self = Self {
         time: Vec::new(),
         rows: Vec::new(),
         columns: Vec::new(),
     };
-    for frame in 0..frames {
+
+    fn append(&mut self, other: Self) {
+        self.time.extend(other.time);
+        self.rows.extend(other.rows);
+        self.columns.extend(other.columns);
+    }
+
+    /// The tokens of one latent frame around a second, in (row, column) order.
+    fn add_frame(&mut self, rope: &RopeConfig, grid: &Grid, second: f32) {
+        let middle = |scale: usize, index: usize| {
+            ((scale * index) as f32 + (scale * (index + 1)) as f32) / 2.0
+        };
+        let [_, height, width] = grid.video;
+        let [_, row_scale, column_scale] = rope.video_scale;
         for row in 0..height {
             for column in 0..width {
-                found.time.push((second(frame) + second(frame + 1)) / 2.0);
-                found.rows.push(middle(row_scale, row));
-                found.columns.push(middle(column_scale, column));
+                self.time.push(second);
+                self.rows.push(middle(row_scale, row));
+                self.columns.push(middle(column_scale, column));
             }
         }
+    }
+}
+
+/// A picture covers one frame: [frame, frame + 1), in seconds.
+fn still_coordinates(rope: &RopeConfig, grid: &Grid, frame: u32) -> Coordinates {
+    let second = |frame: u32| frame as f32 / grid.fps;
+    let mut found = Coordinates::NONE;
+    found.add_frame(rope, grid, (second(frame) + second(frame + 1)) / 2.0);
+    found
+}
+
+/// Latent i covers frames `max(scale i + offset - scale, 0)` to the same of i + 1, in seconds; rows
+/// and columns begin at `scale` times their index.
+fn video_coordinates(rope: &RopeConfig, grid: &Grid) -> Coordinates {
+    let time_scale = rope.video_scale[0];
+    let second = |index: usize| {
+        let frame = (time_scale * index + rope.causal_offset).saturating_sub(time_scale);
+        frame as f32 / grid.fps
+    };
+    let mut found = Coordinates::NONE;
+    for frame in 0..grid.video[0] {
+        found.add_frame(rope, grid, (second(frame) + second(frame + 1)) / 2.0);
     }
     found
 }

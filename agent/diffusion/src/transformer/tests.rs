@@ -22,7 +22,13 @@ fn numbers(value: &Value) -> Vec<f64> {
 }
 
 fn run(golden: &Golden, device: &Device, case: &str) -> Velocity {
-    let component = golden.component_as(&format!("config.{case}"), "w.");
+    let own = format!("config.{case}");
+    let note = if golden.has_note(&own) {
+        &own
+    } else {
+        "config"
+    };
+    let component = golden.component_as(note, "w.");
     let transformer = Transformer::load(&component, device).unwrap();
     let arguments: Value = serde_json::from_str(golden.note(&format!("args.{case}"))).unwrap();
     let options = &arguments["options"];
@@ -52,7 +58,11 @@ fn run(golden: &Golden, device: &Device, case: &str) -> Velocity {
         mask,
     };
     let context = transformer.context(device, &text).unwrap();
-    let positions = transformer.positions(&grid).unwrap();
+    let stills: Vec<u32> = numbers(&arguments["stills"])
+        .iter()
+        .map(|v| *v as u32)
+        .collect();
+    let positions = transformer.positions(&grid, &stills).unwrap();
     let sigmas = numbers(&arguments["sigmas"]);
     let sigma = |index: usize| Tensor::from_f32(device, &[1], vec![sigmas[index] as f32]).unwrap();
     let noise = Noise {
@@ -68,9 +78,13 @@ fn run(golden: &Golden, device: &Device, case: &str) -> Velocity {
         .map(|v| *v as usize)
         .collect();
     let isolated = options["isolate_modalities"].as_bool().unwrap_or(false);
+    let keyframes = golden
+        .contains(&format!("in.{case}.keyframes"))
+        .then(|| input("keyframes"));
     let pass = Pass {
         perturbed_blocks: &blocks,
         isolated,
+        keyframes: keyframes.as_ref(),
     };
     transformer
         .velocity(device, (&video, &audio), &context, &positions, &step, pass)
@@ -121,6 +135,21 @@ fn config_switches_equal_the_reference() {
 #[test]
 fn version_2_0_equals_the_reference() {
     check("dit_20", &["plain", "per_token"]);
+}
+
+#[test]
+fn appended_stills_equal_the_reference() {
+    check("dit_given", &["keyframe_tokens"]);
+}
+
+#[test]
+fn a_stream_that_is_given_whole_equals_the_reference() {
+    check("dit_given", &["frozen_audio", "frozen_video"]);
+}
+
+#[test]
+fn the_mark_on_keyframes_of_2_5_equals_the_reference() {
+    check("dit_given", &["keyframes_marked"]);
 }
 
 #[test]

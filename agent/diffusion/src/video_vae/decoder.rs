@@ -53,9 +53,19 @@ impl VideoDecoder {
         })
     }
 
+    /// Mean and deviation of the sampler's latents.
+    pub(crate) fn statistics(&self) -> &Statistics {
+        &self.statistics
+    }
+
     /// Channels of a latent.
     pub fn latent_channels(&self) -> usize {
         self.layout.latent_channels
+    }
+
+    /// Where it runs.
+    pub(super) fn device(&self) -> &Device {
+        &self.borders.device
     }
 
     /// Frames and pixels that one latent covers.

@@ -10,6 +10,7 @@ use crate::weights::{Component, WeightsError};
 
 use super::config::{self, Block, COLOURS, Compression, Layout};
 use super::resnet::{Borders, NORM_SILU, Resnet, load_conv};
+use super::tiling::Tiling;
 use super::{Statistics, five};
 
 /// The encoder of `AutoencoderKLLTX2Video`, on a device.
@@ -57,13 +58,19 @@ impl VideoEncoder {
         self.layout.latent_channels
     }
 
+    /// Where it runs.
+    pub(super) fn device(&self) -> &Device {
+        &self.borders.device
+    }
+
     /// Frames and pixels that one latent covers.
     pub fn compression(&self) -> Compression {
         self.layout.compression
     }
 
     /// Encodes RGB24 frames, `frames * height * width * 3` bytes, into the sampler's normalised
-    /// latents [f*h*w, channel]: the means, no noise drawn.
+    /// latents [f*h*w, channel]: the means, no noise drawn. Pictures above 512 pixels are encoded in
+    /// tiles.
     ///
     /// # Errors
     /// [`KernelError::Shape`] for frames other than one more than a multiple of the compression in
@@ -78,7 +85,8 @@ impl VideoEncoder {
             .map(|level| f32::from(*level) / 127.5 - 1.0)
             .collect();
         let dims = [1, frames, height, width, COLOURS];
-        let mean = self.encode(&Tensor::from_f32(&self.borders.device, &dims, pixels)?)?;
+        let pixels = Tensor::from_f32(&self.borders.device, &dims, pixels)?;
+        let mean = self.encode_tiled(&pixels, Tiling::SPACE)?;
         Ok(self.statistics.normalise(mean.f32s()))
     }
 

@@ -11,6 +11,7 @@ mod encoder;
 mod memory;
 mod resnet;
 mod stream;
+mod tiling;
 
 #[cfg(test)]
 mod tests;
@@ -22,10 +23,11 @@ use crate::weights::{Component, WeightsError};
 pub use config::Compression;
 pub use decoder::{OnFrames, VideoDecoder};
 pub use encoder::VideoEncoder;
+pub use tiling::{Tiles, Tiling};
 
 /// Mean and deviation of every latent channel over the training data.
 #[derive(Debug, Clone)]
-struct Statistics {
+pub(crate) struct Statistics {
     mean: Vec<f32>,
     deviation: Vec<f32>,
 }
@@ -51,7 +53,7 @@ impl Statistics {
     }
 
     /// From the sampler's scale to the decoder's.
-    fn denormalise(&self, latents: &[f32]) -> Vec<f32> {
+    pub(crate) fn denormalise(&self, latents: &[f32]) -> Vec<f32> {
         let rows = latents.chunks_exact(self.mean.len());
         let row = |row: &[f32]| -> Vec<f32> {
             let terms = row.iter().zip(&self.deviation).zip(&self.mean);
@@ -63,7 +65,7 @@ impl Statistics {
     }
 
     /// From the encoder's scale to the sampler's.
-    fn normalise(&self, latents: &[f32]) -> Vec<f32> {
+    pub(crate) fn normalise(&self, latents: &[f32]) -> Vec<f32> {
         let rows = latents.chunks_exact(self.mean.len());
         let row = |row: &[f32]| -> Vec<f32> {
             let terms = row.iter().zip(&self.deviation).zip(&self.mean);

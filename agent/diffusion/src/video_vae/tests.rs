@@ -57,6 +57,77 @@ fn a_causal_decoder_with_a_block_that_does_not_scale_agrees_with_the_reference()
     decodes_as_the_reference("vae_dec_causal");
 }
 
+/// Tiles of the golden file: which axes are cut.
+fn tiling(space: bool, time: bool) -> Tiling {
+    Tiling {
+        space: space.then_some(Tiles { size: 8, stride: 4 }),
+        time: time.then_some(Tiles { size: 4, stride: 2 }),
+    }
+}
+
+#[test]
+fn decoding_and_encoding_in_tiles_agree_with_the_reference_in_tiles() {
+    let golden = Golden::open("vae_tiled");
+    let component = golden.component();
+    let decoder = VideoDecoder::load(&component, golden.device()).unwrap();
+    let encoder = VideoEncoder::load(&component, golden.device()).unwrap();
+    let (latents, video) = (last(&golden, "in.latents"), last(&golden, "in.video"));
+    for (case, space, time) in [
+        ("space", true, false),
+        ("time", false, true),
+        ("both", true, true),
+    ] {
+        let tiling = tiling(space, time);
+        let pixels = decoder.decode_tiled(&latents, tiling).unwrap();
+        golden.check_channels_last(&format!("out.{case}.sample"), &pixels, TOLERANCE);
+        let mean = encoder.encode_tiled(&video, tiling).unwrap();
+        golden.check_channels_last(&format!("out.{case}.mean"), &mean, TOLERANCE);
+    }
+    let whole = decoder.decode(latents.clone()).unwrap();
+    let published = decoder.decode_tiled(&latents, Tiling::PUBLISHED).unwrap();
+    assert!(published.f32s() == whole.f32s(), "a clip within one tile");
+}
+
+#[test]
+fn windows_come_in_order_and_make_up_the_clip() {
+    let golden = Golden::open("vae_tiled");
+    let decoder = VideoDecoder::load(&golden.component(), golden.device()).unwrap();
+    let latents = last(&golden, "in.latents");
+    let whole = decoder.decode_tiled(&latents, tiling(true, true)).unwrap();
+    let (mut frames, mut values) = (Vec::new(), Vec::new());
+    let mut sink = |window: Tensor| -> Result<(), KernelError> {
+        frames.push(window.dims()[1]);
+        values.extend_from_slice(window.f32s());
+        Ok(())
+    };
+    decoder
+        .decode_windows(&latents, tiling(true, true), &mut sink)
+        .unwrap();
+    assert_eq!(frames, [3, 2, 2, 2]);
+    assert!(values == whole.f32s());
+}
+
+#[test]
+fn tiles_that_latents_do_not_divide_are_refused() {
+    let golden = Golden::open("vae_tiled");
+    let component = golden.component();
+    let decoder = VideoDecoder::load(&component, golden.device()).unwrap();
+    let encoder = VideoEncoder::load(&component, golden.device()).unwrap();
+    let (latents, video) = (last(&golden, "in.latents"), last(&golden, "in.video"));
+    for (size, stride) in [(6, 4), (8, 6), (8, 0), (8, 12)] {
+        let tiling = Tiling {
+            space: Some(Tiles { size, stride }),
+            time: None,
+        };
+        let error = decoder.decode_tiled(&latents, tiling).unwrap_err();
+        assert!(
+            error.to_string().contains("where a latent covers 4"),
+            "{error}"
+        );
+        assert!(encoder.encode_tiled(&video, tiling).is_err());
+    }
+}
+
 #[test]
 fn the_encoder_agrees_with_the_reference_for_every_length() {
     let golden = Golden::open("vae_enc");

@@ -4,7 +4,10 @@ use std::path::Path;
 use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
-use diffusion::{Clip, Control, Generated, ModelInfo, Picture, Recipe, Start, Weights};
+use diffusion::{
+    Clip, Control, Generated, Given, GuidanceChanges, ModelInfo, Picture, Recipe, Shift, Start,
+    Weights,
+};
 use kernels::Device;
 
 use super::film::Film;
@@ -55,11 +58,11 @@ impl Engine {
     /// The film that begins with `first`, a frame of the scene.
     pub fn film_from(&self, scene: &Scene, seed: u64, first: &[u8]) -> Result<Film> {
         let mut recipe = recipe(scene, seed);
-        recipe.first_frame = Some(Picture {
+        recipe.given = Given::first_frame(Some(Picture {
             width: recipe.width,
             height: recipe.height,
             rgb: first.to_vec(),
-        });
+        }));
         Ok(film(&clip(&self.narrow, &recipe)?))
     }
 
@@ -102,8 +105,10 @@ fn recipe(scene: &Scene, seed: u64) -> Recipe {
         fps: scene.fps.round() as u32,
         seed,
         steps: None,
-        guidance_scale: None,
-        first_frame: None,
+        guidance: GuidanceChanges::default(),
+        shift: Shift::default(),
+        refine: None,
+        given: Given::default(),
     }
 }
 

@@ -288,3 +288,89 @@ async fn a_grant_can_expire_and_a_user_gets_an_account_of_their_own() {
     let project = farm.ask(&format!("{QUOTA}/studio")).await.json();
     assert_eq!(project["account"]["held_seconds"], held);
 }
+
+#[tokio::test]
+async fn costs_and_usage_are_what_was_posted() {
+    let farm = Farm::start().await;
+    let of = |user: &str| json!({"prompt": "a ball", "user": user});
+    let first = farm.post("/v1/videos", of("ann")).await.json();
+    farm.post("/v1/videos", of("bob")).await;
+    farm.post("/v1/videos", of("")).await;
+    let cancelled = farm.post("/v1/videos", of("ann")).await.id();
+    let cancel = format!("/v1/videos/{cancelled}/cancel");
+    farm.post(&cancel, json!({})).await;
+    farm.render_all().await;
+    let since = first["created_at"].as_i64().unwrap() - 1;
+    let costs = |query: &str| format!("/v1/organization/costs?start_time={since}{query}");
+    let quantity = |result: &Value| result["quantity"].as_f64().unwrap();
+    let spent =
+        farm.ask(&format!("{QUOTA}/studio")).await.json()["account"]["spent_seconds"].clone();
+    let all = farm.ask(&costs("")).await.json();
+    assert_eq!(
+        (&all["object"], &all["has_more"]),
+        (&json!("page"), &json!(false))
+    );
+    let results = all["data"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .flat_map(|day| day["results"].as_array().unwrap());
+    let [only] = results.collect::<Vec<_>>()[..] else {
+        panic!("{all}")
+    };
+    assert_eq!(only["quantity"], spent);
+    assert_eq!(only["project_id"], Value::Null);
+    let by_user = farm
+        .ask(&costs("&group_by%5B%5D=user_id&group_by%5B%5D=project_id"))
+        .await
+        .json();
+    let results = by_user["data"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .flat_map(|day| day["results"].as_array().unwrap());
+    let told: Vec<(String, f64)> = results
+        .map(|result| {
+            assert_eq!(result["project_id"], "studio");
+            (result["user_id"].to_string(), quantity(result))
+        })
+        .collect();
+    let third = spent.as_f64().unwrap() / 3.0;
+    let users: Vec<&str> = told.iter().map(|(user, _)| user.as_str()).collect();
+    assert_eq!(users, ["null", "\"ann\"", "\"bob\""]);
+    assert!(
+        told.iter()
+            .all(|(_, seconds)| (seconds - third).abs() < 1e-6),
+        "{told:?}"
+    );
+    let none = farm.ask(&costs("&project_ids%5B%5D=other")).await.json();
+    assert_eq!(none["data"][0]["results"], json!([]));
+    let usage = format!("/v1/organization/usage/videos?start_time={since}&group_by=model");
+    let usage = farm.ask(&usage).await.json();
+    let results = usage["data"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .flat_map(|day| day["results"].as_array().unwrap());
+    let films: Vec<_> = results
+        .map(|r| {
+            (
+                r["num_model_requests"].clone(),
+                r["video_seconds"].clone(),
+                r["model"].clone(),
+            )
+        })
+        .collect();
+    assert_eq!(films, [(json!(3), json!(12), json!("sora-2"))]);
+    for path in [
+        costs(""),
+        format!("/v1/organization/usage/videos?start_time={since}"),
+    ] {
+        assert_eq!(
+            farm.get(&path).await.error(),
+            (403, "insufficient_permissions".into())
+        );
+    }
+    let odd = farm.ask(&costs("&group_by=api_key_id")).await;
+    assert_eq!(odd.error(), (400, "invalid_value".into()));
+}

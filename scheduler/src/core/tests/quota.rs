@@ -511,6 +511,37 @@ fn a_post_says_how_it_came_about() {
 }
 
 #[test]
+fn steps_that_are_lost_with_a_checkpoint_are_charged_once() {
+    // One second led to step 5, which is not trusted after the NaN; the result took 4 s on the other node.
+    check(
+        "hello a no-ffmpeg
+         hello b no-ffmpeg
+         job
+         grant a
+         release s0#1 5
+         grant a
+         fail s0#2 numeric
+         wait 3000
+         grant b
+         succeed s0#3
+         money project",
+        expect![[r#"
+            hello a no-ffmpeg         Online
+            hello b no-ffmpeg         Online
+            job                       created 1
+            grant a                   s0#1 Leased, from step 0, 0 inputs
+            release s0#1 5            Ready
+            grant a                   s0#2 Leased, from step 5, 0 inputs
+            fail s0#2 numeric         Ready
+            wait 3000                 s0 Ready, film Blocked
+            grant b                   s0#3 Leased, from step 0, 0 inputs
+            succeed s0#3              Succeeded
+            money project             available -10, held 6, spent 4, mint 0
+        "#]],
+    );
+}
+
+#[test]
 fn a_changed_entry_has_another_hash() {
     let mut world = World::new();
     world.run("job");

@@ -80,6 +80,22 @@ impl GemmaConfig {
     }
 }
 
+/// Refuses the Gemma 4 of LTX-2.5 by its name.
+///
+/// # Errors
+/// [`WeightsError::Field`].
+pub fn require_gemma_3(config: &Config) -> Result<(), WeightsError> {
+    let kind = config.get("model_type", String::new())?;
+    if !kind.starts_with("gemma4") {
+        return Ok(());
+    }
+    let reason = format!(
+        "`{kind}` (Gemma 4, as in LTX-2.5) is not supported, only Gemma 3: name a folder of \
+         LTX-2 or LTX-2.3"
+    );
+    Err(config.refuse("model_type", reason))
+}
+
 /// Which layers see everything: `layer_types`, or every sixth by `sliding_window_pattern`.
 fn read_pattern(text: &Config, layers: usize) -> Result<Vec<bool>, WeightsError> {
     if let Some(kinds) = text.optional::<Vec<String>>("layer_types")? {
@@ -141,6 +157,14 @@ fn read_rope(text: &Config, value: Option<&Value>, theta: f64) -> Result<Rope, W
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn gemma_4_is_refused_by_name() {
+        let read = |text: &str| require_gemma_3(&Config::parse("c.json".as_ref(), text).unwrap());
+        let error = read(r#"{"model_type": "gemma4_unified"}"#).unwrap_err();
+        assert!(error.to_string().contains("Gemma 4"), "{error}");
+        assert!(read(r#"{"model_type": "gemma3"}"#).is_ok() && read("{}").is_ok());
+    }
 
     #[test]
     fn impossible_configs_are_refused_by_field() {

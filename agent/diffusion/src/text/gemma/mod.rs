@@ -177,6 +177,7 @@ impl Gemma {
     /// # Errors
     /// A [`WeightsError`] that names the file and the field or tensor.
     pub fn load(component: &Component, device: &Device) -> Result<Self, WeightsError> {
+        config::require_gemma_3(component.config())?;
         component.expect_class(&CLASSES)?;
         let config = GemmaConfig::read(component.config())?;
         let root = Loader::new(component, device);
