@@ -28,7 +28,7 @@ use crate::core::{
 };
 
 #[cfg(test)]
-use crate::{core::write::Write, store::events::StoredEvent};
+use crate::store::events::StoredEvent;
 
 const HOUR_MS: f64 = 3_600_000.0;
 const WEIGHTS: &str = "model";
