@@ -56,7 +56,7 @@ pub fn examine(settings: &Settings, data: &Path) -> Vec<Finding> {
     let mut findings = vec![processor(settings), memory(), ffmpeg(settings)];
     findings.extend(weights(settings));
     findings.push(gpu(&Gpus::probe()));
-    findings.push(cuda(&Libraries::find(&[])));
+    findings.push(cuda(&Libraries::find(&settings.cuda_lib_dirs)));
     findings.extend(data_folder(data));
     findings
 }
@@ -159,7 +159,7 @@ fn gpu(gpus: &Gpus) -> Finding {
         .collect();
     let driver = gpus.driver().unwrap_or_else(|| "unknown".into());
     let detail = format!(
-        "{} (driver {driver}): watched, but this version renders on the CPU",
+        "{} (driver {driver}): watched; it renders when the setting `device` is `cuda`",
         names.join(", ")
     );
     Finding::found("GPU", detail)

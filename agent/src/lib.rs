@@ -9,6 +9,7 @@ pub mod catalogue;
 pub mod client;
 pub mod clock;
 mod desk;
+pub mod device;
 pub mod doctor;
 pub mod first_frame;
 pub mod given;
@@ -156,16 +157,13 @@ impl Node {
     fn prepare(settings: Settings) -> Result<Self, AgentError> {
         let scratch = Scratch::open(&settings.scratch)?;
         let ffmpeg = Ffmpeg::find(settings.ffmpeg.as_deref())?;
-        let device = Device::cpu(settings.engine_threads())?;
+        let device = settings.open_device()?;
         let catalogue = Catalogue::open(&settings.weights, &device)?;
         let gpus = Gpus::probe();
-        match &gpus {
-            Gpus::None { why } => tracing::info!(why, "no GPU: rendering on the CPU"),
-            Gpus::Found(_) => tracing::info!(
-                gpus = ?gpus.list(),
-                "GPUs are watched, but this version renders on the CPU"
-            ),
+        if let Gpus::None { why } = &gpus {
+            tracing::info!(why, "no GPU is watched");
         }
+        tracing::info!(gpus = ?gpus.list(), class = device.class(), "rendering");
         let studio = Studio {
             catalogue,
             ffmpeg,

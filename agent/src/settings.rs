@@ -3,7 +3,10 @@
 use std::path::{Path, PathBuf};
 
 use config::{Config, ConfigError, Environment, File};
+use kernels::{Device, KernelError};
 use serde::Deserialize;
+
+use crate::device::Engine;
 
 /// All settings; an unknown key is an error.
 #[derive(Clone, Debug, Deserialize)]
@@ -22,6 +25,10 @@ pub struct Settings {
     pub ffmpeg: Option<PathBuf>,
     /// Threads of the engine; 0 takes one for each core.
     pub threads: usize,
+    /// `cpu`, or `cuda` for products, attention and convolutions on the first GPU.
+    pub device: Engine,
+    /// Folders that hold CUDA's libraries, besides the system's.
+    pub cuda_lib_dirs: Vec<PathBuf>,
     /// A checkpoint is taken after this many steps, or this much time, whichever is first.
     pub checkpoint_steps: u32,
     pub checkpoint_ms: u64,
@@ -41,6 +48,8 @@ impl Default for Settings {
             weights: Vec::new(),
             ffmpeg: None,
             threads: 0,
+            device: Engine::Cpu,
+            cuda_lib_dirs: Vec::new(),
             checkpoint_steps: 4,
             checkpoint_ms: 10_000,
             drain_finish_ms: 10_000,
@@ -64,12 +73,21 @@ impl Settings {
             .separator("__")
             .try_parsing(true)
             .list_separator(",")
-            .with_list_parse_key("weights");
+            .with_list_parse_key("weights")
+            .with_list_parse_key("cuda_lib_dirs");
         let mut sources = Config::builder();
         if let Some(file) = file {
             sources = sources.add_source(File::from(file));
         }
         sources.add_source(variables).build()?.try_deserialize()
+    }
+
+    /// What the engine computes on.
+    ///
+    /// # Errors
+    /// As [`Engine::open`].
+    pub fn open_device(&self) -> Result<Device, KernelError> {
+        self.device.open(self.engine_threads(), &self.cuda_lib_dirs)
     }
 
     /// Threads that the engine runs on.

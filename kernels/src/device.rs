@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use rayon::prelude::*;
 
+use crate::cuda::Gpu;
 use crate::error::KernelError;
 
 /// Work items below this many elements are not worth waking another thread.
@@ -16,6 +17,16 @@ const PARALLEL_ELEMENTS_MIN: usize = 16 * 1024;
 pub enum Device {
     /// The processor of this machine.
     Cpu(Cpu),
+    /// A card for matrix products, attention and convolutions; see [`Cuda`].
+    Cuda(Cuda),
+}
+
+/// A card beside the processor: products, attention and convolutions run on the card in BF16, their
+/// tensors travel there and back; all other ops and all tensors stay with the processor.
+#[derive(Debug, Clone)]
+pub struct Cuda {
+    cpu: Cpu,
+    gpu: Gpu,
 }
 
 impl Device {
@@ -27,52 +38,71 @@ impl Device {
         Ok(Self::Cpu(Cpu::new(threads)?))
     }
 
-    /// Name and class of the device. Equal classes give equal bits for equal work.
-    pub fn class(&self) -> String {
+    /// A card beside a CPU with `threads` compute threads.
+    ///
+    /// # Errors
+    /// [`KernelError::Threads`] when the operating system refuses a thread.
+    pub fn cuda(gpu: Gpu, threads: usize) -> Result<Self, KernelError> {
+        let cpu = Cpu::new(threads)?;
+        Ok(Self::Cuda(Cuda { cpu, gpu }))
+    }
+
+    /// The processor that the device has or is.
+    pub(crate) fn host(&self) -> &Cpu {
         match self {
-            // GEMM picks its instructions, and with them its rounding, by what the processor has.
-            Self::Cpu(_) => format!(
-                "cpu-{}{}",
-                std::env::consts::ARCH,
-                crate::simd::class_suffix()
-            ),
+            Self::Cpu(cpu) | Self::Cuda(Cuda { cpu, .. }) => cpu,
         }
     }
 
-    /// Bytes that a run may still take, where the system tells: for the CPU what Linux calls available.
-    pub fn free_bytes(&self) -> Option<u64> {
+    /// The card, if the device has one.
+    pub(crate) fn gpu(&self) -> Option<&Gpu> {
         match self {
-            Self::Cpu(_) => {
-                let text = std::fs::read_to_string("/proc/meminfo").ok()?;
-                let line = text
-                    .lines()
-                    .find_map(|line| line.strip_prefix("MemAvailable:"))?;
-                let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
-                Some(kib * 1024)
+            Self::Cpu(_) => None,
+            Self::Cuda(cuda) => Some(&cuda.gpu),
+        }
+    }
+
+    /// Name and class of the device. Equal classes give equal bits for equal work.
+    pub fn class(&self) -> String {
+        // GEMM picks its instructions, and with them its rounding, by what the processor has.
+        let suffix = crate::simd::class_suffix();
+        let host = format!("cpu-{}{suffix}", std::env::consts::ARCH);
+        match self {
+            Self::Cpu(_) => host,
+            Self::Cuda(cuda) => {
+                let card = cuda.gpu.card();
+                let (major, minor) = card.capability;
+                let name = card.name.replace(' ', "-").to_lowercase();
+                format!("cuda-{name}-{major}.{minor}-{host}")
             }
         }
+    }
+
+    /// Bytes that a run may still take, where the system tells: what Linux calls available,
+    /// because tensors lie in the processor's memory on every device.
+    pub fn free_bytes(&self) -> Option<u64> {
+        let text = std::fs::read_to_string("/proc/meminfo").ok()?;
+        let line = text
+            .lines()
+            .find_map(|line| line.strip_prefix("MemAvailable:"))?;
+        let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+        Some(kib * 1024)
     }
 
     /// Floating-point operations of all matrix products, convolutions and attention since the
     /// device was opened: 2 for each multiply-add.
     pub fn flop(&self) -> u64 {
-        match self {
-            Self::Cpu(cpu) => cpu.flop.load(Relaxed),
-        }
+        self.host().flop.load(Relaxed)
     }
 
     /// Compute threads of the host that the device's ops may use.
     pub fn threads(&self) -> usize {
-        match self {
-            Self::Cpu(cpu) => cpu.threads(),
-        }
+        self.host().threads()
     }
 
     /// Runs `work` with this device's threads at hand, so that ops inside start without a hand-over.
     pub fn scope<R: Send>(&self, work: impl FnOnce() -> R + Send) -> R {
-        match self {
-            Self::Cpu(cpu) => cpu.install(work),
-        }
+        self.host().install(work)
     }
 }
 

@@ -46,7 +46,7 @@ pub fn activation(
             format!("clamping to {low}..={high}"),
         ));
     }
-    let Device::Cpu(cpu) = device;
+    let cpu = device.host();
     cpu.for_each_chunk(x.f32s_mut(), PIECE_VALUES, |_, values| match activation {
         Activation::Leaky { slope } => each(values, |x| if x > 0.0 { x } else { x * slope }),
         Activation::Tanh => each(values, f32::tanh),

@@ -3,6 +3,7 @@
 //! q [Nq, H d], k and v [Nk, Hkv d] -> o [Nq, H d]; F32. Query head h reads key head h * Hkv / H.
 //! Softmax runs online over blocks of keys, so memory stays at one block a thread.
 
+mod card;
 mod cpu;
 pub mod cuda;
 mod pack;
@@ -82,9 +83,12 @@ pub fn attention(
         }
         Mask::None | Mask::Keys(_) | Mask::Causal { .. } => {}
     }
-    match device {
-        Device::Cpu(cpu) => cpu::attention(cpu, q, k, v, heads, mask, o),
+    let cpu = device.host();
+    let fits = card::fits(width / heads.query, queries, keys, mask);
+    if let (Some(gpu), true) = (device.gpu(), fits) {
+        return card::attention(cpu, gpu, q, k, v, heads, mask, o);
     }
+    cpu::attention(cpu, q, k, v, heads, mask, o);
     Ok(())
 }
 

@@ -20,7 +20,7 @@ pub fn average(device: &Device, inputs: &[Tensor], out: &mut Tensor) -> Result<(
     for input in inputs {
         input.expect_f32("average", "input", out.dims())?;
     }
-    let Device::Cpu(cpu) = device;
+    let cpu = device.host();
     let share = 1.0 / inputs.len() as f32;
     cpu.for_each_chunk(out.f32s_mut(), PIECE_VALUES, |index, out| {
         let piece = index * PIECE_VALUES..index * PIECE_VALUES + out.len();

@@ -58,6 +58,18 @@ impl DeviceConv {
     }
 }
 
+impl DeviceConv {
+    /// Number of output channels.
+    pub fn out_channels(&self) -> usize {
+        self.weights.dims()[0]
+    }
+
+    /// Values that one output is a sum over.
+    pub(crate) fn inner(&self) -> usize {
+        self.weights.dims()[1] * self.weights.dims()[2]
+    }
+}
+
 /// Where a convolution's output lies over its input. All in (time, height, width).
 #[derive(Debug, Clone, Copy)]
 pub struct Geometry {

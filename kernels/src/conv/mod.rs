@@ -7,6 +7,7 @@
 //! pixels read overlapping stretches. Nothing is unrolled into memory. Each output element is
 //! summed in one fixed order, tap after tap, so neither threads nor tile sizes change a bit.
 
+pub(crate) mod card;
 pub mod cuda;
 mod pack;
 mod pad;

@@ -4,6 +4,7 @@ use crate::device::Device;
 use crate::error::KernelError;
 use crate::tensor::Tensor;
 
+use super::cuda::DeviceConv;
 use super::stored::Stored;
 use super::tile::{Isa, WIDTH_MAX};
 
@@ -32,6 +33,7 @@ pub struct ConvWeights {
     kernel: [usize; 3],
     in_channels: usize,
     out_channels: usize,
+    card: Option<Box<DeviceConv>>,
 }
 
 impl ConvWeights {
@@ -40,7 +42,7 @@ impl ConvWeights {
     /// # Errors
     /// [`KernelError::Shape`] for another rank, an empty dimension or a bias of another length.
     pub fn new(
-        _device: &Device,
+        device: &Device,
         weight: &Tensor,
         bias: Option<&Tensor>,
     ) -> Result<Self, KernelError> {
@@ -62,7 +64,14 @@ impl ConvWeights {
         let taps: usize = kernel.iter().product();
         let source = weight.f32s();
         let value = |out, tap, channel| source[(out * in_channels + channel) * taps + tap];
-        Ok(Self::from_values(kernel, in_channels, bias, value))
+        let upload = |gpu| {
+            let channels = [out_channels, in_channels];
+            DeviceConv::upload(gpu, source, channels, kernel, Some(&bias))
+        };
+        let card = device.gpu().map(upload).transpose()?;
+        let packed = Self::from_values(kernel, in_channels, bias, value);
+        let card = card.map(Box::new);
+        Ok(Self { card, ..packed })
     }
 
     /// Packs `value(output channel, tap, input channel)`; taps run over the kernel row by row.
@@ -96,7 +105,13 @@ impl ConvWeights {
             kernel,
             in_channels,
             out_channels,
+            card: None,
         }
+    }
+
+    /// The copy on a card, for weights that were made for a device that has one.
+    pub(crate) fn on_card(&self) -> Option<&DeviceConv> {
+        self.card.as_deref()
     }
 
     /// Kernel size in (time, height, width).

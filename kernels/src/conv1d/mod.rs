@@ -5,7 +5,10 @@
 //! x: F32 [batch, length, channel], k odd. Reads x once into a padded copy (with the prologue
 //! done), writes y once.
 
+use crate::conv::card::{convolve_on_card, of};
+use crate::conv::cuda::Geometry;
 use crate::conv::{Border, ConvWeights, Core, Prologue, SpacePad, convolve, padded};
+use crate::conv3d::TimePad;
 use crate::device::{Cpu, Device};
 use crate::error::KernelError;
 use crate::tensor::Tensor;
@@ -54,8 +57,21 @@ pub fn conv1d(
     }
     if out.count() > 0 {
         let pad = taps / 2 * options.dilation;
-        let Device::Cpu(cpu) = device;
+        let cpu = device.host();
         let residual = residual.map(Tensor::f32s);
+        if let Some(card) = of(device.gpu(), weights) {
+            let geometry = Geometry {
+                stride: [1; 3],
+                dilation: options.dilation,
+                before: [0, 0, pad],
+                out: [1, 1, dims[1]],
+                time: TimePad::Zero,
+                space: SpacePad::Zero,
+            };
+            let x = (x.f32s(), [dims[0], 1, 1, dims[1], dims[2]]);
+            let out = out.f32s_mut();
+            return convolve_on_card(cpu, card, x, options.prologue, geometry, residual, out);
+        }
         on_cpu(
             cpu,
             x.f32s(),

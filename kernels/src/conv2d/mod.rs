@@ -5,7 +5,10 @@
 //! x: F32 [batch, height, width, channel]; the audio VAE's height is time. Reads x once into a
 //! padded copy (with the prologue done), writes y once.
 
+use crate::conv::card::{convolve_on_card, of};
+use crate::conv::cuda::Geometry;
 use crate::conv::{Border, ConvWeights, Core, Prologue, SpacePad, convolve, padded};
+use crate::conv3d::TimePad;
 use crate::device::{Cpu, Device};
 use crate::error::KernelError;
 use crate::tensor::Tensor;
@@ -79,8 +82,21 @@ pub fn conv2d(
         residual.expect_f32(OP, "residual", &out_dims)?;
     }
     if out.count() > 0 {
-        let Device::Cpu(cpu) = device;
+        let cpu = device.host();
         let residual = residual.map(Tensor::f32s);
+        if let Some(card) = of(device.gpu(), weights) {
+            let geometry = Geometry {
+                stride: [1, options.stride, options.stride],
+                dilation: 1,
+                before: [0, options.top, options.left],
+                out: [1, out_h, out_w],
+                time: TimePad::Zero,
+                space: SpacePad::Zero,
+            };
+            let x = (x.f32s(), [batch, 1, height, width, channels]);
+            let out = out.f32s_mut();
+            return convolve_on_card(cpu, card, x, options.prologue, geometry, residual, out);
+        }
         on_cpu(
             cpu,
             x.f32s(),

@@ -6,6 +6,8 @@
 //! x: F32 [batch, time, height, width, channel], kernel sizes odd, stride 1. Reads x once into a
 //! padded copy (with the prologue done), writes y once. 2 * positions * kernel * in * out FLOP.
 
+use crate::conv::card::{convolve_on_card, of};
+use crate::conv::cuda::Geometry;
 use crate::conv::{Border, ConvWeights, Core, Prologue, SpacePad, convolve, padded};
 use crate::device::{Cpu, Device};
 use crate::error::KernelError;
@@ -81,9 +83,26 @@ pub fn conv3d(
         return Err(KernelError::unsupported(OP, why));
     }
     if out.count() > 0 {
-        let Device::Cpu(cpu) = device;
+        let cpu = device.host();
         let residual = residual.map(Tensor::f32s);
         let out = out.f32s_mut();
+        if let Some(card) = of(device.gpu(), weights) {
+            let before_t = match options.time {
+                TimePad::Given => 0,
+                TimePad::Causal => kernel_t - 1,
+                TimePad::Copies | TimePad::Zero => kernel_t / 2,
+            };
+            let geometry = Geometry {
+                stride: [1; 3],
+                dilation: 1,
+                before: [before_t, kernel_h / 2, kernel_w / 2],
+                out: [out_time, height, width],
+                time: options.time,
+                space: options.space,
+            };
+            let x = (x.f32s(), dims);
+            return convolve_on_card(cpu, card, x, options.prologue, geometry, residual, out);
+        }
         on_cpu(cpu, x.f32s(), dims, weights, options, residual, out);
     }
     Ok(())

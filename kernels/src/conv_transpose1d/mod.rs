@@ -102,7 +102,7 @@ pub fn conv_transpose1d(
         &[batch, length * weights.stride, weights.out_channels],
     )?;
     if out.count() > 0 {
-        let Device::Cpu(cpu) = device;
+        let cpu = device.host();
         let options = Conv1dOptions {
             dilation: 1,
             prologue,

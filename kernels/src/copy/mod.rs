@@ -11,7 +11,7 @@ use crate::{DType, Device, KernelError, Tensor};
 /// # Errors
 /// [`KernelError::DType`] unless both are F32; [`KernelError::Shape`] for a range beyond either.
 pub fn copy_range(
-    device: &Device,
+    _device: &Device,
     (from, from_at): (&Tensor, usize),
     (to, to_at): (&mut Tensor, usize),
     count: usize,
@@ -30,7 +30,6 @@ pub fn copy_range(
             ));
         }
     }
-    let Device::Cpu(_) = device;
     to.f32s_mut()[to_at..][..count].copy_from_slice(&from.f32s()[from_at..][..count]);
     Ok(())
 }
@@ -53,7 +52,7 @@ pub fn gather_rows(
     if let Some(id) = ids.u32s().iter().find(|id| **id as usize >= rows) {
         return Err(KernelError::unsupported(OP, format!("row {id} of {rows}")));
     }
-    let Device::Cpu(cpu) = device;
+    let cpu = device.host();
     let (table, ids) = (table.f32s(), ids.u32s());
     cpu.for_each_chunk(out.f32s_mut(), width, |n, out| {
         let row = &table[ids[n] as usize * width..][..width];

@@ -4,6 +4,10 @@
 //! sources thread by thread on the CPU. Everything above the machine (geometry, shared memory, tensor
 //! maps, plans) is the same for both, so what the emulator has proved is what the driver gets.
 
+use std::{path::PathBuf, sync::Arc};
+
+use crate::KernelError;
+
 mod array;
 mod cache;
 mod catalogue;
@@ -32,3 +36,20 @@ pub use nvrtc::{Compiled, Nvrtc};
 pub use pack::Pack;
 pub use resources::Resources;
 pub use source::{emulation, module_source};
+
+/// The first card of this machine, with its kernels from `cache` (a folder of its own), from
+/// `kernels.pack` beside the program, or compiled. `folders` may hold CUDA's libraries.
+///
+/// # Errors
+/// As [`Driver::open`].
+pub fn open(folders: &[PathBuf], cache: Option<PathBuf>) -> Result<Gpu, KernelError> {
+    let libraries = Libraries::find(folders);
+    let program = std::env::current_exe().ok();
+    let store = KernelStore {
+        folder: cache,
+        pack: program.and_then(|program| Pack::open(&program.with_file_name("kernels.pack"))),
+        nvrtc: Nvrtc::new(&libraries).ok(),
+    };
+    let driver = Driver::open(&libraries, 0, store)?;
+    Ok(Gpu::new(Arc::new(driver)))
+}

@@ -51,7 +51,7 @@ pub fn group_norm(
         let expected = format!("channels divisible by {}", norm.groups);
         return Err(KernelError::shape(OP, "x", expected, x.dims()));
     }
-    let Device::Cpu(cpu) = device;
+    let cpu = device.host();
     cpu::group_norm(cpu, x, norm, out);
     Ok(())
 }

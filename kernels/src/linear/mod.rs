@@ -3,42 +3,62 @@
 //! x [M, K], W [N, K] row-major, bias [N] -> y [M, N]; F32. Reads x and W once per block of rows
 //! and writes y once; the epilogue runs while a block is in cache.
 
+pub(crate) mod card;
 mod cpu;
 pub mod cuda;
 
 use crate::conv::ConvWeights;
+use crate::cuda::Array;
 use crate::modulation::Rows;
 use crate::{DType, Device, KernelError, Tensor};
 
 const OP: &str = "linear";
 
-/// A weight matrix, repacked once at load for the register tiles of the convolutions.
+/// A weight matrix where its device multiplies with it.
 #[derive(Debug, Clone)]
 pub struct LinearWeights {
-    packed: ConvWeights,
+    place: Place,
+}
+
+#[derive(Debug, Clone)]
+enum Place {
+    /// Repacked once at load for the register tiles of the convolutions.
+    Host(Box<ConvWeights>),
+    /// BF16 [N, K] on a card.
+    Card(Array),
 }
 
 impl LinearWeights {
-    /// Repacks `weight` [N, K].
+    /// Repacks `weight` [N, K], or uploads it to the device's card.
     ///
     /// # Errors
-    /// [`KernelError::Shape`] for another rank or an empty matrix, [`KernelError::DType`].
+    /// [`KernelError::Shape`] for another rank or an empty matrix, [`KernelError::DType`]; what an
+    /// upload gives.
     pub fn new(device: &Device, weight: &Tensor) -> Result<Self, KernelError> {
         let [outputs, inputs] = weight.expect_rank(OP, "weight")?;
+        if let (Some(gpu), true) = (device.gpu(), outputs * inputs > 0) {
+            let place = Place::Card(card::upload(gpu, weight)?);
+            return Ok(Self { place });
+        }
         let column = weight.clone().reshaped(&[outputs, inputs, 1])?;
-        Ok(Self {
-            packed: ConvWeights::new(device, &column, None)?,
-        })
+        let place = Place::Host(Box::new(ConvWeights::new(device, &column, None)?));
+        Ok(Self { place })
     }
 
     /// Length of an input row.
     pub fn inputs(&self) -> usize {
-        self.packed.in_channels()
+        match &self.place {
+            Place::Host(packed) => packed.in_channels(),
+            Place::Card(weight) => weight.last_dim(),
+        }
     }
 
     /// Length of an output row.
     pub fn outputs(&self) -> usize {
-        self.packed.out_channels()
+        match &self.place {
+            Place::Host(packed) => packed.out_channels(),
+            Place::Card(weight) => weight.row_count(),
+        }
     }
 }
 
@@ -89,8 +109,15 @@ pub fn linear(
     if let Epilogue::GatedResidual(gate) = &epilogue {
         gate.check(OP, "gate", rows, columns)?;
     }
-    match device {
-        Device::Cpu(cpu) => cpu::linear(cpu, x, &weight.packed, bias, epilogue, y),
+    let cpu = device.host();
+    match (&weight.place, device.gpu()) {
+        (Place::Host(packed), _) => cpu::linear(cpu, x, packed, bias, epilogue, y),
+        (Place::Card(weight), Some(gpu)) => {
+            return card::linear(cpu, gpu, x, weight, bias, epilogue, y);
+        }
+        (Place::Card(_), None) => {
+            return Err(KernelError::unsupported(OP, "weights of a card on the CPU"));
+        }
     }
     Ok(())
 }

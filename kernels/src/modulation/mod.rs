@@ -70,16 +70,14 @@ impl<'a> Rows<'a> {
 /// # Errors
 /// [`KernelError::Shape`], [`KernelError::DType`].
 pub fn timestep_embed(
-    device: &Device,
+    _device: &Device,
     timesteps: &Tensor,
     multiplier: f32,
     out: &mut Tensor,
 ) -> Result<(), KernelError> {
     let [count] = timesteps.expect_rank("timestep_embed", "timesteps")?;
     out.expect_f32("timestep_embed", "out", &[count, TIMESTEP_WIDTH])?;
-    match device {
-        Device::Cpu(_) => cpu::timestep_embed(timesteps, multiplier, out),
-    }
+    cpu::timestep_embed(timesteps, multiplier, out);
     Ok(())
 }
 
@@ -98,9 +96,8 @@ pub fn ada_table(
     let [groups, _] = module.expect_rank("ada_table", "module")?;
     module.expect_f32("ada_table", "module", &[groups, rows * width])?;
     out.expect_f32("ada_table", "out", &[groups, rows, width])?;
-    match device {
-        Device::Cpu(cpu) => cpu::ada_table(cpu, table, module, out),
-    }
+    let cpu = device.host();
+    cpu::ada_table(cpu, table, module, out);
     Ok(())
 }
 
@@ -116,9 +113,8 @@ pub fn head_gate(device: &Device, o: &mut Tensor, logits: &Tensor) -> Result<(),
         let expected = format!("[{tokens}, a multiple of {heads}]");
         return Err(KernelError::shape("head_gate", "o", expected, o.dims()));
     }
-    match device {
-        Device::Cpu(cpu) => cpu::head_gate(cpu, o, logits),
-    }
+    let cpu = device.host();
+    cpu::head_gate(cpu, o, logits);
     Ok(())
 }
 

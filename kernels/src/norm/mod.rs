@@ -84,9 +84,8 @@ pub fn norm_modulate(
         modulation.shift.check(OP, "shift", rows, width)?;
         modulation.scale.check(OP, "scale", rows, width)?;
     }
-    match device {
-        Device::Cpu(cpu) => cpu::norm_modulate(cpu, x, norm, weight, modulation, y),
-    }
+    let cpu = device.host();
+    cpu::norm_modulate(cpu, x, norm, weight, modulation, y);
     Ok(())
 }
 

@@ -33,7 +33,7 @@ pub fn patchify(
     if out.count() == 0 {
         return Ok(());
     }
-    let Device::Cpu(cpu) = device;
+    let cpu = device.host();
     let x = x.f32s();
     let area = patch * patch;
     cpu.for_each_chunk(out.f32s_mut(), width * c * area, |row, values| {
@@ -69,7 +69,7 @@ pub fn unpatchify(
     if out.count() == 0 {
         return Ok(());
     }
-    let Device::Cpu(cpu) = device;
+    let cpu = device.host();
     let x = x.f32s();
     cpu.for_each_chunk(out.f32s_mut(), w * patch * c, |row, values| {
         let source = &x[row / patch * w * channels..][..w * channels];

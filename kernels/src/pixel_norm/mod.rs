@@ -26,7 +26,7 @@ pub fn pixel_norm(
     if x.count() == 0 {
         return Ok(());
     }
-    let Device::Cpu(cpu) = device;
+    let cpu = device.host();
     cpu::pixel_norm(cpu, x.f32s(), out.f32s_mut(), x.last_dim(), eps, silu);
     Ok(())
 }

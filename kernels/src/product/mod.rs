@@ -17,7 +17,7 @@ pub fn product(device: &Device, a: &Tensor, b: &Tensor, c: &mut Tensor) -> Resul
     let [_, n] = b.expect_rank(OP, "b")?;
     b.expect_f32(OP, "b", &[k, n])?;
     c.expect_f32(OP, "c", &[m, n])?;
-    let Device::Cpu(cpu) = device;
+    let cpu = device.host();
     cpu.count_product([m, n, k]);
     if m * n * k == 0 {
         c.f32s_mut().fill(0.0);

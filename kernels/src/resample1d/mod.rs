@@ -98,7 +98,7 @@ fn filter(
     if out.count() == 0 {
         return;
     }
-    let Device::Cpu(cpu) = device;
+    let cpu = device.host();
     let (x_length, channels, out_length) = (x.dims()[1], x.dims()[2], out.dims()[1]);
     let x = x.f32s();
     cpu.for_each_chunk(out.f32s_mut(), PIECE_SAMPLES * channels, |index, piece| {

@@ -69,9 +69,8 @@ pub fn qk_norm_rope(
             return Err(KernelError::shape(OP, "rope", [rows, width / 2], found));
         }
     }
-    match device {
-        Device::Cpu(cpu) => cpu::qk_norm_rope(cpu, x, heads, norm, rope),
-    }
+    let cpu = device.host();
+    cpu::qk_norm_rope(cpu, x, heads, norm, rope);
     Ok(())
 }
 

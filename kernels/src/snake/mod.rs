@@ -52,7 +52,7 @@ pub fn snake(device: &Device, weights: &SnakeWeights, x: &mut Tensor) -> Result<
             x.dims(),
         ));
     }
-    let Device::Cpu(cpu) = device;
+    let cpu = device.host();
     cpu.for_each_chunk(x.f32s_mut(), PIECE_ROWS * channels, |_, rows| {
         for row in rows.chunks_exact_mut(channels) {
             for ((x, frequency), gain) in row.iter_mut().zip(&weights.frequency).zip(&weights.gain)

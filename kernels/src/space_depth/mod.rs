@@ -56,7 +56,7 @@ pub fn depth_to_space(
         return Err(KernelError::shape(OP, "out", expected, out_dims));
     }
     if out.count() > 0 {
-        let Device::Cpu(cpu) = device;
+        let cpu = device.host();
         expand(
             cpu,
             x.f32s(),
@@ -127,7 +127,7 @@ pub fn space_to_depth(
         let expected = format!("channels that divide {}", channels * st * sh * sw);
         return Err(KernelError::shape(OP, "out", expected, out_dims));
     }
-    let Device::Cpu(cpu) = device;
+    let cpu = device.host();
     gather(
         cpu,
         x.f32s(),

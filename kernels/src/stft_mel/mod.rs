@@ -175,7 +175,7 @@ pub fn stft_mel(
         return Err(KernelError::unsupported(OP, why));
     }
     if out.count() > 0 {
-        let Device::Cpu(cpu) = device;
+        let cpu = device.host();
         on_cpu(cpu, x.f32s(), samples, weights, out.f32s_mut());
     }
     Ok(())

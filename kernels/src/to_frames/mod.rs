@@ -15,7 +15,7 @@ const PIECE_VALUES: usize = 16 * 1024;
 pub fn to_frames(device: &Device, x: &Tensor, out: &mut Tensor) -> Result<(), KernelError> {
     x.expect_dtype("to_frames", "x", DType::F32)?;
     out.expect("to_frames", "out", DType::U8, x.dims())?;
-    let Device::Cpu(cpu) = device;
+    let cpu = device.host();
     let x = x.f32s();
     cpu.for_each_chunk(out.u8s_mut(), PIECE_VALUES, |index, out| {
         for (out, x) in out.iter_mut().zip(&x[index * PIECE_VALUES..]) {

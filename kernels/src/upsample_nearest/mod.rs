@@ -16,7 +16,7 @@ pub fn upsample_nearest(device: &Device, x: &Tensor, out: &mut Tensor) -> Result
     if out.count() == 0 {
         return Ok(());
     }
-    let Device::Cpu(cpu) = device;
+    let cpu = device.host();
     let x = x.f32s();
     cpu.for_each_chunk(out.f32s_mut(), 2 * width * channels, |index, row| {
         let source = &x[index / 2 * width * channels..][..width * channels];

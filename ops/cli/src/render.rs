@@ -18,6 +18,7 @@ use std::{
 
 use agent::{
     catalogue::{self, Entry},
+    device::Engine,
     given::Fit,
     mp4,
     mux::Ffmpeg,
@@ -55,12 +56,32 @@ pub struct RenderArgs {
     /// Threads of the engine [default: one for each core]. The film does not depend on it.
     #[arg(long)]
     threads: Option<usize>,
+    /// What computes. `cuda` multiplies, attends and convolves on the first NVIDIA GPU, in bf16, so its films
+    /// differ a little from the CPU's; `dailies doctor` says what it needs.
+    #[arg(long, value_enum, default_value = "cpu")]
+    device: DeviceName,
     #[command(flatten)]
     given: GivenArgs,
     #[command(flatten)]
     tune: TuneArgs,
     #[command(flatten)]
     stages: StageArgs,
+}
+
+/// Names of [`Engine`] on the command line.
+#[derive(clap::ValueEnum, Clone, Copy, Debug)]
+enum DeviceName {
+    Cpu,
+    Cuda,
+}
+
+impl DeviceName {
+    fn engine(self) -> Engine {
+        match self {
+            Self::Cpu => Engine::Cpu,
+            Self::Cuda => Engine::Cuda,
+        }
+    }
 }
 
 /// Renders until done, or until Ctrl-C, which leaves nothing behind.
@@ -87,7 +108,7 @@ fn film(args: &RenderArgs, stop: &AtomicBool) -> Result<()> {
         None => std::thread::available_parallelism().map_or(1, usize::from),
     };
     let ffmpeg = Ffmpeg::find(None)?;
-    let device = Device::cpu(threads)?;
+    let device = args.device.engine().open(threads, &[])?;
     let dir = match &args.weights {
         Some(dir) => dir.clone(),
         None => catalogue::find_builtin()?,

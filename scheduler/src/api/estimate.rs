@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     admission::{Catalogue, Order, Submission, VideoRequest},
-    core::{rows::NewJob, users::User},
+    core::{calibration::Correction, rows::NewJob, users::User},
     forecast::{Forecast, Interval},
 };
 
@@ -95,8 +95,8 @@ pub async fn answer(
     let pool = prices.pools(&orders[0].tasks[0]).remove(0).class;
     let (price, left) = (state.price(), state.dispatcher.quota_left(caller.project));
     let foreseen = state.forecaster.ask(probes(caller, user, orders)).await?;
-    let widened = foreseen.widening(band, &pool);
-    let timed = timed(refused, &foreseen, widened, state.dispatcher.now_ms());
+    let correction = foreseen.correction(band, &pool);
+    let timed = timed(refused, &foreseen, correction, state.dispatcher.now_ms());
     Ok(Estimate {
         price: price.money(expected),
         price_at_most: price.money(hold),
@@ -137,7 +137,7 @@ fn probe(caller: &Caller, user: Option<User>, order: Order) -> NewJob {
 }
 
 /// Start of the first, end of the last, and why the first would wait.
-fn timed(estimate: Estimate, foreseen: &Forecast, widened: u64, now: i64) -> Estimate {
+fn timed(estimate: Estimate, foreseen: &Forecast, correction: Correction, now: i64) -> Estimate {
     let Some((first, why)) = foreseen.probes.first() else {
         return estimate;
     };
@@ -152,8 +152,8 @@ fn timed(estimate: Estimate, foreseen: &Forecast, widened: u64, now: i64) -> Est
     };
     Estimate {
         queue_position: Some(foreseen.waiting + 1),
-        eta: whole.eta(widened, now),
-        reason: why.as_ref().map(|why| reason(why, now)),
+        eta: whole.eta(correction, now),
+        reason: why.as_ref().map(|why| reason(why, Some(*first), now)),
         ..estimate
     }
 }

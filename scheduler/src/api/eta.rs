@@ -3,16 +3,20 @@
 use schemas::{task::TaskKind, video::Eta};
 
 use crate::{
-    core::{calibration::Promise, outlook::Plan, prices::PriceBook},
+    core::{
+        calibration::{Correction, Promise},
+        outlook::Plan,
+        prices::PriceBook,
+    },
     forecast::{Forecast, Foreseen, Interval},
     store::read::{LiveJob, LiveTask},
 };
 
-/// What is known of a job's end: the interval as it was foretold, and how much it is widened, in thousandths.
+/// What is known of a job's end: the interval as it was foretold, and what the farm has learnt of such forecasts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Foretold {
     pub interval: Interval,
-    pub widened: u64,
+    pub correction: Correction,
 }
 
 impl Foretold {
@@ -25,22 +29,19 @@ impl Foretold {
             .collect();
         Self {
             interval: interval(live, &left, forecast, now_ms),
-            widened: forecast.widening(live.band, &pool(live)),
+            correction: forecast.correction(live.band, &pool(live)),
         }
     }
 
     pub fn eta(&self, now_ms: i64) -> Eta {
-        self.interval.eta(self.widened, now_ms)
+        self.interval.eta(self.correction, now_ms)
     }
 
     /// To be compared with the truth; absent when nothing can be said.
     pub fn promise(&self, live: &LiveJob) -> Option<Promise> {
-        let [early_ms, middle_ms, late_ms] = self.interval.ends?;
         Some(Promise {
-            early_ms,
-            middle_ms,
-            late_ms,
-            widened: self.widened,
+            foretold_ms: self.interval.ends?,
+            correction: self.correction,
             pool: pool(live),
         })
     }

@@ -13,6 +13,7 @@ use crate::{
         explain::Waiting,
         rows::{JobState, ReservationState},
     },
+    forecast::Interval,
     pricing::PriceSettings,
     store::read::{JobView, LiveJob, ReservationView, TaskView},
 };
@@ -88,14 +89,20 @@ pub fn video(view: &JobView, beside: &Beside<'_>) -> Video {
             .map(|why| why.code().into()),
         reason: live
             .and_then(|live| live.waiting.as_ref())
-            .map(|why| reason(why, now_ms)),
+            .map(|why| reason(why, beside.foretold.map(|f| f.interval), now_ms)),
         warnings: record.warnings,
     }
 }
 
-/// Why a task waits, as clients read it.
-pub fn reason(why: &Waiting, now_ms: i64) -> Reason {
-    let mut blocker = serde_json::to_value(why).expect("a reason holds only texts and numbers");
+/// Why a task waits, as clients read it. What was foretold of its start says better than the farm's quick guess when a
+/// device is free.
+pub fn reason(why: &Waiting, interval: Option<Interval>, now_ms: i64) -> Reason {
+    let mut why = why.clone();
+    let starts = interval.and_then(|interval| interval.starts);
+    if let (Waiting::DevicesBusy { earliest_ms, .. }, Some([_, start_ms, _])) = (&mut why, starts) {
+        *earliest_ms = Some(start_ms);
+    }
+    let mut blocker = serde_json::to_value(&why).expect("a reason holds only texts and numbers");
     if let Some(fields) = blocker.as_object_mut() {
         fields.remove("code"); // told beside it
     }

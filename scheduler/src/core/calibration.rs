@@ -1,7 +1,8 @@
-//! How right forecasts were: each is kept until its job ends, and what was missed widens those to come.
+//! How right forecasts were: each is kept until its job ends, and what was missed corrects those to come.
 //!
-//! The score of a finished job is how many half-widths of its interval the true end was from the middle. An interval
-//! that is as wide as the score that four jobs in five stay below is right four times in five (conformal prediction).
+//! The score of a finished job is how many half-widths of its interval the true end was before or behind the middle.
+//! An interval from the score that a tenth of all jobs stay below to that which a tenth are above is right four times
+//! in five, also where the forecast leans to one side (conformal prediction).
 //! Scores are kept by band and class of device, as sketches beside the costs.
 
 use schemas::{GpuMicros, JobId};
@@ -11,28 +12,27 @@ use super::{
     command::Reply,
     costs::{CostKey, Costs, PRIOR_COUNT, Part},
     rows::{Band, JobState},
+    sketch::Sketch,
 };
 
-/// Share of jobs that should end inside their interval.
-const INSIDE_PERMILLE: u64 = 800;
-const PERMILLE: u64 = 1_000;
+/// Share of jobs that should end before the late end of their interval; as many behind its early end.
+const LATE_PERMILLE: u32 = 900;
+const PERMILLE: i64 = 1_000;
 /// An interval is never narrower than this on either side.
 const HALF_MIN_MS: i64 = 500;
-/// Nor wider than this many times what the forecast gave.
-const WIDENING_MAX: u64 = 20_000;
 /// Forecasts that are kept at a time; those of a long queue tell no more than those of its beginning.
 const PROMISES_MAX: usize = 10_000;
+/// Half-widths, in thousandths, beyond which a score tells no more.
+const SCORE_MAX: u64 = 20_000;
 /// What such a row is called where others name a shape.
 const SHAPE: &str = "eta";
 
-/// What was foretold of a job when it was made; Unix milliseconds, before it was widened.
+/// What was foretold of a job when it was made; Unix milliseconds, before it was corrected.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Promise {
-    pub early_ms: i64,
-    pub middle_ms: i64,
-    pub late_ms: i64,
-    /// How much it was widened, in thousandths.
-    pub widened: u64,
+    /// Early, middle and late.
+    pub foretold_ms: [i64; 3],
+    pub correction: Correction,
     /// Class of device that it was foretold for.
     pub pool: String,
 }
@@ -54,36 +54,63 @@ pub struct EtaError {
     pub is_inside: bool,
 }
 
-/// Early and late end of an interval around its middle.
-pub fn widen(early: i64, middle: i64, late: i64, widened: u64) -> (i64, i64) {
-    let half = |half: i64| {
-        let half = i128::from(half.max(HALF_MIN_MS)) * i128::from(widened);
-        i64::try_from(half / i128::from(PERMILLE)).unwrap_or(i64::MAX / 4)
-    };
-    (
-        middle.saturating_sub(half(middle - early)),
-        middle.saturating_add(half(late - middle)),
-    )
-}
+/// Where early, middle and late of an interval truly are: in thousandths of its half-widths from its middle.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Correction([i64; 3]);
 
-impl Costs {
-    /// How much wider than foretold an interval of this band and class must be, in thousandths.
-    pub fn widening(&self, band: Band, pool: &str) -> u64 {
-        let Some(scores) = self.sketch(&late(band, pool), Part::Late) else {
-            return PERMILLE;
-        };
-        let count = u64::from(scores.count().max(1));
-        // The share is a little more than four in five, because the next job is one more.
-        let share = (INSIDE_PERMILLE * (count + 1))
-            .div_ceil(count)
-            .min(PERMILLE);
-        let measured = scores.quantile(share as u32).unwrap_or(PERMILLE);
-        let prior = u64::from(PRIOR_COUNT);
-        ((prior * PERMILLE + count * measured.min(WIDENING_MAX)) / (prior + count)).max(1)
+impl Default for Correction {
+    /// As it was foretold.
+    fn default() -> Self {
+        Self([-PERMILLE, 0, PERMILLE])
     }
 }
 
-fn late(band: Band, pool: &str) -> CostKey {
+impl Correction {
+    /// Early, middle and late of an interval, corrected.
+    pub fn of(self, [early, middle, late]: [i64; 3]) -> [i64; 3] {
+        self.0.map(|place| {
+            let half = match place < 0 {
+                true => middle - early,
+                false => late - middle,
+            };
+            let off = i128::from(half.max(HALF_MIN_MS)) * i128::from(place) / i128::from(PERMILLE);
+            middle.saturating_add(i64::try_from(off).unwrap_or(i64::MAX / 4))
+        })
+    }
+}
+
+impl Costs {
+    /// What the farm has learnt of forecasts of this band and class.
+    pub fn correction(&self, band: Band, pool: &str) -> Correction {
+        let key = scores(band, pool);
+        let (Some(early), Some(late)) = (
+            self.sketch(&key, Part::Early),
+            self.sketch(&key, Part::Late),
+        ) else {
+            return Correction::default();
+        };
+        let count = late.count().max(1);
+        // A little more than nine in ten, because the next job is one more.
+        let most = (LATE_PERMILLE * (count + 1)).div_ceil(count).min(1_000);
+        let places = [(1_000 - most).max(1), 500, most].map(|permille| {
+            let at = |sketch: &Sketch, permille| {
+                sketch.quantile(permille).unwrap_or(0).min(SCORE_MAX) as i64
+            };
+            // Each job has a score on its side and none on the other.
+            match (at(late, permille), at(early, 1_000 - permille.min(999))) {
+                (0, early) => -early,
+                (late, _) => late,
+            }
+        });
+        let (prior, count) = (i64::from(PRIOR_COUNT), i64::from(count));
+        let believed = Correction::default().0;
+        Correction(std::array::from_fn(|at| {
+            (prior * believed[at] + count * places[at]) / (prior + count)
+        }))
+    }
+}
+
+fn scores(band: Band, pool: &str) -> CostKey {
     CostKey {
         weights: band.name().into(),
         class: pool.into(),
@@ -92,14 +119,17 @@ fn late(band: Band, pool: &str) -> CostKey {
 }
 
 impl Promise {
-    /// Half-widths from the middle, in thousandths.
-    fn score(&self, ended_ms: i64) -> u64 {
-        let off = ended_ms - self.middle_ms;
-        let half = match off < 0 {
-            true => self.middle_ms - self.early_ms,
-            false => self.late_ms - self.middle_ms,
+    /// Half-widths before and behind the middle, in thousandths; one of them is 0.
+    fn scores(&self, ended_ms: i64) -> [(Part, u64); 2] {
+        let score = |off: i64, half: i64| {
+            let off = off.max(0).unsigned_abs() * PERMILLE.unsigned_abs();
+            off / half.max(HALF_MIN_MS).unsigned_abs()
         };
-        off.unsigned_abs() * PERMILLE / half.max(HALF_MIN_MS).unsigned_abs()
+        let [early, middle, late] = self.foretold_ms;
+        [
+            (Part::Early, score(middle - ended_ms, middle - early)),
+            (Part::Late, score(ended_ms - middle, late - middle)),
+        ]
     }
 }
 
@@ -126,17 +156,11 @@ impl Farm {
         }
         let now = self.now;
         let eta = promise.map(|promise| {
-            let (early, late_ms) = widen(
-                promise.early_ms,
-                promise.middle_ms,
-                promise.late_ms,
-                promise.widened,
-            );
-            let score = (Part::Late, promise.score(now));
-            self.add_numbers(&late(band, &promise.pool), &[score]);
+            let [early, middle, late] = promise.correction.of(promise.foretold_ms);
+            self.add_numbers(&scores(band, &promise.pool), &promise.scores(now));
             EtaError {
-                error_ms: now - promise.middle_ms,
-                is_inside: (early..=late_ms).contains(&now),
+                error_ms: now - middle,
+                is_inside: (early..=late).contains(&now),
             }
         });
         let price_ratio = self.price_ratio(id);

@@ -59,7 +59,8 @@ pub enum Part {
     Finish,
     /// The film from its shots.
     Join,
-    /// How far a film's end was from what was foretold; see [`super::calibration`].
+    /// How far a film's end was before, or behind, what was foretold; see [`super::calibration`].
+    Early,
     Late,
 }
 
@@ -320,7 +321,7 @@ fn prior_ps(part: Part, spec: &TaskSpec, class: CostClass) -> u64 {
         (Part::Decode, _) => scaled(DECODE_PIXEL_PS),
         (Part::Load, _) => LOAD_US * PS,
         (Part::Encode, _) => ENCODE_US * PS,
-        (Part::Finish | Part::Join | Part::Late, _) => PS,
+        (Part::Finish | Part::Join | Part::Early | Part::Late, _) => PS,
     }
 }
 

@@ -2,7 +2,7 @@
 
 use schemas::video::Eta;
 
-use crate::core::calibration::widen;
+use crate::core::calibration::Correction;
 
 /// Early, middle and late; Unix milliseconds. All or none are known.
 pub type Moment = Option<[i64; 3]>;
@@ -39,23 +39,21 @@ impl Interval {
         }
     }
 
-    /// As clients read it, the ends widened by `widened` thousandths.
-    pub fn eta(self, widened: u64, now: i64) -> Eta {
-        let (Some([start10, start50, start90]), Some([end10, end50, end90])) =
-            (self.starts, self.ends)
-        else {
+    /// As clients read it, its ends corrected by what the farm has learnt of its forecasts.
+    pub fn eta(self, correction: Correction, now: i64) -> Eta {
+        let (Some([start10, start50, start90]), Some(ends)) = (self.starts, self.ends) else {
             return Eta::default();
         };
-        let (early, late) = widen(end10, end50, end90, widened);
+        let [early, middle, late] = correction.of(ends).map(|at| at.max(now));
         let down = |ms: i64| Some(ms.div_euclid(1_000));
         let up = |ms: i64| Some(ms.div_euclid(1_000) + i64::from(ms.rem_euclid(1_000) > 0));
         Eta {
             starts_at: down(start50),
             starts_at_p10: down(start10),
             starts_at_p90: up(start90),
-            completes_at_p10: down(early.max(now).min(end50)),
-            completes_at_p50: up(end50),
-            completes_at_p90: up(late),
+            completes_at_p10: down(early.min(middle)),
+            completes_at_p50: up(middle),
+            completes_at_p90: up(late.max(middle)),
         }
     }
 }
@@ -110,12 +108,15 @@ mod tests {
             starts: Some([1_500, 2_500, 3_500]),
             ends: Some([10_000, 12_000, 15_000]),
         };
-        let eta = interval.eta(2_000, 0);
+        let eta = interval.eta(Correction::default(), 0);
         assert_eq!((eta.starts_at, eta.completes_at_p50), (Some(2), Some(12)));
         assert_eq!(
             (eta.completes_at_p10, eta.completes_at_p90),
-            (Some(8), Some(18))
+            (Some(10), Some(15))
         );
-        assert_eq!(Interval::default().eta(1_000, 0), Eta::default());
+        assert_eq!(
+            Interval::default().eta(Correction::default(), 0),
+            Eta::default()
+        );
     }
 }

@@ -12,6 +12,7 @@ use super::{
     interval::{Interval, SAMPLED_MIN, moment},
 };
 use crate::core::{
+    calibration::Correction,
     costs::{CostKey, Costs, Service, key},
     explain::Waiting,
     forward::{Ahead, forward},
@@ -71,9 +72,9 @@ impl Forecast {
         }
     }
 
-    /// How much wider than the runs say intervals of this band and class are, in thousandths.
-    pub fn widening(&self, band: Band, pool: &str) -> u64 {
-        self.costs.widening(band, pool)
+    /// What the farm has learnt of forecasts of this band and class.
+    pub fn correction(&self, band: Band, pool: &str) -> Correction {
+        self.costs.correction(band, pool)
     }
 }
 

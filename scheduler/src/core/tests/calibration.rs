@@ -1,60 +1,96 @@
-//! Intervals that were too narrow or too wide come right.
+//! Intervals that were too narrow, too wide or off to one side come right.
 
 use super::*;
 
-fn promise(widened: u64) -> Promise {
+const FORETOLD: [i64; 3] = [90_000, 100_000, 120_000];
+
+fn promise() -> Promise {
     Promise {
-        early_ms: 90_000,
-        middle_ms: 100_000,
-        late_ms: 120_000,
-        widened,
+        foretold_ms: FORETOLD,
+        correction: Correction::default(),
         pool: "cpu".into(),
     }
 }
 
+fn taught(ends: impl IntoIterator<Item = i64>) -> Costs {
+    let mut costs = Costs::default();
+    for end in ends {
+        costs.add(&scores(Band::Standard, "cpu"), &promise().scores(end));
+    }
+    costs
+}
+
+fn corrected(costs: &Costs) -> [i64; 3] {
+    costs.correction(Band::Standard, "cpu").of(FORETOLD)
+}
+
 #[test]
 fn a_score_counts_half_widths_on_its_side() {
-    let at = |ended_ms| promise(PERMILLE).score(ended_ms);
-    assert_eq!([at(100_000), at(95_000), at(90_000)], [0, 500, 1_000]);
-    assert_eq!([at(110_000), at(120_000), at(160_000)], [500, 1_000, 3_000]);
-}
-
-#[test]
-fn an_interval_is_widened_on_both_sides_and_never_to_nothing() {
-    assert_eq!(widen(90_000, 100_000, 120_000, 1_500), (85_000, 130_000));
-    assert_eq!(widen(100_000, 100_000, 100_000, 1_000), (99_500, 100_500));
-}
-
-#[test]
-fn four_in_five_end_inside_once_the_farm_has_seen_how_wrong_it_is() {
-    // True ends are spread over six half-widths; the raw interval would hold one in three.
-    let end = |n: i64| 100_000 + (n * 7_919) % 120_000;
-    let mut costs = Costs::default();
-    assert_eq!(costs.widening(Band::Standard, "cpu"), PERMILLE);
-    for n in 0..500 {
-        let score = promise(PERMILLE).score(end(n));
-        costs.add(&late(Band::Standard, "cpu"), &[(Part::Late, score)]);
-    }
-    let widened = costs.widening(Band::Standard, "cpu");
-    let (early, late_ms) = widen(90_000, 100_000, 120_000, widened);
-    let inside = (500..1_500)
-        .filter(|n| (early..=late_ms).contains(&end(*n)))
-        .count();
-    assert!(
-        (750..=850).contains(&inside),
-        "{inside} of 1000 inside, widened {widened}"
-    );
-    assert_eq!(costs.widening(Band::Urgent, "cpu"), PERMILLE);
-    assert_eq!(costs.widening(Band::Standard, "H200"), PERMILLE);
-}
-
-#[test]
-fn few_scores_move_an_interval_little() {
-    let mut costs = Costs::default();
-    costs.add(&late(Band::Standard, "cpu"), &[(Part::Late, 9_000)]);
-    // 20 parts of what was believed, one of what was seen.
+    let at = |ended_ms| promise().scores(ended_ms).map(|(_, score)| score);
     assert_eq!(
-        costs.widening(Band::Standard, "cpu"),
-        (20 * 1_000 + 9_000) / 21
+        [at(100_000), at(95_000), at(90_000)],
+        [[0, 0], [500, 0], [1_000, 0]]
     );
+    assert_eq!(
+        [at(110_000), at(120_000), at(160_000)],
+        [[0, 500], [0, 1_000], [0, 3_000]]
+    );
+}
+
+#[test]
+fn before_anything_has_ended_an_interval_is_as_it_was_foretold_and_never_empty() {
+    assert_eq!(corrected(&Costs::default()), FORETOLD);
+    assert_eq!(
+        Correction::default().of([100_000; 3]),
+        [99_500, 100_000, 100_500]
+    );
+}
+
+#[test]
+fn four_in_five_end_inside_however_the_forecast_was_wrong() {
+    let spread = |from: i64, width: i64| move |n: i64| from + (n * 7_919) % width;
+    for (case, end) in [
+        ("all late", spread(100_000, 120_000)),
+        ("all early", spread(40_000, 60_000)),
+        ("too wide", spread(95_000, 15_000)),
+        ("both sides", spread(60_000, 100_000)),
+        ("far off", spread(150_000, 40_000)),
+    ] {
+        let costs = taught((0..600).map(end));
+        let [early, middle, late] = corrected(&costs);
+        assert!(
+            early <= middle && middle <= late,
+            "{case}: {early} {middle} {late}"
+        );
+        let inside = (600..1_600)
+            .filter(|n| (early..=late).contains(&end(*n)))
+            .count();
+        assert!(
+            (750..=860).contains(&inside),
+            "{case}: {inside} of 1000 in {early} to {late}"
+        );
+        let before = (600..1_600).filter(|n| end(*n) <= middle).count();
+        assert!(
+            (400..=600).contains(&before),
+            "{case}: {before} of 1000 before {middle}"
+        );
+    }
+}
+
+#[test]
+fn other_bands_and_classes_are_not_corrected() {
+    let costs = taught([300_000; 50]);
+    assert_ne!(corrected(&costs), FORETOLD);
+    for (band, pool) in [(Band::Urgent, "cpu"), (Band::Standard, "H200")] {
+        assert_eq!(costs.correction(band, pool), Correction::default());
+    }
+}
+
+#[test]
+fn one_job_moves_an_interval_little() {
+    // Twenty parts of what was believed, one of five half-widths behind the middle.
+    let [early, middle, late] = corrected(&taught([200_000]));
+    assert_eq!(middle, 100_000 + 5_000 / 21 * 20);
+    assert_eq!(late, 100_000 + (20 * 1_000 + 5_000) / 21 * 20);
+    assert!((90_000..100_000).contains(&early), "{early}");
 }

@@ -1,0 +1,208 @@
+//! A device with a card gives what the CPU gives, through the same ops. The card is the emulator.
+
+mod tools;
+
+use std::sync::Arc;
+
+use kernels::attention::{Heads, Mask, attention};
+use kernels::check::relative_distance;
+use kernels::conv::{ConvWeights, Prologue, SpacePad};
+use kernels::conv1d::{Conv1dOptions, conv1d};
+use kernels::conv2d::{Conv2dOptions, conv2d};
+use kernels::conv3d::{Conv3dOptions, TimePad, conv3d};
+use kernels::cuda::{Emulator, EmulatorError, Gpu, MODULES, emulation};
+use kernels::linear::{Epilogue, LinearWeights, linear};
+use kernels::modulation::Rows;
+use kernels::{Device, KernelError, Tensor};
+
+fn devices() -> Option<[Device; 2]> {
+    let folder = tools::cache()?;
+    // A card that is no Hopper: the other tests have that path.
+    let emulator = match Emulator::start(&folder, &emulation(MODULES), (8, 0)) {
+        Ok(emulator) => emulator,
+        Err(EmulatorError::NoCompiler) => return None,
+        Err(error) => panic!("{error}"),
+    };
+    let card = Device::cuda(Gpu::new(Arc::new(emulator)), 1).unwrap();
+    Some([Device::cpu(1).unwrap(), card])
+}
+
+fn noise(seed: usize, dims: &[usize]) -> Tensor {
+    let count: usize = dims.iter().product();
+    let values = (0..count).map(|i| ((i + 1) * (7919 + 2 * seed) % 2003) as f32 / 1001.5 - 1.0);
+    Tensor::from_f32(&Device::cpu(1).unwrap(), dims, values.collect()).unwrap()
+}
+
+/// Runs an op on both devices into outputs that begin alike, and compares.
+fn compare(
+    devices: &[Device; 2],
+    start: &Tensor,
+    tolerance: f64,
+    op: impl Fn(&Device, &mut Tensor) -> Result<(), KernelError>,
+) {
+    let [cpu, card] = devices.each_ref().map(|device| {
+        let before = device.flop();
+        let mut out = start.clone();
+        op(device, &mut out).unwrap();
+        assert!(device.flop() > before, "work is counted on every device");
+        out
+    });
+    let distance = relative_distance(card.f32s(), cpu.f32s());
+    assert!(
+        distance <= tolerance && distance > 0.0,
+        "off by {distance:e}: 0 would mean that the card did nothing"
+    );
+}
+
+#[test]
+fn products_and_attention_run_on_the_card() {
+    let Some(devices) = devices() else {
+        return tools::skipped("no C++ compiler");
+    };
+    let (m, n, k) = (131, 34, 70);
+    let (x, w, bias, start) = (
+        noise(1, &[m, k]),
+        noise(2, &[n, k]),
+        noise(3, &[n]),
+        noise(4, &[m, n]),
+    );
+    let (table, half) = (noise(5, &[2, 3, n]), noise(6, &[m, n / 2]));
+    let ids = (0..m as u32).map(|row| row % 2).collect();
+    let groups = Tensor::from_u32(&devices[0], &[m], ids).unwrap();
+    let gate = Rows {
+        table: &table,
+        slot: 1,
+        groups: Some(&groups),
+    };
+    for epilogue in [
+        Epilogue::None,
+        Epilogue::GeluTanh,
+        Epilogue::Silu,
+        Epilogue::Residual,
+        Epilogue::GatedResidual(gate),
+    ] {
+        compare(&devices, &start, 5e-3, |device, y| {
+            let w = LinearWeights::new(device, &w)?;
+            assert_eq!([w.outputs(), w.inputs()], [n, k]);
+            linear(device, &x, &w, Some(&bias), epilogue, y)
+        });
+    }
+    compare(&devices, &half, 5e-3, |device, y| {
+        linear(
+            device,
+            &x,
+            &LinearWeights::new(device, &w)?,
+            None,
+            Epilogue::GegluTanh,
+            y,
+        )
+    });
+    let heads = Heads {
+        query: 2,
+        key: 1,
+        scale: 0.3,
+    };
+    let (q, kv) = (noise(1, &[70, 48]), noise(2, &[70, 24]));
+    let additive = Tensor::from_f32(
+        &devices[0],
+        &[70],
+        (0..70)
+            .map(|i| if i % 3 == 0 { -1e4 } else { 0.0 })
+            .collect(),
+    )
+    .unwrap();
+    for mask in [
+        Mask::None,
+        Mask::Keys(9),
+        Mask::Additive(&additive),
+        Mask::Causal {
+            first: 3,
+            window: Some(20),
+        },
+    ] {
+        compare(&devices, &noise(3, &[70, 48]), 8e-3, |device, o| {
+            attention(device, &q, &kv, &kv, heads, mask, o)
+        });
+    }
+}
+
+#[test]
+fn convolutions_run_on_the_card_with_what_comes_before_them() {
+    let Some(devices) = devices() else {
+        return tools::skipped("no C++ compiler");
+    };
+    let (x, weight, bias) = (
+        noise(1, &[1, 4, 5, 6, 8]),
+        noise(2, &[7, 8, 3, 3, 3]),
+        noise(3, &[7]),
+    );
+    for (time, frames) in [
+        (TimePad::Causal, 4),
+        (TimePad::Copies, 4),
+        (TimePad::Given, 2),
+    ] {
+        let options = Conv3dOptions {
+            time,
+            space: SpacePad::Reflect,
+            prologue: Prologue::PixelNormSilu { eps: 1e-8 },
+        };
+        let dims = [1, frames, 5, 6, 7];
+        let residual = noise(4, &dims);
+        compare(&devices, &noise(5, &dims), 5e-3, |device, out| {
+            let weights = ConvWeights::new(device, &weight, Some(&bias))?;
+            conv3d(device, &x, &weights, options, Some(&residual), out)
+        });
+    }
+    let leaky = Prologue::Leaky { slope: 0.1 };
+    let options = Conv2dOptions {
+        top: 2,
+        bottom: 0,
+        left: 1,
+        right: 1,
+        stride: 2,
+        prologue: leaky,
+    };
+    compare(&devices, &noise(5, &[2, 4, 5, 7]), 5e-3, |device, out| {
+        let weights = ConvWeights::new(device, &noise(2, &[7, 8, 3, 3]), None)?;
+        conv2d(
+            device,
+            &noise(1, &[2, 8, 10, 8]),
+            &weights,
+            options,
+            None,
+            out,
+        )
+    });
+    let options = Conv1dOptions {
+        dilation: 3,
+        prologue: leaky,
+    };
+    compare(&devices, &noise(5, &[2, 40, 7]), 5e-3, |device, out| {
+        let weights = ConvWeights::new(device, &noise(2, &[7, 8, 5]), None)?;
+        conv1d(device, &noise(1, &[2, 40, 8]), &weights, options, None, out)
+    });
+}
+
+#[test]
+fn weights_of_a_card_are_refused_by_the_cpu() {
+    let Some([cpu, card]) = devices() else {
+        return tools::skipped("no C++ compiler");
+    };
+    let weights = LinearWeights::new(&card, &noise(1, &[4, 8])).unwrap();
+    let mut y = noise(2, &[3, 4]);
+    let refused = linear(
+        &cpu,
+        &noise(3, &[3, 8]),
+        &weights,
+        None,
+        Epilogue::None,
+        &mut y,
+    );
+    assert!(matches!(refused, Err(KernelError::Unsupported { .. })));
+    assert!(
+        card.class().starts_with("cuda-emulator-8.0-cpu-"),
+        "{}",
+        card.class()
+    );
+    assert_ne!(card.class(), cpu.class());
+}
