@@ -83,7 +83,7 @@ struct SetArgs {
     /// What becomes of work when the budget is used up: complete (nothing more starts) or cancel (all of it ends).
     #[arg(long, requires = "budget", value_parser = ["complete", "cancel"], default_value = "complete")]
     at_limit: String,
-    /// Devices of a pool: its own, and how many it may borrow from and lend to siblings, or 'none' for
+    /// Devices of a pool (a device class; a wrong name is answered with those of the farm): its own, and how many it may borrow from and lend to siblings, or 'none' for
     /// no rule, as in H200=8,borrow=4,lend=8 or H200=none; may be given again.
     #[arg(long, value_name = "POOL=N[,borrow=N][,lend=N]")]
     capacity: Vec<String>,

@@ -5,6 +5,7 @@ use schemas::{task::TaskKind, video::Eta};
 use crate::{
     core::{
         calibration::{Correction, Promise},
+        explain::Waiting,
         outlook::Plan,
         prices::PriceBook,
     },
@@ -91,17 +92,24 @@ fn interval(live: &LiveJob, left: &[Left], forecast: &Forecast, now_ms: i64) -> 
         .filter_map(|task| task.granted_at_ms)
         .min();
     let waits = live.tasks.iter().any(|task| task.is_ready);
+    // The look ahead may be of before the job came, and may then know no such rule for it.
+    let held_ms = now_ms.max(match live.waiting {
+        Some(Waiting::WindowClosed { opens_ms, .. }) => opens_ms,
+        Some(Waiting::StartLater { at_ms }) => at_ms,
+        Some(Waiting::BudgetStopped { until_ms, .. }) => until_ms,
+        _ => now_ms,
+    });
     let foreseen = forecast.foresee(live.id, live.account, live.band, live.own_ahead);
     match (begun_ms, foreseen) {
         // All that can run runs: its own progress says more than an older look ahead.
         (Some(begun_ms), _) if !waits => own(live, left, begun_ms, now_ms),
         (_, Some(Foreseen::Job(interval))) => interval.at(now_ms),
-        (_, Some(Foreseen::Start(start))) => own(live, left, start.max(now_ms), now_ms),
+        (_, Some(Foreseen::Start(start))) => own(live, left, start.max(held_ms), now_ms),
         (_, Some(Foreseen::Next(start))) => {
             // Those of its account that came meanwhile are taken to be like it.
             let shot_ms = left.first().map_or(0, |(_, left_ms)| left_ms[1]);
             let wait_ms = shot_ms * live.own_ahead as i64 / i64::from(live.devices.max(1));
-            own(live, left, start.max(now_ms) + wait_ms, now_ms)
+            own(live, left, start.max(held_ms) + wait_ms, now_ms)
         }
         (_, None) => Interval::default(),
     }
@@ -146,7 +154,7 @@ mod tests {
     use uuid::Uuid;
 
     use super::*;
-    use crate::core::{explain::Waiting, rows::Band};
+    use crate::core::rows::Band;
 
     const NOW: i64 = 1_000_000;
 
@@ -211,6 +219,20 @@ mod tests {
         };
         forecast.jobs.insert(live.id, interval);
         assert_eq!(ends(&live, &left, &forecast), Some([11, 12, 15]));
+    }
+
+    #[test]
+    fn a_job_that_came_after_the_look_ahead_does_not_begin_before_it_may() {
+        let mut live = job(vec![task(0, TaskKind::Render)]);
+        let left = [left_s(TaskKind::Render, 10)];
+        let mut forecast = Forecast::default();
+        assert_eq!(ends(&live, &left, &forecast), None);
+        forecast.next = [Some(NOW + 1_000); 3];
+        assert_eq!(ends(&live, &left, &forecast), Some([10, 11, 13]));
+        live.waiting = Some(Waiting::StartLater {
+            at_ms: NOW + 60_000,
+        });
+        assert_eq!(ends(&live, &left, &forecast), Some([69, 70, 72]));
     }
 
     #[test]

@@ -6,6 +6,8 @@
 //!
 //! A lender that is short of its nominal devices takes them back: see [`super::reclaim`].
 
+use std::collections::BTreeSet;
+
 use schemas::{AccountId, TaskId, task::TaskKind};
 
 use super::{
@@ -76,6 +78,7 @@ impl Farm {
                 "devices are at most {CAPACITY_MAX}"
             )));
         }
+        self.check_pool(&pool)?;
         let row = CapacityRow {
             account,
             pool,
@@ -87,6 +90,20 @@ impl Farm {
         self.writes.push(Write::PutCapacity(row));
         self.recount_capacity();
         Ok(Ordered::Now)
+    }
+
+    /// A class that no node has is most likely mistyped; before any node has come every name will do.
+    fn check_pool(&self, pool: &str) -> Result<(), Refusal> {
+        let devices = self.agents.values().flat_map(|agent| &agent.row.devices);
+        let known: BTreeSet<&str> = devices.map(|device| device.class.as_str()).collect();
+        if known.is_empty() || known.contains(pool) {
+            return Ok(());
+        }
+        let known: Vec<&str> = known.into_iter().collect();
+        let known = known.join("', '");
+        Err(Refusal::Invalid(format!(
+            "no node has devices of the class '{pool}'; the farm has '{known}'"
+        )))
     }
 
     /// Counts anew what works and waits: after a rebuild, and when the rules change.

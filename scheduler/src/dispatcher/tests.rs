@@ -3,18 +3,24 @@
 use std::time::Duration;
 
 use schemas::{
-    BootId, JobId,
-    agent::{Device, Hello, LeaseRequest},
+    BootId, Digest, JobId,
+    agent::{
+        Device, FailureClass, Heartbeat, Hello, LeaseOffer, LeaseProgress, LeaseRef, LeaseRequest,
+        Outcome, Phase, Report, WriteAnswer,
+    },
+    task::{Artefact, TaskKind, Variant},
 };
 use uuid::Uuid;
 
 use super::{DispatchError, Dispatcher, Stops};
 use crate::{
+    clock::Clock,
     core::{
         agent::agent_id,
         command::{Ended, LeaseReply, Submitted},
         limits::Limits,
         model::{PROJECT, accounts, job, weights},
+        rows::JobState,
     },
     metrics::Metrics,
     simulate::{Scope, replay},
@@ -37,6 +43,53 @@ async fn running() -> Running {
     let folder = tempfile::tempdir().unwrap();
     let url = database(folder.path());
     running_on(folder, url).await
+}
+
+/// Another scheduler on the same database, whose clock is this far ahead.
+async fn next_leader(store: &Store, ahead_ms: i64) -> Dispatcher {
+    let started = Dispatcher::start_by(
+        Clock::ahead_by(ahead_ms),
+        store.clone(),
+        Limits::default(),
+        Metrics::new().unwrap(),
+        Stops::default(),
+    );
+    let (dispatcher, writer) = started.await.unwrap();
+    tokio::spawn(writer);
+    dispatcher
+}
+
+async fn offer(dispatcher: &Dispatcher, poll_id: u64) -> LeaseOffer {
+    match dispatcher
+        .lease(poll(poll_id), Duration::from_secs(600))
+        .await
+    {
+        Ok(LeaseReply::Offer { offer, .. }) => *offer,
+        other => panic!("no offer but {other:?}"),
+    }
+}
+
+async fn report(dispatcher: &Dispatcher, lease: LeaseRef, outcome: Outcome) -> WriteAnswer {
+    let report = Report { lease, outcome };
+    dispatcher.report(report).await.unwrap()
+}
+
+fn success(offer: &LeaseOffer) -> Outcome {
+    let variants: &[Variant] = match offer.spec.kind() {
+        TaskKind::Render => &[Variant::Shot],
+        TaskKind::Assemble => &[Variant::Film, Variant::Thumbnail, Variant::Spritesheet],
+    };
+    let artefact = |variant: &Variant| Artefact {
+        variant: *variant,
+        digest: Digest::of(variant.name().as_bytes()),
+        bytes: 1,
+    };
+    Outcome::Succeeded {
+        artefacts: variants.iter().map(artefact).collect(),
+        device_us: 2_000_000,
+        steps_run: 8,
+        times: Default::default(),
+    }
 }
 
 async fn running_on(folder: tempfile::TempDir, url: DatabaseUrl) -> Running {
@@ -79,7 +132,7 @@ async fn hello(dispatcher: &Dispatcher) {
             memory_bytes: 1,
         }],
         weights: vec![weights()],
-        ffmpeg: None,
+        ffmpeg: Some("6".into()),
     };
     dispatcher.hello(hello).await.unwrap().unwrap();
 }
@@ -274,4 +327,58 @@ async fn what_the_database_has_logged_is_decided_again_as_it_was() {
         farm.store.cut_log(i64::MAX).await.unwrap(),
         log.len() as u64
     );
+}
+
+#[tokio::test]
+async fn a_leader_whose_clock_is_hours_off_keeps_leases_retries_and_ends_every_job_once() {
+    const HOURS: i64 = 5 * 3_600_000;
+    for ahead_ms in [-HOURS, HOURS] {
+        let farm = running().await;
+        hello(&farm.dispatcher).await;
+        for number in 1..=2 {
+            farm.dispatcher.submit(job(number, 1)).await.unwrap();
+        }
+        let failed = offer(&farm.dispatcher, 1).await;
+        let cause = FailureClass::Io;
+        let message = "the disk was full".into();
+        let outcome = Outcome::Failed { cause, message };
+        let told = report(&farm.dispatcher, failed.lease, outcome).await;
+        assert_eq!(told, WriteAnswer::Accepted);
+        let held = offer(&farm.dispatcher, 2).await;
+
+        let next = next_leader(&farm.store, ahead_ms).await;
+        let progress = LeaseProgress {
+            lease: held.lease,
+            phase: Phase::Denoise,
+            step: 3,
+            steps: 8,
+            step_ms: None,
+        };
+        let beat = Heartbeat {
+            agent: agent_id("a"),
+            boot: BootId(Uuid::from_u128(1)),
+            term: held.lease.term,
+            leases: vec![progress],
+            devices: Vec::new(),
+        };
+        let told = format!("{:?}", next.heartbeat(beat).await.unwrap());
+        assert!(told.contains("Continue"), "{ahead_ms}: {told}");
+        // The old leader has not heard of it yet; its word no longer counts.
+        let late = farm.dispatcher.cancel(PROJECT, id(1)).await;
+        assert_eq!(late, Err(DispatchError::Retry));
+
+        let done = report(&next, held.lease, success(&held)).await;
+        assert_eq!(done, WriteAnswer::Accepted);
+        for poll_id in 3..=5 {
+            let work = offer(&next, poll_id).await;
+            for told in [WriteAnswer::Accepted, WriteAnswer::Duplicate] {
+                assert_eq!(report(&next, work.lease, success(&work)).await, told);
+            }
+        }
+        for number in 1..=2 {
+            let view = farm.store.job(PROJECT, id(number)).await.unwrap().unwrap();
+            assert_eq!(view.state, JobState::Succeeded, "{ahead_ms}");
+        }
+        assert_eq!(farm.store.check_ledger().await.unwrap(), []);
+    }
 }

@@ -50,7 +50,7 @@ pub struct Forecast {
     /// Starts of each account's shots, by band.
     lines: BTreeMap<(AccountId, Band), Vec<i64>>,
     /// When a shot of an account without any would start, by band.
-    next: [Option<i64>; 3],
+    pub(crate) next: [Option<i64>; 3],
     costs: Costs,
 }
 

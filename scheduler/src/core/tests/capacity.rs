@@ -183,7 +183,8 @@ fn a_lender_takes_its_devices_back_and_no_more_than_that() {
 #[test]
 fn a_limit_of_the_org_holds_for_its_projects() {
     farm(
-        "pool org cpu 1 0 0
+        "pool org gpu 1 0 0
+         pool org cpu 1 0 0
          job
          job
          grant a
@@ -196,6 +197,7 @@ fn a_limit_of_the_org_holds_for_its_projects() {
             hello d no-ffmpeg         Online
             pool project cpu 2 2 2    Now
             pool second cpu 2 2 2     Now
+            pool org gpu 1 0 0        refused: the job is not valid: no node has devices of the class 'gpu'; the farm has 'cpu'
             pool org cpu 1 0 0        Now
             job                       created 1
             job                       created 2
