@@ -17,7 +17,7 @@ use schemas::{
     Digest,
     agent::{
         CheckpointReport, DrainNotice, Heartbeat, HeartbeatAnswer, Hello, LeaseAnswer, LeaseRef,
-        LeaseRequest, Report, Welcome, WriteAnswer,
+        LeaseRequest, ProbeReport, Report, Welcome, WriteAnswer,
     },
 };
 use serde::{Serialize, de::DeserializeOwned};
@@ -188,6 +188,10 @@ impl Client {
 
     pub async fn drain(&self, notice: &DrainNotice) -> Result<WriteAnswer, ClientError> {
         self.post("drain", notice, DRAIN_TIMEOUT).await
+    }
+
+    pub async fn probe(&self, report: &ProbeReport) -> Result<WriteAnswer, ClientError> {
+        self.post("probe", report, CALL_TIMEOUT).await
     }
 
     /// Uploads the file at `path`, whose digest is `digest`, streaming it.

@@ -32,6 +32,8 @@ pub enum Broken {
     Failed {
         class: FailureClass,
         message: String,
+        /// Memory that the attempt would have taken, when it ran out of it.
+        peak_bytes: Option<u64>,
     },
 }
 
@@ -173,6 +175,7 @@ impl Broken {
         Self::Failed {
             class,
             message: message.into(),
+            peak_bytes: None,
         }
     }
 }
@@ -204,6 +207,10 @@ impl From<DiffusionError> for Broken {
             DiffusionError::Weights(_) => Self::failed(class, "the node's weights are damaged"),
             error => Self::Failed {
                 class,
+                peak_bytes: match &error {
+                    DiffusionError::OutOfMemory { need_bytes, .. } => Some(*need_bytes),
+                    _ => None,
+                },
                 message: error.to_string(),
             },
         }
@@ -218,10 +225,7 @@ impl From<MuxError> for Broken {
         tracing::error!(error = %chain(&error), "FFmpeg failed");
         match error {
             MuxError::DiskFull { .. } => Self::failed(FailureClass::Io, "the node's disk is full"),
-            MuxError::BadClip(why) => Self::Failed {
-                class: FailureClass::Internal,
-                message: why,
-            },
+            MuxError::BadClip(why) => Self::failed(FailureClass::Internal, &why),
             MuxError::Missing { .. } | MuxError::Start { .. } | MuxError::LacksEncoder { .. } => {
                 Self::failed(FailureClass::Io, "FFmpeg is missing on the node")
             }
@@ -237,10 +241,7 @@ impl From<AssembleError> for Broken {
             AssembleError::Stills(crate::stills::StillsError::Mux(error)) => error.into(),
             AssembleError::BadOrder(_) | AssembleError::WrongFilm(_) => {
                 tracing::error!(error = %chain(&error), "the film cannot be assembled");
-                Self::Failed {
-                    class: FailureClass::Internal,
-                    message: error.to_string(),
-                }
+                Self::failed(FailureClass::Internal, &error.to_string())
             }
             AssembleError::Mp4(_) | AssembleError::Stills(_) => {
                 tracing::error!(error = %chain(&error), "the film's files cannot be made");

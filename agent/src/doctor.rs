@@ -150,11 +150,11 @@ fn gpu(gpus: &Gpus) -> Finding {
         .list()
         .iter()
         .map(|gpu| {
-            format!(
-                "{} {}",
-                gpu.name,
-                gpu.memory_bytes.map(gib).unwrap_or_default()
-            )
+            let memory = gpu.memory_bytes.map(gib).unwrap_or_default();
+            match gpu.instances.len() {
+                0 => format!("{} {memory}", gpu.name),
+                count => format!("{} {memory} in {count} MIG instances", gpu.name),
+            }
         })
         .collect();
     let driver = gpus.driver().unwrap_or_else(|| "unknown".into());

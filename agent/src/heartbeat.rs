@@ -18,6 +18,7 @@ use crate::{
     membership::Membership,
     metrics::Metrics,
     nvml::Gpus,
+    xids::XidLog,
 };
 
 /// While it holds a lease an agent asks this often whether it should give it up: an urgent job waits at most this
@@ -32,6 +33,9 @@ pub struct Beater {
     pub membership: Arc<Membership>,
     pub leases: Arc<Leases>,
     pub gpus: Gpus,
+    /// The agent's index of the first GPU: 1 behind the CPU, 0 where the engine runs on it.
+    pub first_gpu: u32,
+    pub xids: XidLog,
     pub metrics: Metrics,
     pub margin_ms: u64,
     /// Ends the thread, after the last lease.
@@ -71,12 +75,13 @@ impl Beater {
 
     async fn beat(&self) -> Result<(), ClientError> {
         let held = self.leases.snapshot();
+        let (devices, xids) = self.samples();
         let beat = Heartbeat {
             agent: self.membership.agent(),
             boot: self.membership.boot(),
             term: self.membership.term(),
             leases: held.iter().map(|held| held.progress()).collect(),
-            devices: self.samples(),
+            devices,
         };
         self.metrics.leases.set(held.len() as i64);
         let timeout = self.membership.heartbeat_every().max(RETRY_EVERY);
@@ -90,6 +95,7 @@ impl Beater {
             HeartbeatAnswer::Beat {
                 directives, order, ..
             } => {
+                self.xids.heard(xids);
                 for directive in &directives {
                     obey(&held, directive, sent_at, self.margin_ms);
                 }
@@ -102,13 +108,15 @@ impl Beater {
         }
     }
 
-    fn samples(&self) -> Vec<DeviceSample> {
-        let mut samples = vec![host::sample(0)];
-        samples.extend(self.gpus.sample(1));
+    /// Readings of all devices, and how many Xid events are told with them.
+    fn samples(&self) -> (Vec<DeviceSample>, usize) {
+        let mut samples: Vec<DeviceSample> = (0..self.first_gpu).map(host::sample).collect();
+        samples.extend(self.gpus.sample(self.first_gpu));
+        let xids = self.xids.add_to(&mut samples);
         samples
             .iter()
             .for_each(|sample| self.metrics.observe(sample));
-        samples
+        (samples, xids)
     }
 }
 
@@ -192,6 +200,7 @@ mod tests {
     /// A heartbeat thread against `server`; it is not joined when the test fails.
     struct Beating {
         leases: Arc<Leases>,
+        xids: XidLog,
         stop: CancellationToken,
         thread: thread::JoinHandle<()>,
     }
@@ -214,11 +223,14 @@ mod tests {
             .block_on(Membership::join(&client, hello, || Try::Now))
             .unwrap();
         let (leases, stop) = (Arc::new(Leases::default()), CancellationToken::new());
+        let xids = XidLog::default();
         let beater = Beater {
             client: Client::new(&server.url, "token").unwrap(),
             membership: Arc::new(joined),
             leases: Arc::clone(&leases),
             gpus: Gpus::None { why: "test".into() },
+            first_gpu: 1,
+            xids: xids.clone(),
             metrics: Metrics::new(),
             margin_ms: 5_000,
             stop: stop.clone(),
@@ -226,6 +238,7 @@ mod tests {
         let thread = beater.start().unwrap();
         Beating {
             leases,
+            xids,
             stop,
             thread,
         }
@@ -332,6 +345,33 @@ mod tests {
         assert_ne!(held.verdict(BootMs::now()), Verdict::Abandon);
         obey(&[Arc::clone(&held)], &for_attempt(1), BootMs::now(), 5_000);
         assert_eq!(held.verdict(BootMs::now()), Verdict::Abandon);
+    }
+
+    #[test]
+    fn a_fault_of_a_gpu_is_told_until_the_scheduler_has_heard_it() {
+        let beats = AtomicU64::new(0);
+        let server = serve(move |path, _| match path {
+            "hello" => Some(welcome(1, 20)),
+            _ if beats.fetch_add(1, Relaxed) < 2 => None,
+            _ => Some(beat(1, go_on())),
+        });
+        let beating = start(&server);
+        beating.xids.note(1, 79);
+        let told = || -> Vec<bool> {
+            let beats = server.bodies("heartbeat");
+            let xids = beats.iter().map(|beat| beat["devices"][1]["xids"].clone());
+            xids.map(|xids| xids == json!([79])).collect()
+        };
+        eventually("heard, and told no more", || {
+            let told = told();
+            told.len() > 3 && told.ends_with(&[false]) && told[..told.len() - 1].contains(&true)
+        });
+        assert!(
+            told()[2],
+            "told anew with the first that is answered: {:?}",
+            told()
+        );
+        beating.end();
     }
 
     #[test]

@@ -21,6 +21,8 @@ pub mod metrics;
 pub mod mp4;
 pub mod mux;
 pub mod nvml;
+mod page;
+mod probe;
 pub mod render;
 mod scratch;
 #[cfg(test)]
@@ -32,8 +34,12 @@ mod stills;
 mod studio;
 pub mod wav;
 pub mod work;
+pub mod xids;
 
-use std::sync::{Arc, atomic::AtomicU64};
+use std::{
+    net::SocketAddr,
+    sync::{Arc, atomic::AtomicU64},
+};
 
 use kernels::Device;
 use schemas::{
@@ -41,7 +47,7 @@ use schemas::{
     agent::{DrainNotice, Hello},
 };
 use tokio::task::{JoinHandle, JoinSet};
-use tokio_util::sync::CancellationToken;
+use tokio_util::sync::{CancellationToken, DropGuard};
 
 pub use settings::Settings;
 
@@ -55,9 +61,13 @@ use crate::{
     mux::{Ffmpeg, MuxError},
     nvml::Gpus,
     scratch::{Scratch, ScratchError},
-    studio::Studio,
+    studio::{Studio, Tails},
     work::Worker,
+    xids::XidLog,
 };
+
+/// How the class of a device begins that is no GPU.
+const CPU_CLASS: &str = "cpu";
 
 #[derive(Debug, thiserror::Error)]
 pub enum AgentError {
@@ -73,6 +83,12 @@ pub enum AgentError {
     Device(#[from] kernels::KernelError),
     #[error("cannot start the heartbeat thread")]
     Thread(#[source] std::io::Error),
+    #[error("cannot serve metrics on {address}; choose another with metrics_listen")]
+    MetricsPort {
+        address: SocketAddr,
+        #[source]
+        source: std::io::Error,
+    },
     #[error("a worker of the agent stopped at a broken invariant")]
     Worker,
 }
@@ -81,6 +97,9 @@ pub enum AgentError {
 pub struct Running {
     leases: Arc<Leases>,
     metrics: Metrics,
+    metrics_address: Option<SocketAddr>,
+    /// Ends the metrics page with the agent.
+    _page: DropGuard,
     task: JoinHandle<Result<(), AgentError>>,
 }
 
@@ -93,12 +112,17 @@ impl Running {
     ///
     /// # Errors
     /// Why it ended before it was drained.
-    pub async fn join(self) -> Result<(), AgentError> {
-        self.task.await.map_err(|_| AgentError::Worker)?
+    pub async fn join(mut self) -> Result<(), AgentError> {
+        (&mut self.task).await.map_err(|_| AgentError::Worker)?
     }
 
     pub fn metrics(&self) -> &Metrics {
         &self.metrics
+    }
+
+    /// Where its metrics are served, when the settings ask for that.
+    pub fn metrics_address(&self) -> Option<SocketAddr> {
+        self.metrics_address
     }
 }
 
@@ -120,16 +144,24 @@ impl DrainHandle {
 /// # Errors
 /// What is missing on this node. A scheduler that does not answer is no error: the agent waits.
 pub async fn start(settings: Settings, token: &str) -> Result<Running, AgentError> {
+    let listen = settings.metrics_listen;
     let client = Client::new(&settings.scheduler_url, token)?;
     let beat_client = client.beside()?;
     let prepare = tokio::task::spawn_blocking(move || Node::prepare(settings));
     let node = prepare.await.map_err(|_| AgentError::Worker)??;
     let leases = Arc::new(Leases::default());
     let metrics = node.studio.metrics.clone();
+    let page = CancellationToken::new();
+    let metrics_address = match listen {
+        Some(address) => Some(page::serve(address, metrics.clone(), page.clone()).await?),
+        None => None,
+    };
     let task = tokio::spawn(node.live(client, beat_client, Arc::clone(&leases)));
     Ok(Running {
         leases,
         metrics,
+        metrics_address,
+        _page: page.drop_guard(),
         task,
     })
 }
@@ -169,6 +201,7 @@ impl Node {
             ffmpeg,
             settings,
             metrics: Metrics::new(),
+            tails: Tails::default(),
         };
         Ok(Self {
             studio: Arc::new(studio),
@@ -197,12 +230,17 @@ impl Node {
             Err(ClientError::Stopped) => return Ok(()),
             joined => Arc::new(joined?),
         };
-        let stop = CancellationToken::new();
+        let (stop, xids) = (CancellationToken::new(), XidLog::default());
+        // Device 0 is what the engine computes on: a GPU that is only watched comes behind the CPU.
+        let first_gpu = u32::from(self.device.class().starts_with(CPU_CLASS));
+        self.gpus.watch_xids(first_gpu, xids.clone(), stop.clone());
         let beater = Beater {
             client: beat_client,
             membership: Arc::clone(&membership),
             leases: Arc::clone(&leases),
             gpus: self.gpus,
+            first_gpu,
+            xids,
             metrics: self.studio.metrics.clone(),
             margin_ms: self.studio.settings.fence_margin_ms,
             stop: stop.clone(),

@@ -27,6 +27,9 @@ pub struct Metrics {
     gpu_utilisation: IntGaugeVec,
     gpu_power: IntGaugeVec,
     gpu_temperature: IntGaugeVec,
+    sm_clock: IntGaugeVec,
+    ecc_uncorrected: IntGaugeVec,
+    throttled: IntGaugeVec,
 }
 
 impl Metrics {
@@ -49,6 +52,15 @@ impl Metrics {
             gpu_utilisation: gauges("device_utilisation_percent", "Share of time with work"),
             gpu_power: gauges("device_power_milliwatts", "Power drawn"),
             gpu_temperature: gauges("device_temperature_celsius", "Temperature"),
+            sm_clock: gauges("device_sm_clock_megahertz", "Clock of the multiprocessors"),
+            ecc_uncorrected: gauges(
+                "device_ecc_uncorrected_errors",
+                "Uncorrected memory errors since the driver was loaded",
+            ),
+            throttled: gauges(
+                "device_throttled",
+                "1 while something holds its clocks down",
+            ),
             registry,
         };
         metrics.register();
@@ -68,6 +80,9 @@ impl Metrics {
             &self.gpu_utilisation,
             &self.gpu_power,
             &self.gpu_temperature,
+            &self.sm_clock,
+            &self.ecc_uncorrected,
+            &self.throttled,
         ];
         let all = (counters
             .map(|c| self.registry.register(Box::new(c.clone())))
@@ -98,6 +113,29 @@ impl Metrics {
         );
         set(&self.gpu_power, sample.power_mw.map(u64::from));
         set(&self.gpu_temperature, sample.temperature_c.map(u64::from));
+        set(&self.sm_clock, sample.sm_clock_mhz.map(u64::from));
+        set(&self.ecc_uncorrected, sample.ecc_uncorrected);
+        set(&self.throttled, Some(sample.is_throttled().into()));
+    }
+
+    /// Names of all metrics that there are, for the check of dashboards and alerts.
+    pub fn names() -> Vec<String> {
+        let all = Self::new();
+        for counters in [&all.attempts, &all.checkpoints_refused] {
+            counters.with_label_values(&["-"]);
+        }
+        all.observe(&DeviceSample {
+            utilisation_percent: Some(0),
+            memory_used_bytes: Some(0),
+            memory_total_bytes: Some(0),
+            power_mw: Some(0),
+            temperature_c: Some(0),
+            sm_clock_mhz: Some(0),
+            ecc_uncorrected: Some(0),
+            ..DeviceSample::default()
+        });
+        let families = all.registry.gather();
+        families.iter().map(|f| f.name().to_string()).collect()
     }
 
     /// The page that Prometheus reads.

@@ -58,10 +58,7 @@ pub async fn run(
 ) -> Result<Outcome, Broken> {
     let entry = studio.catalogue.get(&spec.weights).map_err(|_| {
         let message = format!("the node has no weights called '{}'", spec.weights);
-        Broken::Failed {
-            class: FailureClass::Internal,
-            message,
-        }
+        Broken::failed(FailureClass::Internal, &message)
     })?;
     let recipe = recipe(spec, first_frame(desk, spec).await?);
     recipe.check(entry.weights.info())?;
@@ -117,10 +114,8 @@ async fn first_frame(
     let (read, _) = desk
         .blocking(move || first_frame::read(&path, width, height, Fit::Cover))
         .await?;
-    read.map(Some).map_err(|error| Broken::Failed {
-        class: FailureClass::Rejected,
-        message: error.to_string(),
-    })
+    read.map(Some)
+        .map_err(|error| Broken::failed(FailureClass::Rejected, &error.to_string()))
 }
 
 /// Where to begin. A checkpoint that cannot be read costs its steps, not the film.
@@ -179,7 +174,8 @@ async fn take(
 ) -> Result<Taken, Broken> {
     // Only the newest matters: one that comes while another is on its way replaces what waits.
     let (sender, mut newest) = watch::channel(None::<Arc<Checkpoint>>);
-    let mut look = Look::new(studio, &desk.held, sender);
+    let pixels = u64::from(recipe.width) * u64::from(recipe.height) * u64::from(recipe.frames);
+    let mut look = Look::new(studio, &desk.held, sender, pixels);
     let metrics = studio.metrics.clone();
     let (saver_desk, saver_metrics) = (Arc::clone(desk), studio.metrics.clone());
     let saver = tokio::spawn(async move {
@@ -234,7 +230,7 @@ fn generate(
     sink: &mut dyn Sink,
 ) -> Result<Generated, DiffusionError> {
     let mut on_step = |progress: &Progress<'_>| look.stepped(progress);
-    match diffusion::generate(weights, recipe, start, &mut on_step, sink) {
+    let ended = match diffusion::generate(weights, recipe, start, &mut on_step, sink) {
         Err(DiffusionError::Checkpoint(error)) => {
             tracing::warn!(%error, "checkpoint refused, the shot begins anew");
             metrics
@@ -244,7 +240,11 @@ fn generate(
             diffusion::generate(weights, recipe, Start::Fresh, &mut on_step, sink)
         }
         ended => ended,
+    };
+    if let Ok(Generated::Finished) = &ended {
+        look.decoded();
     }
+    ended
 }
 
 async fn release(desk: &Desk, at: Checkpoint, device_us: u64) -> Result<Outcome, Broken> {
@@ -271,6 +271,10 @@ struct Look {
     encode: Duration,
     steps: Duration,
     decode: Duration,
+    studio: Arc<Studio>,
+    /// Of all frames together.
+    pixels: u64,
+    is_decoding: bool,
     last_look: Instant,
     last_step: Option<u32>,
     saved_at: Instant,
@@ -279,9 +283,10 @@ struct Look {
 
 impl Look {
     fn new(
-        studio: &Studio,
+        studio: &Arc<Studio>,
         held: &Arc<Held>,
         newest: watch::Sender<Option<Arc<Checkpoint>>>,
+        pixels: u64,
     ) -> Self {
         Self {
             held: Arc::clone(held),
@@ -294,6 +299,9 @@ impl Look {
             encode: Duration::ZERO,
             steps: Duration::ZERO,
             decode: Duration::ZERO,
+            studio: Arc::clone(studio),
+            pixels,
+            is_decoding: false,
             last_look: Instant::now(),
             last_step: None,
             saved_at: Instant::now(),
@@ -304,6 +312,7 @@ impl Look {
     fn stepped(&mut self, progress: &Progress<'_>) -> Control {
         self.count(progress);
         let control = self.obey(progress);
+        self.is_decoding |= progress.phase == diffusion::Phase::Decode;
         if control == Control::Continue {
             self.save_if_due(progress);
         }
@@ -352,24 +361,40 @@ impl Look {
 
     /// Waits here while the lease may have ended: no step is begun behind the fence.
     fn obey(&self, progress: &Progress<'_>) -> Control {
-        // What is left after denoising is short, and would be done anew elsewhere.
-        let is_denoising = progress.phase != diffusion::Phase::Decode;
+        // What is left after denoising would be done anew elsewhere: only a long rest is given back, before it begins.
+        let gives_back = progress.phase != diffusion::Phase::Decode || self.is_long_tail();
         loop {
             match self.held.verdict(BootMs::now()) {
                 Verdict::Go => return Control::Continue,
                 Verdict::Abandon => return Control::Pause,
-                Verdict::Yield if is_denoising => return Control::Pause,
-                Verdict::Drain if is_denoising && !self.is_nearly_done() => return Control::Pause,
+                Verdict::Yield if gives_back => return Control::Pause,
+                Verdict::Drain if gives_back && !self.is_nearly_done(progress) => {
+                    return Control::Pause;
+                }
                 Verdict::Yield | Verdict::Drain => return Control::Continue,
                 Verdict::Fenced => std::thread::sleep(LOOK_EVERY),
             }
         }
     }
 
-    fn is_nearly_done(&self) -> bool {
-        self.held
-            .denoise_left_ms()
-            .is_some_and(|left| left <= self.drain_finish_ms)
+    /// Decoding has not begun and is expected to take longer than a drain waits.
+    fn is_long_tail(&self) -> bool {
+        let tail = self.studio.tails.expected(self.pixels);
+        let limit = Duration::from_millis(self.drain_finish_ms);
+        !self.is_decoding && tail.is_some_and(|tail| tail > limit)
+    }
+
+    fn decoded(&self) {
+        let took = self.decode + self.last_look.elapsed();
+        self.studio.tails.learn(self.pixels, took);
+    }
+
+    fn is_nearly_done(&self, progress: &Progress<'_>) -> bool {
+        progress.phase != diffusion::Phase::Decode
+            && self
+                .held
+                .denoise_left_ms()
+                .is_some_and(|left| left <= self.drain_finish_ms)
     }
 
     fn save_if_due(&mut self, progress: &Progress<'_>) {

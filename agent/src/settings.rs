@@ -1,6 +1,9 @@
 //! Settings of an agent: defaults, then a file, then `DAILIES__AGENT__…` variables.
 
-use std::path::{Path, PathBuf};
+use std::{
+    net::SocketAddr,
+    path::{Path, PathBuf},
+};
 
 use config::{Config, ConfigError, Environment, File};
 use kernels::{Device, KernelError};
@@ -34,6 +37,8 @@ pub struct Settings {
     pub checkpoint_ms: u64,
     /// On a drain, work with less than this left is finished and not given back.
     pub drain_finish_ms: u64,
+    /// Address of the agent's own page for Prometheus; none when absent.
+    pub metrics_listen: Option<SocketAddr>,
     /// The agent stops this long before its lease ends, or a sixth of the lease if that is less.
     pub fence_margin_ms: u64,
 }
@@ -53,6 +58,7 @@ impl Default for Settings {
             checkpoint_steps: 4,
             checkpoint_ms: 10_000,
             drain_finish_ms: 10_000,
+            metrics_listen: None,
             fence_margin_ms: 5_000,
         }
     }

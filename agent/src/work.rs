@@ -10,7 +10,9 @@ use std::{
 };
 
 use schemas::{
-    agent::{LeaseAnswer, LeaseOffer, LeaseRequest, Outcome, Phase, Times},
+    agent::{
+        LeaseAnswer, LeaseOffer, LeaseRequest, Outcome, Phase, ProbeReport, Times, WriteAnswer,
+    },
     task::{Artefact, AssembleSpec, TaskSpec, Variant},
 };
 
@@ -21,6 +23,7 @@ use crate::{
     desk::{Broken, Desk},
     held::{Held, Leases},
     membership::Membership,
+    probe,
     render::{self, micros},
     studio::Studio,
 };
@@ -84,6 +87,7 @@ impl Worker {
                     tokio::time::sleep(POLL_PAUSE).await;
                 }
             }
+            Ok(LeaseAnswer::Probe) => self.probe().await,
             Ok(LeaseAnswer::UnknownAgent) => {
                 if let Err(error) = self.membership.rejoin(&self.client).await {
                     self.refused(&error).await;
@@ -92,6 +96,27 @@ impl Worker {
             Err(error) => self.refused(&error).await,
         }
         None
+    }
+
+    /// Renders the probe on this device and tells what came out. A report that is lost is asked for again.
+    async fn probe(&self) {
+        tracing::info!(device = self.device, "probe");
+        let draining = self.leases.draining.clone();
+        let Some(outcome) = probe::run(&self.studio, move || draining.is_cancelled()).await else {
+            return;
+        };
+        tracing::info!(device = self.device, ?outcome, "probe ended");
+        let report = ProbeReport {
+            agent: self.membership.agent(),
+            boot: self.membership.boot(),
+            device: self.device,
+            outcome,
+        };
+        match self.client.probe(&report).await {
+            Ok(WriteAnswer::Refused { why }) => tracing::warn!(why, "the probe does not count"),
+            Ok(WriteAnswer::Accepted | WriteAnswer::Duplicate) => {}
+            Err(error) => self.refused(&error).await,
+        }
     }
 
     async fn refused(&self, error: &ClientError) {
@@ -133,9 +158,14 @@ impl Worker {
     async fn end(&self, desk: Arc<Desk>, offer: LeaseOffer) -> &'static str {
         let outcome = match self.outcome(&desk, offer).await {
             Ok(outcome) => Some(outcome),
-            Err(Broken::Failed { class, message }) => Some(Outcome::Failed {
+            Err(Broken::Failed {
+                class,
+                message,
+                peak_bytes,
+            }) => Some(Outcome::Failed {
                 cause: class,
                 message,
+                peak_bytes,
             }),
             Err(Broken::Abandoned) => None,
         };

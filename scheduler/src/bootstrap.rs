@@ -11,7 +11,7 @@ use schemas::AccountId;
 use uuid::Uuid;
 
 use crate::{
-    core::rows::{AccountRow, KeyRow, Level},
+    core::rows::{AccountRow, KeyRow, Level, Priority},
     dispatcher::{DispatchError, Dispatcher},
     store::{Store, StoreError},
 };
@@ -79,6 +79,7 @@ pub async fn first_key(
             created_at_ms: dispatcher.now_ms(),
             revoked_at_ms: None,
             admin: true,
+            priority_max: Priority::Urgent,
         })
         .await?;
     Ok(Some(key))

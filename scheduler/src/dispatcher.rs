@@ -14,8 +14,8 @@ use std::time::Duration;
 use schemas::{
     AccountId, AgentId, BootId, GpuMicros, JobId,
     agent::{
-        CheckpointReport, Heartbeat, HeartbeatAnswer, Hello, LeaseRef, LeaseRequest, Report,
-        WeightsInfo, Welcome, WriteAnswer,
+        CheckpointReport, Heartbeat, HeartbeatAnswer, Hello, LeaseRef, LeaseRequest, ProbeReport,
+        Report, WeightsInfo, Welcome, WriteAnswer,
     },
 };
 use tokio::{
@@ -33,6 +33,7 @@ use crate::{
         decay::Decayed,
         limits::Limits,
         live::{Counts, LiveJob},
+        nodes::{NodeOrder, NodeView},
         outlook::{Frame, LiveCopy, Looked},
         prices::PriceBook,
         quota::{Ordered, QuotaOrder, QuotaView},
@@ -285,7 +286,9 @@ impl Dispatcher {
                 other => unexpected(&other),
             };
             let LeaseReply::Idle(why) = reply else {
-                self.metrics.grants.inc();
+                if let LeaseReply::Offer { .. } = reply {
+                    self.metrics.grants.inc();
+                }
                 return Ok(reply);
             };
             tokio::select! {
@@ -325,6 +328,28 @@ impl Dispatcher {
 
     pub async fn drain(&self, agent: AgentId, boot: Option<BootId>) -> Result<(), DispatchError> {
         self.send(Command::Drain { agent, boot }).await.map(drop)
+    }
+
+    pub async fn probed(&self, report: ProbeReport) -> Result<WriteAnswer, DispatchError> {
+        match self.send(Command::Probed(report)).await? {
+            Reply::Written(answer) => Ok(answer),
+            other => unexpected(&other),
+        }
+    }
+
+    pub async fn order_node(
+        &self,
+        order: NodeOrder,
+    ) -> Result<Result<Ordered, Refusal>, DispatchError> {
+        match self.send(Command::OrderNode(Box::new(order))).await? {
+            Reply::Ordered(done) => Ok(done),
+            other => unexpected(&other),
+        }
+    }
+
+    /// All nodes, by name.
+    pub async fn nodes(&self) -> Result<Vec<NodeView>, DispatchError> {
+        self.look(Farm::nodes).await
     }
 
     /// Whether this lease may write now; the rule for uploads.

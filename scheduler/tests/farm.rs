@@ -527,6 +527,7 @@ async fn an_agent_that_lies_repeats_or_mixes_up_its_reports_changes_nothing() {
     let failed = |message: &str| Outcome::Failed {
         cause: FailureClass::Rejected,
         message: message.into(),
+        peak_bytes: None,
     };
     let released = Outcome::Released {
         checkpoint: None,
@@ -659,6 +660,7 @@ async fn a_rejected_task_fails_its_job_and_nothing_is_charged() {
     let outcome = Outcome::Failed {
         cause: FailureClass::Rejected,
         message: "the first frame is not an image".into(),
+        peak_bytes: None,
     };
     let _: WriteAnswer = agent.call("report", &Report { lease, outcome }).await;
     let failed = view(&farm, id).await;

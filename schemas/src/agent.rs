@@ -8,6 +8,7 @@
 //! | `POST /agent/v1/checkpoint` | [`CheckpointReport`] | [`WriteAnswer`] |
 //! | `POST /agent/v1/report` | [`Report`] | [`WriteAnswer`] |
 //! | `POST /agent/v1/drain` | [`DrainNotice`] | [`WriteAnswer`] |
+//! | `POST /agent/v1/probe` | [`ProbeReport`] | [`WriteAnswer`] |
 //! | `PUT /agent/v1/artefacts/{digest}` | bytes, [`LeaseRef`] as query | [`WriteAnswer`] |
 //! | `GET /agent/v1/artefacts/{digest}` | | bytes |
 //!
@@ -100,8 +101,34 @@ pub enum LeaseAnswer {
     Idle {
         why: String,
     },
+    /// Render the probe on this device and report what came out: a known recipe with [`PROBE_WEIGHTS`].
+    Probe,
     /// The scheduler does not know this boot: say [`Hello`] again.
     UnknownAgent,
+}
+
+/// Weights that every agent has; a probe is rendered with them.
+pub const PROBE_WEIGHTS: &str = "builtin";
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct ProbeReport {
+    pub agent: AgentId,
+    pub boot: BootId,
+    pub device: u32,
+    pub outcome: ProbeOutcome,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(tag = "outcome", rename_all = "snake_case")]
+pub enum ProbeOutcome {
+    /// Twice, with equal results.
+    Rendered {
+        /// Over latents, pictures and sound.
+        digest: Digest,
+    },
+    Failed {
+        message: String,
+    },
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -159,15 +186,42 @@ pub enum Phase {
 }
 
 /// One reading of one device; a field that its driver does not give is absent.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DeviceSample {
     pub index: u32,
     pub utilisation_percent: Option<u32>,
     pub memory_used_bytes: Option<u64>,
     pub memory_total_bytes: Option<u64>,
     pub power_mw: Option<u32>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub power_limit_mw: Option<u32>,
     pub temperature_c: Option<u32>,
     pub sm_clock_mhz: Option<u32>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub memory_clock_mhz: Option<u32>,
+    /// What holds its clocks down now: `thermal`, `power`, `hardware` …; idling does not count.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub throttled_by: Vec<String>,
+    /// Memory errors since the driver was loaded.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ecc_corrected: Option<u64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ecc_uncorrected: Option<u64>,
+    /// Xid events since the last heartbeat that was answered.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub xids: Vec<u64>,
+    /// Processes that compute on it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub processes: Option<u32>,
+    /// Whether it is cut into instances (MIG).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mig: Option<bool>,
+}
+
+impl DeviceSample {
+    pub fn is_throttled(&self) -> bool {
+        !self.throttled_by.is_empty()
+    }
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -249,6 +303,9 @@ pub enum Outcome {
         cause: FailureClass,
         /// For people, without paths or addresses of the node.
         message: String,
+        /// Memory that the attempt was seen to take, when it ran out of it.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        peak_bytes: Option<u64>,
     },
 }
 

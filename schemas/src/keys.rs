@@ -12,8 +12,10 @@ pub struct ApiKey {
     pub name: String,
     /// Name of the project that it belongs to.
     pub project: String,
-    /// May see and change quota and keys of every account.
+    /// May see and change nodes, and quota and keys of every account.
     pub admin: bool,
+    /// The highest priority that it may send.
+    pub priority_max: String,
     /// Unix seconds.
     pub created_at: i64,
     /// Unix seconds; absent while it is valid.

@@ -8,6 +8,7 @@ pub mod digest;
 pub mod ids;
 pub mod keys;
 pub mod money;
+pub mod node;
 pub mod quota;
 pub mod task;
 pub mod video;

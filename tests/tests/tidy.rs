@@ -165,6 +165,7 @@ const DOORS: &[(&str, &[&str])] = &[
             "scheduler/src/serve.rs",
             "scheduler/src/artifacts/s3_server.rs",
             "scheduler/tests/",
+            "agent/src/page.rs",
         ],
     ),
     ("apalis", &["scheduler/src/chores/"]),

@@ -33,14 +33,15 @@ fn held() -> Arc<Held> {
     ))
 }
 
-fn studio() -> Studio {
+fn studio() -> Arc<Studio> {
     let device = Device::cpu(1).unwrap();
-    Studio {
+    Arc::new(Studio {
         catalogue: Catalogue::open(&[], &device).unwrap(),
         ffmpeg: Ffmpeg::find(None).unwrap(),
         settings: Settings::default(),
         metrics: Metrics::new(),
-    }
+        tails: Default::default(),
+    })
 }
 
 fn short(weights: &Weights, seed: u64) -> Recipe {
@@ -97,7 +98,7 @@ fn a_checkpoint_of_another_recipe_is_told_and_the_film_is_that_of_no_checkpoint(
     let recipe = short(weights, 2);
     let film = |start| {
         let (sender, _newest) = watch::channel(None);
-        let mut look = Look::new(&studio, &held(), sender);
+        let mut look = Look::new(&studio, &held(), sender, 1);
         let mut clip = Clip::default();
         let ended = generate(
             weights,
@@ -143,16 +144,20 @@ async fn an_engine_that_panics_ends_its_attempt_with_a_report_and_no_file() {
             panic!("the latents have no shape");
         })
     };
-    let Err(Broken::Failed { class, message }) = desk.blocking(shoot).await else {
+    let Err(Broken::Failed { class, message, .. }) = desk.blocking(shoot).await else {
         panic!("a panic is a failure")
     };
     assert_eq!(class, FailureClass::Internal);
     assert!(message.contains("the latents have no shape"), "{message}");
     assert!(!path.exists() && !path.with_extension("wav").exists());
     let cause = class;
-    desk.report(Outcome::Failed { cause, message })
-        .await
-        .unwrap();
+    desk.report(Outcome::Failed {
+        cause,
+        message,
+        peak_bytes: None,
+    })
+    .await
+    .unwrap();
     let told = server.bodies("report");
     assert_eq!(told[0]["outcome"]["outcome"], "failed");
     assert!(

@@ -12,6 +12,7 @@ use clap::Args;
 use reqwest::{Method, RequestBuilder, Response, StatusCode, multipart};
 use schemas::{
     keys::{ApiKey, ApiKeyList},
+    node::{NodeList, NodeOrdered, NoticeList},
     quota::{QuotaAccount, QuotaDetail, QuotaGrant, QuotaList},
     video::{DeletedVideo, ErrorBody, Estimate, Video, VideoList},
 };
@@ -23,6 +24,7 @@ use crate::film::FilmArgs;
 const CALL_TIMEOUT: Duration = Duration::from_secs(60);
 const DOWNLOAD_TIMEOUT: Duration = Duration::from_secs(3_600);
 const QUOTA: &str = "organization/quota";
+const NODES: &str = "organization/nodes";
 const KEYS: &str = "organization/keys";
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// File in the scheduler's data folder with the key that it made at its first start.
@@ -240,6 +242,22 @@ impl Api {
         let path = format!("{QUOTA}/{account}/grants");
         let request = self.call(Method::POST, &path).await.timeout(CALL_TIMEOUT);
         self.json(request.json(grant)).await
+    }
+
+    pub async fn nodes(&self) -> Result<NodeList> {
+        let request = self.call(Method::GET, NODES).await.timeout(CALL_TIMEOUT);
+        self.json(request).await
+    }
+
+    pub async fn notices(&self) -> Result<NoticeList> {
+        let request = self.call(Method::GET, "organization/notices");
+        self.json(request.await.timeout(CALL_TIMEOUT)).await
+    }
+
+    pub async fn order_node(&self, node: &str, order: &str, body: &Value) -> Result<NodeOrdered> {
+        let path = format!("{NODES}/{node}/{order}");
+        let request = self.call(Method::POST, &path).await.timeout(CALL_TIMEOUT);
+        self.json(request.json(body)).await
     }
 
     pub async fn keys(&self) -> Result<ApiKeyList> {

@@ -11,7 +11,7 @@ use clap::{Args, Subcommand};
 use scheduler::{
     Running, Scheduler, Settings, StartError,
     bootstrap::{key_hash, new_key},
-    core::rows::{AccountRow, KeyRow, Level},
+    core::rows::{AccountRow, KeyRow, Level, Priority},
     leader::LeaderError,
     store::Store,
 };
@@ -40,15 +40,19 @@ pub struct KeysArgs {
 #[derive(Subcommand, Debug)]
 enum KeysCommand {
     /// Make a key and show it, once: only its hash is stored.
+    #[command(visible_alias = "add")]
     Create {
         /// What the key is for.
         name: String,
-        /// The key may see and change the quota and the keys of every account.
+        /// The key may see and change nodes, and quota and keys of every account.
         #[arg(long)]
         admin: bool,
         /// The project that the key belongs to [default: the first]
         #[arg(long)]
         project: Option<String>,
+        /// The highest priority that it may send; urgent work takes devices from others.
+        #[arg(long, value_name = "PRIORITY", value_parser = priority, default_value = "high")]
+        priority_max: Priority,
     },
     /// Show all keys by their names and the first digits of their hashes.
     List,
@@ -125,8 +129,10 @@ async fn ask(args: &KeysArgs, url: String) -> Result<()> {
             name,
             admin,
             project,
+            priority_max,
         } => {
-            let mut wish = json!({"name": name, "admin": admin});
+            let mut wish =
+                json!({"name": name, "admin": admin, "priority_max": priority_max.name()});
             if let Some(project) = project {
                 wish["project"] = json!(project);
             }
@@ -139,7 +145,12 @@ async fn ask(args: &KeysArgs, url: String) -> Result<()> {
         }
         KeysCommand::List => {
             for key in api.keys().await?.data {
-                show(&key.id, key.revoked_at.is_some(), &key.name);
+                show(
+                    &key.id,
+                    key.revoked_at.is_some(),
+                    &key.priority_max,
+                    &key.name,
+                );
             }
         }
         KeysCommand::Revoke { hash } => {
@@ -150,9 +161,9 @@ async fn ask(args: &KeysArgs, url: String) -> Result<()> {
     Ok(())
 }
 
-fn show(id: &str, is_revoked: bool, name: &str) {
+fn show(id: &str, is_revoked: bool, priority_max: &str, name: &str) {
     let state = if is_revoked { "revoked" } else { "valid" };
-    println!("{id}  {state:8}  {name}");
+    println!("{id}  {state:8}  {priority_max:8}  {name}");
 }
 
 async fn obey(command: &KeysCommand, running: &Running) -> Result<()> {
@@ -161,12 +172,22 @@ async fn obey(command: &KeysCommand, running: &Running) -> Result<()> {
             name,
             admin,
             project,
-        } => create(running, name, *admin, project.as_deref()).await,
+            priority_max,
+        } => {
+            let key = NewKey {
+                name,
+                admin: *admin,
+                project: project.as_deref(),
+                priority_max: *priority_max,
+            };
+            create(running, key).await
+        }
         KeysCommand::List => {
             for key in running.store().keys().await? {
                 show(
                     &key.hash[..NAME_DIGITS],
                     key.revoked_at_ms.is_some(),
+                    key.priority_max.name(),
                     &key.name,
                 );
             }
@@ -176,12 +197,24 @@ async fn obey(command: &KeysCommand, running: &Running) -> Result<()> {
     }
 }
 
-async fn create(running: &Running, name: &str, admin: bool, project: Option<&str>) -> Result<()> {
+struct NewKey<'a> {
+    name: &'a str,
+    admin: bool,
+    project: Option<&'a str>,
+    priority_max: Priority,
+}
+
+fn priority(text: &str) -> Result<Priority, String> {
+    let found = Priority::ALL.into_iter().find(|p| p.name() == text);
+    found.ok_or_else(|| "low, normal, high or urgent".into())
+}
+
+async fn create(running: &Running, new: NewKey<'_>) -> Result<()> {
     let accounts = running.store().accounts().await?;
     let asked = |row: &&AccountRow| {
-        row.level == Level::Project && project.is_none_or(|name| row.name == name)
+        row.level == Level::Project && new.project.is_none_or(|name| row.name == name)
     };
-    let missing = match project {
+    let missing = match new.project {
         Some(name) => format!("there is no project {name}: see 'dailies quota'"),
         None => "the database has no project".into(),
     };
@@ -190,10 +223,11 @@ async fn create(running: &Running, name: &str, admin: bool, project: Option<&str
     let row = KeyRow {
         hash: key_hash(&key),
         project,
-        name: name.to_string(),
+        name: new.name.to_string(),
         created_at_ms: running.dispatcher().now_ms(),
         revoked_at_ms: None,
-        admin,
+        admin: new.admin,
+        priority_max: new.priority_max,
     };
     running.dispatcher().add_key(row).await?;
     println!("{key}");

@@ -10,6 +10,7 @@ mod eval;
 mod film;
 mod keys;
 mod list;
+mod nodes;
 mod progress;
 mod quota;
 mod quota_rules;
@@ -72,6 +73,8 @@ enum Command {
     Bench(bench::BenchArgs),
     /// Run one module of a checkpoint on given tensors.
     Tensors(tensors::TensorsArgs),
+    /// Show nodes and their devices; take them out of work and bring them back.
+    Nodes(nodes::NodesArgs),
     /// Show and change what accounts may have of the farm.
     Quota(quota::QuotaArgs),
     /// Make, show and end API keys.
@@ -127,6 +130,7 @@ async fn dispatch(command: Command) -> Result<()> {
         Command::Cancel(args) => cancel::run(args).await,
         Command::Serve(args) => serve::run(args).await,
         Command::Agent(args) => agent_cmd::run(args).await,
+        Command::Nodes(args) => nodes::run(args).await,
         Command::Quota(args) => quota::run(args).await,
         Command::Keys(args) => keys::run(args).await,
         Command::Doctor(args) => doctor::run(args).await,

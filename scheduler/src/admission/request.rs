@@ -5,10 +5,10 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
-use serde::{Deserialize, Serialize, Serializer};
+use serde::{Serialize, Serializer};
 use sha2::{Digest as _, Sha256};
 
-use crate::core::rows::Band;
+pub use crate::core::rows::Priority;
 
 /// The body of `POST /v1/videos`. Absent fields take the model's defaults in admission.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
@@ -38,47 +38,6 @@ pub struct VideoRequest {
     pub not_before: Option<i64>,
     /// Unix seconds by which it must have begun.
     pub deadline: Option<i64>,
-}
-
-/// How soon, and at which price.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Priority {
-    /// After all others, at half the price.
-    Low,
-    #[default]
-    Normal,
-    /// Before the account's other jobs.
-    High,
-    /// Before everybody's, at twice the price; takes devices from work that runs.
-    Urgent,
-}
-
-impl Priority {
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Low => "low",
-            Self::Normal => "normal",
-            Self::High => "high",
-            Self::Urgent => "urgent",
-        }
-    }
-
-    pub fn band(self) -> Band {
-        match self {
-            Self::Low => Band::Overnight,
-            Self::Normal | Self::High => Band::Standard,
-            Self::Urgent => Band::Urgent,
-        }
-    }
-
-    /// Order inside the account; smaller is sooner.
-    pub fn rank(self) -> i32 {
-        match self {
-            Self::High => -1,
-            _ => 0,
-        }
-    }
 }
 
 /// One take of a storyboard.

@@ -18,7 +18,7 @@ use schemas::{
     Digest,
     agent::{
         CheckpointReport, DrainNotice, Heartbeat, HeartbeatAnswer, Hello, LeaseAnswer, LeaseRef,
-        LeaseRequest, Outcome, Report, Welcome, WriteAnswer,
+        LeaseRequest, Outcome, ProbeReport, Report, Welcome, WriteAnswer,
     },
     task::Artefact,
     video::{ErrorBody, ErrorDetail},
@@ -110,6 +110,7 @@ pub fn agent_api(state: AgentApi) -> Router {
         .route("/checkpoint", post(checkpoint))
         .route("/report", post(report))
         .route("/drain", post(drain))
+        .route("/probe", post(probe))
         .layer(DefaultBodyLimit::max(JSON_BYTES_MAX))
         .route("/artefacts/{digest}", put(upload).get(download))
         .layer(middleware::from_fn_with_state(state.clone(), check_token))
@@ -151,6 +152,7 @@ async fn lease(State(api): State<AgentApi>, body: Sent<LeaseRequest>) -> Answer<
         LeaseReply::Idle(why) => LeaseAnswer::Idle {
             why: why.code().into(),
         },
+        LeaseReply::Probe => LeaseAnswer::Probe,
         LeaseReply::UnknownAgent => LeaseAnswer::UnknownAgent,
     }))
 }
@@ -166,6 +168,11 @@ async fn drain(State(api): State<AgentApi>, body: Sent<DrainNotice>) -> Answer<W
         .drain(notice.agent, Some(notice.boot))
         .await?;
     Ok(Json(WriteAnswer::Accepted))
+}
+
+async fn probe(State(api): State<AgentApi>, body: Sent<ProbeReport>) -> Answer<WriteAnswer> {
+    let Json(report) = body?;
+    Ok(Json(api.dispatcher.probed(report).await?))
 }
 
 async fn checkpoint(

@@ -4,7 +4,10 @@ use http::{HeaderMap, header};
 use schemas::{AccountId, Digest};
 
 use super::{ApiState, error::ApiError};
-use crate::admission::{Code, Refusal};
+use crate::{
+    admission::{Code, Refusal},
+    core::rows::Priority,
+};
 
 /// Longest key that is worth hashing.
 const KEY_BYTES_MAX: usize = 512;
@@ -19,8 +22,10 @@ pub struct Caller {
     pub slug: String,
     /// What the key was made for; the audit log names it.
     pub key_name: String,
-    /// May see and change quota of every account.
+    /// May see and change quota and nodes of the whole farm.
     pub admin: bool,
+    /// The highest priority that it may send.
+    pub priority_max: Priority,
 }
 
 /// Looks the key up. Only its hash is ever stored or compared.
@@ -44,6 +49,7 @@ pub async fn caller(state: &ApiState, headers: &HeaderMap) -> Result<Caller, Api
         slug,
         key_name: row.name,
         admin: row.admin,
+        priority_max: row.priority_max,
     })
 }
 

@@ -11,7 +11,7 @@ use super::{
     auth::Caller,
     error::{ApiError, body},
     object::reason,
-    submit::{core_refused, decide, user},
+    submit::{core_refused, decide, may_send, user},
 };
 use crate::{
     admission::{Catalogue, Order, Submission, VideoRequest},
@@ -40,7 +40,11 @@ pub async fn answer(
     let mut reasons = Vec::new();
     let mut orders = Vec::new();
     for (place, wish) in asked.wishes.iter().enumerate() {
-        match decide(state, wish, asked.catalogue).await {
+        let verdict = match may_send(caller, wish) {
+            Ok(()) => decide(state, wish, asked.catalogue).await,
+            Err(error) => Err(error),
+        };
+        match verdict {
             Ok(order) => orders.push(order),
             Err(error) => reasons.push(match asked.wishes.len() {
                 1 => body(&error.refusal),

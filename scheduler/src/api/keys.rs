@@ -16,7 +16,7 @@ use super::{
 use crate::{
     admission::{Code, Refusal},
     bootstrap::{key_hash, new_key},
-    core::rows::{AccountRow, KeyRow, Level},
+    core::rows::{AccountRow, KeyRow, Level, Priority},
 };
 
 /// Digits of a key's hash that name it.
@@ -35,7 +35,7 @@ pub async fn list(
     }))
 }
 
-/// `POST /v1/organization/keys`: `name`, and `project` and `admin` if it is not the first project's.
+/// `POST /v1/organization/keys`: `name`; `project` if not the first, `admin`, and `priority_max` if not `high`.
 pub async fn create(
     State(state): State<ApiState>,
     Extension(caller): Extension<Caller>,
@@ -46,6 +46,7 @@ pub async fn create(
     let name = text(&mut fields, "name")?.ok_or_else(|| Refusal::missing("name"))?;
     let project = text(&mut fields, "project")?;
     let admin = boolean(&mut fields, "admin")?.unwrap_or(false);
+    let priority_max = priority_max(text(&mut fields, "priority_max")?)?;
     refuse_rest(&fields)?;
     let accounts = state.store.accounts().await?;
     let asked = |row: &&AccountRow| {
@@ -70,6 +71,7 @@ pub async fn create(
         created_at_ms: state.dispatcher.now_ms(),
         revoked_at_ms: None,
         admin,
+        priority_max,
     };
     tracing::info!(
         actor = caller.key_name,
@@ -115,6 +117,15 @@ pub async fn revoke(
     Ok(Json(shown(&row, &accounts, None)))
 }
 
+fn priority_max(named: Option<String>) -> Result<Priority, Refusal> {
+    let Some(named) = named else {
+        return Ok(Priority::High);
+    };
+    let found = Priority::ALL.into_iter().find(|p| p.name() == named);
+    let why = "supported values are 'low', 'normal', 'high' and 'urgent'";
+    found.ok_or_else(|| Refusal::wrong_value("priority_max", why))
+}
+
 fn id(row: &KeyRow) -> &str {
     &row.hash[..ID_DIGITS.min(row.hash.len())]
 }
@@ -129,6 +140,7 @@ fn shown(row: &KeyRow, accounts: &[AccountRow], key: Option<String>) -> ApiKey {
             .map(|account| account.name.clone())
             .unwrap_or_default(),
         admin: row.admin,
+        priority_max: row.priority_max.name().into(),
         created_at: row.created_at_ms.div_euclid(1_000),
         revoked_at: row.revoked_at_ms.map(|at| at.div_euclid(1_000)),
         key,

@@ -20,6 +20,7 @@ mod keys;
 mod limits;
 mod models;
 mod node;
+mod nodes;
 mod object;
 mod once;
 mod page;
@@ -152,6 +153,10 @@ pub fn videos_api(state: ApiState) -> Router {
         )
         .route("/v1/organization/keys", get(keys::list).post(keys::create))
         .route("/v1/organization/keys/{id}", delete(keys::revoke))
+        .route("/v1/organization/nodes", get(nodes::list))
+        .route("/v1/organization/nodes/{node}", get(nodes::retrieve))
+        .route("/v1/organization/nodes/{node}/{order}", post(nodes::order))
+        .route("/v1/organization/notices", get(nodes::notices))
         // Not a fallback, so that this router can be merged with others.
         .route("/v1", unknown())
         .route("/v1/", unknown())

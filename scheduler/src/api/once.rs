@@ -208,6 +208,7 @@ mod tests {
     use uuid::Uuid;
 
     use super::*;
+    use crate::core::rows::Priority;
 
     fn caller(project: u128, key: &str) -> Caller {
         Caller {
@@ -216,6 +217,7 @@ mod tests {
             slug: "p".into(),
             key_name: "k".into(),
             admin: false,
+            priority_max: Priority::Urgent,
         }
     }
 

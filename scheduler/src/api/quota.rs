@@ -142,8 +142,8 @@ pub(super) fn only_operators(caller: &Caller) -> Result<(), ApiError> {
         true => Ok(()),
         false => Err(Refusal::new(
             Code::InsufficientPermissions,
-            "This key may not see or change quota or keys. The operator's key may, and so may one that \
-             'dailies keys create NAME --admin' makes.",
+            "This key may not see or change what is the operator's. The operator's key may, and so \
+             may one that 'dailies keys create NAME --admin' makes.",
         )
         .into()),
     }

@@ -58,6 +58,7 @@ async fn submit(
     catalogue: &Catalogue,
 ) -> Result<Response, ApiError> {
     once.save_errors(state).await?;
+    may_send(caller, wish)?;
     let order = decide(state, wish, catalogue).await?;
     for bytes in &order.first_frames {
         state.artifacts.put_bytes(bytes.clone()).await?;
@@ -73,6 +74,21 @@ async fn submit(
         || TaskId(Uuid::now_v7()),
     );
     answer_submit(state, caller, job).await
+}
+
+/// A key has a highest priority.
+pub fn may_send(caller: &Caller, wish: &VideoRequest) -> Result<(), ApiError> {
+    if wish.priority <= caller.priority_max {
+        return Ok(());
+    }
+    let (asked, most) = (wish.priority.name(), caller.priority_max.name());
+    let message = format!(
+        "This key may send priority '{most}' at most, not '{asked}'. An operator makes keys for \
+         more with 'dailies keys create NAME --priority-max {asked}'."
+    );
+    Err(Refusal::new(Code::InsufficientPermissions, message)
+        .about("priority")
+        .into())
 }
 
 /// Who of the project asks.

@@ -213,7 +213,8 @@ fn offered(reply: Reply) -> Box<LeaseOffer> {
 fn preempt(plan: &Plan) -> Row {
     let mut bench = Bench::new(plan);
     bench.occupy(0);
-    for _ in 0..15 {
+    // Longer than work is left alone, and not so long without a step that it has stalled.
+    for _ in 0..13 {
         bench.now += 5_000;
         bench.stay_alive();
     }

@@ -45,6 +45,10 @@ pub struct ChoreSettings {
     pub tombstone_ms: i64,
     /// How long the log is kept that `dailies simulate --from` replays.
     pub log_ms: i64,
+    /// How long readings of devices are kept.
+    pub samples_ms: i64,
+    /// How long notices to operators are kept.
+    pub notices_ms: i64,
     pub check_ledger_every_ms: i64,
 }
 
@@ -57,6 +61,8 @@ impl Default for ChoreSettings {
             retention_every_ms: 10 * minute,
             tombstone_ms: 30 * 24 * hour,
             log_ms: 90 * 24 * hour,
+            samples_ms: 14 * 24 * hour,
+            notices_ms: 90 * 24 * hour,
             check_ledger_every_ms: 24 * hour,
         }
     }

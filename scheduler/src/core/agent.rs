@@ -12,9 +12,10 @@ use uuid::Uuid;
 use super::{
     Farm,
     command::{Refusal, Reply},
+    health::Health,
     limits::LEASE_UNNAMED_MAX,
     rows::{AgentRow, AgentState},
-    task::LiveLease,
+    task::{LiveLease, YieldWhy},
     timers::Timer,
     write::Write,
 };
@@ -68,6 +69,7 @@ impl Farm {
             devices: hello.devices,
             weights: hello.weights,
             ffmpeg: hello.ffmpeg,
+            health: Health::default(),
         };
         self.writes.push(Write::InsertAgent(row.clone()));
         self.agents.insert(id, Agent::new(row, self.now));
@@ -81,9 +83,9 @@ impl Farm {
         let id = old.id;
         for task in self.leases_of(id) {
             let why = "its agent started anew".to_string();
-            self.fail_task(task, FailureClass::Lost, why);
+            self.fail_task(task, FailureClass::Lost, why, None);
         }
-        let last_boot = Some(old.boot);
+        let (last_boot, health) = (Some(old.boot), old.health);
         self.change_agent(id, |row| {
             *row = AgentRow {
                 id,
@@ -96,6 +98,7 @@ impl Farm {
                 devices: hello.devices,
                 weights: hello.weights,
                 ffmpeg: hello.ffmpeg,
+                health,
             };
         });
         self.arm_silence(id);
@@ -122,7 +125,7 @@ impl Farm {
         self.arm_silence(old.id);
     }
 
-    fn change_agent(&mut self, id: AgentId, edit: impl FnOnce(&mut AgentRow)) {
+    pub(super) fn change_agent(&mut self, id: AgentId, edit: impl FnOnce(&mut AgentRow)) {
         let row = &mut self
             .agents
             .get_mut(&id)
@@ -133,6 +136,7 @@ impl Farm {
         let row = row.clone();
         self.prices.forget();
         self.writes.push(Write::UpdateAgent { was, row });
+        self.index_health(id);
         self.wake = true; // what fits where may have changed
     }
 
@@ -165,7 +169,7 @@ impl Farm {
 
     pub(super) fn heartbeat(&mut self, beat: Heartbeat) -> HeartbeatAnswer {
         let id = beat.agent;
-        let Some(agent) = self.agents.get_mut(&id) else {
+        let Some(agent) = self.agents.get(&id) else {
             return HeartbeatAnswer::UnknownAgent;
         };
         let AgentRow {
@@ -177,7 +181,6 @@ impl Farm {
         if boot != beat.boot || beat.term > self.term || (state == AgentState::Gone && !drained) {
             return HeartbeatAnswer::UnknownAgent;
         }
-        agent.samples = beat.devices;
         self.see(id);
         if state == AgentState::Unresponsive {
             let back = match drained {
@@ -187,6 +190,8 @@ impl Farm {
             self.set_agent_state(id, back);
             self.arm_silence(id);
         }
+        self.judge_samples(id, &beat.devices);
+        self.take_samples(id, beat.devices);
         let directives = self.direct(id, &beat.leases, drained);
         self.lose_unnamed(id, &beat.leases);
         self.leave_if_drained(id);
@@ -230,8 +235,8 @@ impl Farm {
         let (finish_ms, grace_ms) = (self.limits.drain_finish_ms, self.limits.yield_grace_ms);
         let live = self.live_mut(id);
         if live
-            .yield_since_ms
-            .is_some_and(|since| now - since > grace_ms)
+            .yields
+            .is_some_and(|yields| now - yields.since_ms > grace_ms)
         {
             live.unnamed = 0;
             return Directive::Abandon {
@@ -239,13 +244,17 @@ impl Farm {
             };
         }
         self.renew(id, progress);
-        let live = self.live_mut(id);
-        if drains && live.yield_since_ms.is_none() && !live.ends_within(finish_ms) {
-            live.tell_to_yield(now, "the node drains");
+        if let Some(why) = self.stalled(id) {
+            self.fail_task(id, FailureClass::Stalled, why.clone(), None);
+            return Directive::Abandon { reason: why };
         }
-        match live.yield_since_ms {
-            Some(_) => Directive::Yield {
-                reason: live.yield_why.into(),
+        let live = self.live_mut(id);
+        if drains && live.yields.is_none() && !live.ends_within(finish_ms) {
+            self.order_yield(id, YieldWhy::Drain);
+        }
+        match self.live_mut(id).yields {
+            Some(yields) => Directive::Yield {
+                reason: yields.why.text().into(),
             },
             None => Directive::Continue {
                 ttl_ms: self.limits.lease_ttl_ms as u64,
@@ -263,7 +272,7 @@ impl Farm {
             live.unnamed += 1;
             if live.unnamed >= LEASE_UNNAMED_MAX {
                 let why = "its agent no longer works on it".to_string();
-                self.fail_task(task, FailureClass::Lost, why);
+                self.fail_task(task, FailureClass::Lost, why, None);
             }
         }
     }
@@ -280,6 +289,7 @@ impl Farm {
         match state {
             AgentState::Online | AgentState::Draining if silent_at <= self.now => {
                 self.set_agent_state(id, AgentState::Unresponsive);
+                self.flush_samples(id);
                 self.timers.arm(gone_at.max(self.now), Timer::Agent(id));
             }
             AgentState::Online | AgentState::Draining => {
@@ -341,7 +351,7 @@ impl Agent {
 }
 
 impl LiveLease {
-    /// Whether the rest is so short that a drain lets it end.
+    /// Whether the rest is so short that a yield would cost more.
     fn ends_within(&self, limit_ms: i64) -> bool {
         match (self.phase, self.step_ms) {
             (Phase::Mux | Phase::Upload | Phase::Decode, _) => true,

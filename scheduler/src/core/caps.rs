@@ -21,6 +21,11 @@ pub(super) struct Load {
 impl Farm {
     /// A device begins (`by` = 1) or ends (-1) to work for the task's account.
     pub(super) fn count_device(&mut self, id: TaskId, by: i32) {
+        let band = self.job_at(self.task_at(id).row.job).row.band;
+        let leased = &mut self.leased[band as usize];
+        *leased = leased
+            .checked_add_signed(by)
+            .expect("only what was counted is taken off");
         if let TaskState::Leased(holder) = self.task_at(id).row.state {
             self.count_pool(id, holder, by);
         }

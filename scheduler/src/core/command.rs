@@ -3,14 +3,15 @@
 use schemas::{
     AccountId, AgentId, BootId, GpuMicros, JobId, TaskId,
     agent::{
-        CheckpointReport, Heartbeat, HeartbeatAnswer, Hello, LeaseOffer, LeaseRequest, Report,
-        Welcome, WriteAnswer,
+        CheckpointReport, Heartbeat, HeartbeatAnswer, Hello, LeaseOffer, LeaseRequest, ProbeReport,
+        Report, Welcome, WriteAnswer,
     },
 };
 
 use super::{
     calibration::Promise,
     explain::Waiting,
+    nodes::NodeOrder,
     quota::{Ordered, QuotaOrder},
     rows::{AccountRow, Fingerprint, KeyRow, NewJob},
 };
@@ -53,7 +54,11 @@ pub enum Command {
     Heartbeat(Box<Heartbeat>),
     Checkpoint(CheckpointReport),
     Report(Box<Report>),
-    /// Operator or SIGTERM. With a boot only that life of the agent is meant.
+    /// A device in quarantine, or one that was asked what its class gives, has rendered the probe.
+    Probed(ProbeReport),
+    /// An operator's order about a node.
+    OrderNode(Box<NodeOrder>),
+    /// SIGTERM. With a boot only that life of the agent is meant.
     Drain {
         agent: AgentId,
         boot: Option<BootId>,
@@ -97,6 +102,8 @@ impl Command {
             Self::Heartbeat(_) => "heartbeat",
             Self::Checkpoint(_) => "checkpoint",
             Self::Report(_) => "report",
+            Self::Probed(_) => "probed",
+            Self::OrderNode(_) => "order_node",
             Self::Drain { .. } => "drain",
             Self::Started => "started",
             Self::Promise { .. } => "promise",
@@ -151,6 +158,8 @@ pub enum LeaseReply {
         expires_at_ms: i64,
     },
     Idle(Waiting),
+    /// Render the probe and say what came out.
+    Probe,
     UnknownAgent,
 }
 
@@ -161,6 +170,10 @@ pub enum Refusal {
     Fenced { sent: u32, current: u32 },
     #[error("the task is {state}")]
     WrongState { state: &'static str },
+    #[error("there is no node {0}")]
+    UnknownNode(String),
+    #[error("the node is gone")]
+    NodeGone,
     #[error("task {0} is not known here")]
     UnknownTask(TaskId),
     #[error("the write comes from another agent or an earlier start of it")]

@@ -36,6 +36,12 @@ pub enum Waiting {
     DevicesDraining {
         devices: u32,
     },
+    /// Devices that could do it are out of work for their faults.
+    DevicesQuarantined {
+        devices: u32,
+        /// When the first of them is probed; absent when an operator must release it.
+        first_return_ms: Option<i64>,
+    },
     /// The budget of an account for this period is used up.
     BudgetStopped {
         account: String,
@@ -94,6 +100,7 @@ impl Waiting {
             Self::NoCapableDevice { .. } => "no_capable_device",
             Self::NodesAvoided { .. } => "nodes_avoided",
             Self::DevicesDraining { .. } => "devices_draining",
+            Self::DevicesQuarantined { .. } => "devices_quarantined",
             Self::BudgetStopped { .. } => "budget_stopped",
             Self::BorrowLimit { .. } => "borrow_limit",
             Self::ConcurrencyCap { .. } => "concurrency_cap",
@@ -131,9 +138,20 @@ impl Waiting {
                 nodes.join(", ")
             ),
             Self::DevicesDraining { devices } => format!(
-                "{} that could do it leave or do not answer",
+                "{} that could do it are held back, leave or do not answer",
                 many(u64::from(*devices), "device")
             ),
+            Self::DevicesQuarantined {
+                devices,
+                first_return_ms,
+            } => {
+                let devices = many(u64::from(*devices), "device");
+                let back = match first_return_ms {
+                    Some(at) => format!("one is tried again in {}", span(at - now)),
+                    None => "an operator must release them".into(),
+                };
+                format!("{devices} that could do it are out for their faults; {back}")
+            }
             Self::BudgetStopped { account, until_ms } => format!(
                 "the budget of '{account}' is used up; it is looked at again in {}",
                 span(until_ms - now)
@@ -182,6 +200,10 @@ impl Waiting {
             Self::ModelMissing { .. }
                 | Self::NoCapableDevice { .. }
                 | Self::DevicesDraining { .. }
+                | Self::DevicesQuarantined {
+                    first_return_ms: None,
+                    ..
+                }
                 | Self::ConcurrencyCap { of: 0, .. }
         )
     }

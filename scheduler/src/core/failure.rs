@@ -1,30 +1,50 @@
 //! Failed attempts: separate budgets, other nodes, backoff, poison, suspect checkpoints.
 
-use schemas::{TaskId, agent::FailureClass};
+use std::collections::{BTreeMap, BTreeSet};
+
+use schemas::{AgentId, TaskId, agent::FailureClass};
+use serde_json::json;
 
 use super::{
-    Farm, class_name,
-    limits::{BACKOFF_MAX_MS, POISON_NODES, SUSPECT_MS, budget},
-    rows::{CheckpointRow, JobError, TaskRow, TaskState},
-    write::Write,
+    Farm, Observed, class_name,
+    limits::{BACKOFF_MAX_MS, POISON_NODES, POISON_NODES_ALIKE, SIGNATURES_MAX, budget},
+    rows::{Holder, JobError, TaskRow, TaskState},
 };
 
 /// Spread of a backoff around its middle, in percent.
 const JITTER_PERCENT: i64 = 20;
+/// A task that ran out of memory needs this much of what it was seen to take, in percent.
+const PEAK_PERCENT: u64 = 115;
 
 impl Farm {
-    /// Ends the attempt of a leased task; the task tries again, or its job fails.
-    pub(super) fn fail_task(&mut self, id: TaskId, class: FailureClass, message: String) {
+    /// Ends the attempt of a leased task; the task tries again, or its job fails. `peak_bytes` is the memory that it
+    /// was seen to take.
+    pub(super) fn fail_task(
+        &mut self,
+        id: TaskId,
+        class: FailureClass,
+        message: String,
+        peak_bytes: Option<u64>,
+    ) {
+        let holder = self.holder(id);
         self.end_attempt(id, class_name(class), Some(message.clone()), None);
         let saved_step = self.task_at(id).resume_step();
-        self.distrust_checkpoints(id, class);
+        self.observed.push(Observed::Failed(class));
+        if matches!(class, FailureClass::Numeric | FailureClass::DeviceFault) {
+            self.drop_suspect(id, holder.agent);
+        }
+        let memory_bytes = match class {
+            FailureClass::OutOfMemory => self.memory_needed(&holder, peak_bytes),
+            _ => None,
+        };
         let step = self.task_at(id).resume_step();
         let now = self.now;
         let may_go_on_ms = self.may_go_on_ms(id);
         let mut ended = None;
         self.change_task(id, |row| {
-            blame(row, class);
+            blame(row, &holder, class, &message);
             row.step = step;
+            row.memory_bytes = row.memory_bytes.max(memory_bytes);
             // Steps that are run again are charged when they are run again.
             if step < saved_step {
                 row.used.0 = row.used.0 / i64::from(saved_step) * i64::from(step);
@@ -46,45 +66,98 @@ impl Farm {
                 }
             };
         });
+        self.suspect(holder.agent, holder.device, id, class);
         if let Some(code) = ended {
             let job = self.task_at(id).row.job;
             self.drop_checkpoints(id);
+            if code == Cause::Poison {
+                self.note_poison(id, &message);
+            }
             self.fail_job(job, user_error(code, class, message));
         }
     }
 
-    /// What a failing device saved shortly before may be wrong as well.
-    fn distrust_checkpoints(&mut self, id: TaskId, class: FailureClass) {
-        let TaskState::Leased(holder) = self.task_at(id).row.state else {
-            unreachable!("only a leased task fails");
-        };
-        if !matches!(class, FailureClass::Numeric | FailureClass::DeviceFault) {
-            return;
+    fn holder(&self, id: TaskId) -> Holder {
+        match self.task_at(id).row.state {
+            TaskState::Leased(holder) => holder,
+            _ => unreachable!("only a leased task fails"),
         }
-        let trusted_until = self.now - SUSPECT_MS;
-        let suspect =
-            |row: &CheckpointRow| row.agent == holder.agent && row.made_at_ms > trusted_until;
-        let kept = &mut self.task_at_mut(id).checkpoints;
-        let dropped: Vec<u32> = kept
-            .iter()
-            .filter(|c| suspect(c))
-            .map(|c| c.at.step)
+    }
+
+    /// Memory for the next try: that of the smallest device above the one that was too small which has what the task
+    /// was seen to take, or of the largest there is. Absent where none is larger: it may try again as it is.
+    fn memory_needed(&self, holder: &Holder, peak_bytes: Option<u64>) -> Option<u64> {
+        let row = &self.agents.get(&holder.agent)?.row;
+        let had = row.device(holder.device)?.memory_bytes;
+        let wanted = peak_bytes.map_or(0, |peak| peak.saturating_mul(PEAK_PERCENT) / 100);
+        let devices = self.agents.values().flat_map(|agent| &agent.row.devices);
+        let larger: BTreeSet<u64> = devices
+            .map(|device| device.memory_bytes)
+            .filter(|bytes| *bytes > had)
             .collect();
-        kept.retain(|row| !suspect(row));
-        for step in dropped {
-            self.writes.push(Write::RemoveCheckpoint { task: id, step });
-        }
+        let enough = larger.range(wanted..).next();
+        enough.or(larger.last()).copied()
+    }
+
+    /// The operator gets all that is needed to make the failure happen again.
+    fn note_poison(&mut self, id: TaskId, message: &str) {
+        let row = &self.task_at(id).row;
+        let names = |nodes: &BTreeSet<AgentId>| {
+            let names = nodes.iter().map(|node| self.agent_name(*node));
+            names.collect::<Vec<_>>()
+        };
+        let signatures: BTreeMap<&String, Vec<String>> = row
+            .signatures
+            .iter()
+            .map(|(signature, nodes)| (signature, names(nodes)))
+            .collect();
+        let detail = json!({
+            "job": row.job,
+            "attempts": row.attempt,
+            "nodes": names(&row.failed_on),
+            "failures": row.failures,
+            "signatures": signatures,
+            "message": message,
+            "recipe": *row.spec,
+        });
+        self.observed.push(Observed::Poisoned);
+        self.note_about("poison", None, id.to_string(), detail);
     }
 }
 
-/// Counts the failure against its class and, unless it was the network or a disk, the node.
-fn blame(row: &mut TaskRow, class: FailureClass) {
+/// Counts the failure against its class and, unless it was the network or a disk, the node and the error.
+fn blame(row: &mut TaskRow, holder: &Holder, class: FailureClass, message: &str) {
     *row.failures.entry(class).or_default() += 1;
-    if class != FailureClass::Io
-        && let TaskState::Leased(holder) = row.state
-    {
-        row.failed_on.insert(holder.agent);
+    if class == FailureClass::Io {
+        return;
     }
+    row.failed_on.insert(holder.agent);
+    // A lost lease says nothing about the error, and too little memory is met with a larger device.
+    let alike = !matches!(
+        class,
+        FailureClass::Lost | FailureClass::Rejected | FailureClass::OutOfMemory
+    );
+    if alike && row.signatures.len() < SIGNATURES_MAX {
+        let signature = signature(class, message);
+        row.signatures
+            .entry(signature)
+            .or_default()
+            .insert(holder.agent);
+    }
+}
+
+/// Class and hash of the message without its numbers: steps, sizes and addresses differ between equal errors.
+fn signature(class: FailureClass, message: &str) -> String {
+    let mut shape = String::new();
+    for c in message.chars() {
+        match c.is_ascii_digit() {
+            true if shape.ends_with('#') => {}
+            true => shape.push('#'),
+            false => shape.push(c),
+        }
+    }
+    let hash = blake3::hash(shape.as_bytes()).to_hex();
+    format!("{}:{}", class_name(class), &hash[..12])
 }
 
 enum Verdict {
@@ -92,6 +165,7 @@ enum Verdict {
     End(Cause),
 }
 
+#[derive(Clone, Copy, PartialEq, Eq)]
 enum Cause {
     Class,
     /// It failed wherever it went.
@@ -100,10 +174,18 @@ enum Cause {
 
 fn verdict(row: &TaskRow, class: FailureClass) -> Verdict {
     let count = row.failures.get(&class).copied().unwrap_or(0);
-    if count > budget(class) {
+    let alike = row
+        .signatures
+        .values()
+        .map(BTreeSet::len)
+        .max()
+        .unwrap_or(0);
+    if class == FailureClass::Rejected {
         Verdict::End(Cause::Class)
-    } else if row.failed_on.len() >= POISON_NODES {
+    } else if row.failed_on.len() >= POISON_NODES || alike >= POISON_NODES_ALIKE {
         Verdict::End(Cause::Poison)
+    } else if count > budget(class) {
+        Verdict::End(Cause::Class)
     } else {
         Verdict::Retry
     }
@@ -131,7 +213,7 @@ fn user_error(cause: Cause, class: FailureClass, message: String) -> JobError {
         (_, FailureClass::Rejected) => ("generation_failed", message),
         (Cause::Poison, _) => (
             "generation_failed",
-            format!("The video failed on {POISON_NODES} machines; the last one said: {message}"),
+            format!("The video failed on several machines; the last one said: {message}"),
         ),
         (_, FailureClass::Lost | FailureClass::DeviceFault) => (
             "device_lost",
@@ -142,5 +224,22 @@ fn user_error(cause: Cause, class: FailureClass, message: String) -> JobError {
     JobError {
         code: code.into(),
         message,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn equal_errors_have_one_signature_whatever_their_numbers() {
+        let at = |class, text| signature(class, text);
+        let numeric = FailureClass::Numeric;
+        assert_eq!(
+            at(numeric, "NaN at step 7 of 12"),
+            at(numeric, "NaN at step 11 of 12")
+        );
+        assert_ne!(at(numeric, "NaN at step 7"), at(numeric, "Inf at step 7"));
+        assert_ne!(at(numeric, "NaN"), at(FailureClass::Internal, "NaN"));
     }
 }

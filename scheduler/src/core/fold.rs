@@ -16,8 +16,8 @@ use super::{
     queue::Queue,
     quota::QuotaRow,
     rows::{
-        AccountRow, AgentRow, AgentState, Balance, Band, CheckpointRow, DedupeRow, IdempotencyRow,
-        JobRow, LoanRow, ReservationRow, TaskRow, TaskState,
+        AccountRow, AgentRow, AgentState, Balance, Band, CheckpointRow, DedupeRow, GoldenKey,
+        IdempotencyRow, JobRow, LoanRow, ReservationRow, TaskRow, TaskState,
     },
     shapes::{ShapeId, Shapes},
     task::LiveLease,
@@ -53,6 +53,8 @@ pub struct Snapshot {
     pub shapes: Vec<(ShapeId, TaskSpec)>,
     /// Packed jobs, one after the other in each part.
     pub waiting: Vec<Vec<u8>>,
+    /// What each class of device gives for the probe, sorted.
+    pub golden: Vec<(GoldenKey, Digest)>,
     pub costs: Vec<CostRow>,
 }
 
@@ -88,11 +90,14 @@ impl Farm {
             chain: None,
             shapes: Shapes::default(),
             backlog: Backlog::default(),
+            golden: BTreeMap::new(),
             costs: Costs::default(),
             busy: BTreeMap::new(),
             queue: Queue::default(),
             timers: Timers::default(),
             loads: BTreeMap::new(),
+            leased: [0; 3],
+            quarantined: BTreeSet::new(),
             stopped: BTreeMap::new(),
             pool_used: BTreeMap::new(),
             eligible: BTreeMap::new(),
@@ -103,12 +108,18 @@ impl Farm {
             promises: BTreeMap::new(),
             handovers: BTreeMap::new(),
             buckets: BTreeMap::new(),
+            preempt_from_ms: 0,
+            suspicions: BTreeMap::new(),
+            stopped_told: BTreeMap::new(),
+            references_asked: BTreeMap::new(),
+            minutes: BTreeMap::new(),
             now: 0,
             writes: Vec::new(),
             wake: false,
             attempts_ended: Vec::new(),
             taken: Vec::new(),
             takes_none: false,
+            observed: Vec::new(),
             to_cancel: BTreeSet::new(),
             finished: Vec::new(),
         }
@@ -133,6 +144,7 @@ impl Farm {
             farm.arm_expiry(&row);
         }
         farm.chain = snapshot.chain;
+        farm.golden = snapshot.golden.into_iter().collect();
         farm.costs = Costs::from_rows(snapshot.costs);
         farm.fold_shapes(&snapshot.shapes)?;
         let rows = (snapshot.jobs, snapshot.tasks, snapshot.reservations);
@@ -141,6 +153,9 @@ impl Farm {
         farm.fold_checkpoints(snapshot.checkpoints)?;
         farm.fold_agents(snapshot.agents);
         farm.fold_kept(snapshot.dedupe, snapshot.idempotency);
+        if !farm.busy.is_empty() {
+            farm.preempt_from_ms = now + farm.limits.yield_grace_ms;
+        }
         farm.recount_capacity();
         Ok(farm)
     }
@@ -223,8 +238,8 @@ impl Farm {
         tasks.into_iter().for_each(|id| self.note_planned(id));
         for id in leased {
             self.timers.arm(expires_at_ms, Timer::Lease(id));
+            let mut live = LiveLease::new(expires_at_ms, self.now);
             let task = self.task_at_mut(id);
-            let mut live = LiveLease::new(expires_at_ms);
             (live.first_step, live.step, live.steps) =
                 (task.row.step, task.row.step, task.row.steps);
             task.live = Some(live);
@@ -282,6 +297,7 @@ impl Farm {
                 self.arm_silence(id);
             }
             self.agents.insert(id, Agent::new(row, self.now));
+            self.index_health(id);
         }
     }
 
@@ -318,6 +334,7 @@ impl Farm {
             balances: self.balances.iter().map(|(id, b)| (*id, *b)).collect(),
             usage: self.used(),
             costs: self.costs.rows(),
+            golden: self.golden.clone().into_iter().collect(),
             ..self.frame()
         };
         whole.with(self.all_packed())

@@ -149,7 +149,8 @@ impl<'a> Run<'a> {
             progress_write_ms: FAR_MS,
             ..frame.limits.clone()
         };
-        let farm = Farm::fold(limits, outlook.snapshot(), frame.now)?;
+        let mut farm = Farm::fold(limits, outlook.snapshot(), frame.now)?;
+        farm.preempt_from_ms = 0; // no leader has changed
         let (slots, dilation_ppm) = slots(&farm, outlook.share_ppm);
         let jobs = outlook.jobs.iter().map(|copy| {
             let begun = copy.tasks.iter().filter_map(|task| match task.state {

@@ -26,6 +26,30 @@ pub const CHECKPOINTS_KEPT: usize = 2;
 pub const SUSPECT_MS: i64 = 300_000;
 /// Nodes on which a task may fail before the task itself is to blame.
 pub const POISON_NODES: usize = 3;
+/// Nodes on which the same error may come before the task itself is to blame.
+pub const POISON_NODES_ALIKE: usize = 2;
+/// Different errors that a task remembers.
+pub const SIGNATURES_MAX: usize = 16;
+/// How long failures of tasks tell against a device.
+pub const SUSPECT_SPAN_MS: i64 = 30 * 60_000;
+/// Projects whose tasks failed on a device within that time; then it goes into quarantine.
+pub const SUSPECT_PROJECTS: usize = 2;
+/// Different tasks that failed on a device without a success between; then it goes into quarantine.
+pub const SUSPECT_IN_A_ROW: usize = 3;
+/// Share of the devices of a class that may go into quarantine within a span, in percent; at least one.
+pub const QUARANTINE_PERCENT: usize = 20;
+/// That span.
+pub const QUARANTINE_SPAN_MS: i64 = 600_000;
+/// When a device in quarantine is probed, after it came there and after each probe that failed; then an operator must.
+pub const PROBE_DELAYS_MS: [i64; 3] = [600_000, 3_600_000, 6 * 3_600_000];
+/// How long a healthy device may take to say what its class gives.
+pub const REFERENCE_PATIENCE_MS: i64 = 300_000;
+/// Without a step for this long, or ten times the slowest step, an attempt has stalled.
+pub const STALL_MS: i64 = 60_000;
+/// The same before the first step has been timed.
+pub const STALL_FIRST_MS: i64 = 600_000;
+/// How often a step may take its usual time before it has stalled.
+pub const STALL_STEPS: i64 = 10;
 /// Grants of a pool that the share of the aged lane is measured over.
 pub const GRANTS_COUNTED: usize = 100;
 /// Share of the grants that aged tasks may have before all others, in percent.
@@ -56,6 +80,12 @@ pub const RECLAIM_AFTER_MS: i64 = 10_000;
 pub const RECLAIM_LOOKED_AT: usize = 16;
 /// How long a freed device is kept for the task it was freed for.
 pub const HANDOVER_MS: i64 = 30_000;
+/// How long a task that was preempted takes no device from others.
+pub const NO_PING_PONG_MS: i64 = 300_000;
+/// To save and upload a checkpoint.
+pub const SAVE_MS: i64 = 1_000;
+/// To load weights again that were evicted, when the attempt was never seen to load them.
+pub const RELOAD_MS: i64 = 15_000;
 /// Decode, mux and upload, when nothing better is known.
 pub const TAIL_MS: i64 = 10_000;
 /// How long work takes with nine chances in ten, in percent of what is expected, when nothing better is known.

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use schemas::{
     AccountId, JobId, TaskId,
-    agent::{Phase, WeightsInfo},
+    agent::{DeviceSample, Phase, WeightsInfo},
     task::{TaskKind, TaskSpec},
 };
 
@@ -12,6 +12,7 @@ use super::{
     Farm,
     explain::Waiting,
     outlook::Rest,
+    placement::is_cpu_class,
     prices::PriceBook,
     rows::{AgentState, Band, JobRow, JobState, TaskRow, TaskState},
     task::LiveLease,
@@ -64,7 +65,14 @@ pub struct Counts {
     pub waiting: BTreeMap<&'static str, u64>,
     pub agents: BTreeMap<&'static str, u64>,
     pub leases: u64,
-    pub eligible: u64,
+    /// By band.
+    pub eligible: BTreeMap<&'static str, u64>,
+    /// Devices in quarantine, by cause.
+    pub quarantined: BTreeMap<&'static str, u64>,
+    /// Microseconds of all orgs together: `available`, `held`, `spent`, `granted`.
+    pub ledger_us: BTreeMap<&'static str, i64>,
+    /// Last readings of GPUs, with the name of their node.
+    pub gpus: Vec<(String, DeviceSample)>,
 }
 
 impl Farm {
@@ -141,9 +149,8 @@ impl Farm {
     }
 
     pub(super) fn devices_online(&self) -> u32 {
-        let online = |a: &&super::agent::Agent| a.row.state == AgentState::Online;
-        let devices = self.agents.values().filter(online);
-        devices.map(|a| a.row.devices.len() as u32).sum()
+        let devices = self.agents.values().map(|a| a.row.open_devices().count());
+        devices.sum::<usize>() as u32
     }
 
     /// Weights by name that agents have told of; where two differ, an online agent's are taken.
@@ -162,7 +169,8 @@ impl Farm {
     pub fn counts(&self) -> Counts {
         let mut counts = Counts {
             leases: self.busy.len() as u64,
-            eligible: self.queue.len() as u64,
+            ledger_us: self.ledger_us(),
+            gpus: self.gpus(),
             ..Counts::default()
         };
         for (head, packed) in self.packed_lines() {
@@ -184,10 +192,46 @@ impl Farm {
                 *counts.waiting.entry(waiting.code()).or_default() += 1;
             }
         }
-        for agent in self.agents.values() {
-            *counts.agents.entry(agent.row.state.name()).or_default() += 1;
+        for band in Band::ALL {
+            let waiting = self.queue.len_of(band) as u64;
+            counts.eligible.insert(band.name(), waiting);
+        }
+        for row in self.agents.values().map(|agent| &agent.row) {
+            *counts.agents.entry(row.condition()).or_default() += 1;
+            for quarantine in row.health.quarantined.values() {
+                let cause = quarantine.cause.name();
+                *counts.quarantined.entry(cause).or_default() += 1;
+            }
         }
         counts
+    }
+
+    /// An org's balance holds those of its projects.
+    fn ledger_us(&self) -> BTreeMap<&'static str, i64> {
+        let mut sums = BTreeMap::new();
+        for (account, balance) in &self.balances {
+            let row = self.accounts.get(account);
+            if row.is_some_and(|row| row.parent.is_none()) {
+                *sums.entry("available").or_default() += balance.available.0;
+                *sums.entry("held").or_default() += balance.held.0;
+                *sums.entry("spent").or_default() += balance.spent.0;
+                *sums.entry("granted").or_default() -= balance.mint.0;
+            }
+        }
+        sums
+    }
+
+    fn gpus(&self) -> Vec<(String, DeviceSample)> {
+        let mut gpus = Vec::new();
+        for agent in self.agents.values() {
+            for sample in &agent.samples {
+                let device = agent.row.device(sample.index);
+                if !device.is_some_and(|device| is_cpu_class(&device.class)) {
+                    gpus.push((agent.row.name.clone(), sample.clone()));
+                }
+            }
+        }
+        gpus
     }
 }
 

@@ -22,23 +22,27 @@ pub mod explain;
 mod failure;
 pub mod fold;
 pub mod forward;
+pub mod health;
 mod job;
 mod ledger;
 pub mod limits;
 mod line;
 pub mod live;
 mod loans;
+pub mod nodes;
 pub mod outlook;
 pub mod packed;
 mod placement;
 mod pools;
 mod preempt;
 pub mod prices;
+mod probe;
 mod queue;
 pub mod quota;
 mod recent;
 mod reclaim;
 pub mod rows;
+pub mod samples;
 pub mod shapes;
 pub mod sketch;
 mod start;
@@ -78,15 +82,18 @@ use self::{
     costs::Costs,
     event::Event,
     expiry::ExpiryRow,
+    health::Suspicion,
     limits::Limits,
     preempt::{Bucket, Handover},
+    probe::Golden,
     queue::{Class, Entry, Place, Queue},
     quota::QuotaRow,
     recent::Recent,
     rows::{
-        AccountRow, Balance, CheckpointRow, DedupeRow, Fingerprint, Holder, IdempotencyRow, JobRow,
-        JobState, LoanRow, ReservationRow, TaskRow, TaskState,
+        AccountRow, Balance, Band, CheckpointRow, DedupeRow, Fingerprint, GoldenKey, Holder,
+        IdempotencyRow, JobRow, JobState, LoanRow, ReservationRow, TaskRow, TaskState,
     },
+    samples::SampleRow,
     shapes::Shapes,
     start::Expected,
     task::LiveLease,
@@ -122,6 +129,8 @@ pub struct Farm {
     chain: Option<Digest>,
     shapes: Shapes,
     backlog: Backlog,
+    /// What each class of device gives for the probe.
+    golden: Golden,
     /// What work took so far.
     costs: Costs,
 
@@ -130,6 +139,9 @@ pub struct Farm {
     queue: Queue,
     timers: Timers,
     loads: BTreeMap<AccountId, Load>,
+    /// Leases by the band of their job.
+    leased: [u32; 3],
+    quarantined: BTreeSet<(AgentId, u32)>,
     /// Accounts whose budget is used up, and until when.
     stopped: BTreeMap<AccountId, i64>,
     /// Devices by account and pool, and tasks that wait by account; only where there are capacity rules.
@@ -145,6 +157,14 @@ pub struct Farm {
     promises: BTreeMap<JobId, Promise>,
     handovers: BTreeMap<(AgentId, u32), Handover>,
     buckets: BTreeMap<String, Bucket>,
+    /// No device is taken before: those that the leader before asked may still be on their way.
+    preempt_from_ms: i64,
+    suspicions: BTreeMap<(AgentId, u32), Suspicion>,
+    /// When the operator was told that a class of device has too many faults to be true.
+    stopped_told: BTreeMap<String, i64>,
+    /// When a device was asked what its class gives.
+    references_asked: BTreeMap<GoldenKey, i64>,
+    minutes: BTreeMap<(AgentId, u32), SampleRow>,
     /// Since when a lender lacks devices that are its own.
     short_since: BTreeMap<(AccountId, String), i64>,
 
@@ -157,6 +177,7 @@ pub struct Farm {
     taken: Vec<LeaseProgress>,
     /// A replay says when devices may be taken.
     takes_none: bool,
+    observed: Vec<Observed>,
     /// Accounts whose jobs a budget ends.
     to_cancel: BTreeSet<AccountId>,
     finished: Vec<Finished>,
@@ -193,8 +214,21 @@ pub struct Outcome {
     pub wake: bool,
     /// Outcomes of attempts that ended, for the metrics.
     pub attempts_ended: Vec<&'static str>,
+    /// What else the metrics count.
+    pub observed: Vec<Observed>,
     /// Jobs that were published, beside what was foretold of them.
     pub finished: Vec<Finished>,
+}
+
+/// Something that happened while a command was applied.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Observed {
+    Failed(FailureClass),
+    Poisoned,
+    /// A task was granted after so many milliseconds in which it could have run.
+    Waited(Band, i64),
+    /// A task of the band must give its device up.
+    Preempted(Band),
 }
 
 impl Farm {
@@ -242,6 +276,8 @@ impl Farm {
             Command::Heartbeat(beat) => Reply::Beat(self.heartbeat(*beat)),
             Command::Checkpoint(report) => Reply::Written(self.checkpoint(report)),
             Command::Report(report) => Reply::Written(self.report(*report)),
+            Command::Probed(report) => Reply::Written(self.probed(report)),
+            Command::OrderNode(order) => self.order_node(*order),
             Command::Drain { agent, boot } => self.drain(agent, boot),
             Command::Promise { job, promise } => self.promise(job, promise),
             Command::Started | Command::Tick => Reply::Done,
@@ -255,6 +291,7 @@ impl Farm {
             writes: std::mem::take(&mut self.writes),
             wake: std::mem::take(&mut self.wake),
             attempts_ended: std::mem::take(&mut self.attempts_ended),
+            observed: std::mem::take(&mut self.observed),
             finished: std::mem::take(&mut self.finished),
         }
     }
@@ -431,7 +468,7 @@ impl Farm {
 }
 
 /// The class as metrics and attempt rows name it.
-fn class_name(class: FailureClass) -> &'static str {
+pub fn class_name(class: FailureClass) -> &'static str {
     match class {
         FailureClass::Rejected => "rejected",
         FailureClass::OutOfMemory => "out_of_memory",

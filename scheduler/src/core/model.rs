@@ -21,9 +21,10 @@ use super::{
     quota::{AuditRow, GRANT, QuotaRow, chained},
     rows::{
         AccountRow, AgentRow, AttemptRow, Balance, Band, CheckpointRow, DedupeRow, Fingerprint,
-        IdempotencyRow, JobRow, JobState, LedgerRow, Level, LoanRow, NewJob, NewTask, OutboxRow,
-        ReservationRow, ReservationState, TaskRow, TaskState,
+        GoldenKey, IdempotencyRow, JobRow, JobState, LedgerRow, Level, LoanRow, NewJob, NewTask,
+        NoticeRow, OutboxRow, ReservationRow, ReservationState, TaskRow, TaskState,
     },
+    samples::SampleRow,
     shapes::shape_of,
     write::Write,
 };
@@ -53,6 +54,9 @@ pub struct Model {
     /// Jobs that have not begun, packed where they can be.
     pub waiting: BTreeMap<JobId, Option<Vec<u8>>>,
     pub events: Vec<EventRow>,
+    pub notices: Vec<NoticeRow>,
+    pub golden: BTreeMap<GoldenKey, Digest>,
+    pub samples: BTreeMap<(schemas::AgentId, u32, i64), SampleRow>,
     pub costs: BTreeMap<CostKey, CostRow>,
     pub removed: Vec<JobId>,
     pub seq: i64,
@@ -154,6 +158,12 @@ impl Model {
                 assert!(self.events.last().is_none_or(|last| last.seq < row.seq));
                 self.events.push(row);
             }
+            Write::InsertNotice(row) => self.notices.push(row),
+            Write::InsertGolden { key, digest } => fresh(self.golden.insert(key, digest)),
+            Write::PutSample(row) => {
+                let key = (row.agent, row.device, row.minute_ms);
+                drop(self.samples.insert(key, *row));
+            }
             Write::InsertKey(_)
             | Write::RevokeKey { .. }
             | Write::KeepArtefacts { .. }
@@ -199,6 +209,7 @@ impl Model {
             chain: self.chain(),
             shapes: (0..).zip(self.shapes.iter().cloned()).collect(),
             waiting: Vec::new(),
+            golden: self.golden.clone().into_iter().collect(),
             costs: self.costs.values().cloned().collect(),
         }
     }
@@ -235,6 +246,8 @@ impl Model {
         assert_eq!(rebuilt.queue, live.queue, "the queues differ");
         assert_eq!(rebuilt.busy, live.busy, "the busy devices differ");
         assert_eq!(rebuilt.loads, live.loads, "the counted loads differ");
+        assert_eq!(rebuilt.leased, live.leased, "the counted leases differ");
+        assert_eq!(rebuilt.quarantined, live.quarantined, "quarantines differ");
         let counted = |farm: &Farm| {
             let used: Vec<_> = farm
                 .pool_used

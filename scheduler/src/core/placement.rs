@@ -2,12 +2,12 @@
 
 use schemas::{
     AgentId,
-    agent::{LeaseOffer, LeaseRef, LeaseRequest},
+    agent::{Device, LeaseOffer, LeaseRef, LeaseRequest},
     task::{Artefact, TaskKind, TaskSpec},
 };
 
 use super::{
-    Farm,
+    Farm, Observed,
     command::LeaseReply,
     explain::Waiting,
     queue::{Class, Found, Verdict},
@@ -19,7 +19,7 @@ use super::{
 };
 use schemas::TaskId;
 
-/// How the class of a device that is no GPU begins.
+/// How the classes of devices begin that are no GPU.
 pub(super) const CPU_CLASS: &str = "cpu";
 
 /// Why a task cannot run on a device.
@@ -29,6 +29,8 @@ pub(super) enum Misfit {
     Weights,
     /// The agent lacks FFmpeg.
     Ffmpeg,
+    /// The task ran out of memory on a device as small as this one.
+    Memory,
     /// The task failed on the node and another one can do it.
     Avoided,
     /// CPU work while GPU work waits and a CPU can do it.
@@ -60,7 +62,10 @@ impl Farm {
         if let Some(task) = self.busy.get(&(request.agent, request.device)) {
             return self.lease_again(*task, &request);
         }
-        if row.state != AgentState::Online {
+        if row.health.quarantined.contains_key(&request.device) {
+            return self.lease_in_quarantine(request.agent, request.device);
+        }
+        if !row.is_open() {
             return LeaseReply::Idle(Waiting::NothingWaits);
         }
         if let Some(task) = self.kept_for(request.agent, request.device) {
@@ -73,6 +78,7 @@ impl Farm {
                 self.recent_of(request.agent, request.device).note(aged);
                 self.grant(task, &request)
             }
+            None if self.wants_reference(request.agent, request.device) => LeaseReply::Probe,
             None => LeaseReply::Idle(Waiting::NothingWaits),
         }
     }
@@ -100,7 +106,7 @@ impl Farm {
         self.queue.find(aged_by, order, |place| {
             match self.fit(place.task, agent, device) {
                 Ok(()) => Verdict::Take,
-                Err(Misfit::Avoided) => Verdict::Next,
+                Err(Misfit::Avoided | Misfit::Memory) => Verdict::Next,
                 Err(Misfit::Capped) => Verdict::SkipAccount,
                 Err(_) => Verdict::SkipClass,
             }
@@ -115,6 +121,9 @@ impl Farm {
             .expect("only agents that were found are asked")
             .row;
         can(node, row)?;
+        if !node.device(device).is_some_and(|d| has_room(d, row)) {
+            return Err(Misfit::Memory);
+        }
         if row.failed_on.contains(&agent) && self.other_node_can(row) {
             return Err(Misfit::Avoided);
         }
@@ -132,19 +141,17 @@ impl Farm {
     }
 
     fn other_node_can(&self, row: &TaskRow) -> bool {
-        self.agents.values().any(|agent| {
-            agent.row.state == AgentState::Online
-                && !row.failed_on.contains(&agent.row.id)
-                && can(&agent.row, row).is_ok()
-        })
+        self.agents
+            .values()
+            .any(|agent| !row.failed_on.contains(&agent.row.id) && takes(&agent.row, row))
     }
 
     /// GPU work waits that this agent could do, and a CPU elsewhere can do the CPU work.
     fn gpu_work_waits(&self, agent: AgentId) -> bool {
         let cpu_can = self.agents.values().any(|other| {
             let row = &other.row;
-            let cpu = row.devices.iter().any(|d| d.class.starts_with(CPU_CLASS));
-            row.state == AgentState::Online && row.ffmpeg.is_some() && cpu
+            let cpu = row.open_devices().any(|d| is_cpu_class(&d.class));
+            row.ffmpeg.is_some() && cpu
         });
         cpu_can
             && self.queue.classes().any(|class| match class {
@@ -165,15 +172,17 @@ impl Farm {
             poll_id: request.poll_id,
             granted_at_ms: self.now,
         };
-        let step = self.task_at(id).resume_step();
+        let (step, could_ms) = (self.task_at(id).resume_step(), self.could_run_ms(id));
+        let band = self.job_at(self.task_at(id).row.job).row.band;
+        self.observed.push(Observed::Waited(band, could_ms));
         self.change_task(id, |row| {
             row.attempt += 1;
             row.step = step;
             row.state = TaskState::Leased(holder);
         });
-        let expires_at_ms = self.now + self.limits.start_ttl_ms;
+        let (now, expires_at_ms) = (self.now, self.now + self.limits.start_ttl_ms);
         let task = self.task_at_mut(id);
-        let mut live = LiveLease::new(expires_at_ms);
+        let mut live = LiveLease::new(expires_at_ms, now);
         (live.first_step, live.step, live.steps) = (task.row.step, task.row.step, task.row.steps);
         task.live = Some(live);
         let (job, number) = (task.row.job, task.row.attempt);
@@ -191,6 +200,14 @@ impl Farm {
         }));
         self.begin_job(job);
         self.offer(id, holder)
+    }
+
+    /// For how long the task could have run and did not.
+    fn could_run_ms(&self, id: TaskId) -> i64 {
+        match self.task_at(id).row.state {
+            TaskState::Ready { eligible_at_ms, .. } => self.now - eligible_at_ms,
+            _ => 0,
+        }
     }
 
     fn offer(&self, id: TaskId, holder: Holder) -> LeaseReply {
@@ -239,8 +256,22 @@ pub(super) fn can(node: &AgentRow, task: &TaskRow) -> Result<(), Misfit> {
     }
 }
 
+/// Whether the device is as large as the task is known to need.
+pub(super) fn has_room(device: &Device, task: &TaskRow) -> bool {
+    task.memory_bytes
+        .is_none_or(|bytes| device.memory_bytes >= bytes)
+}
+
+/// Whether one of the node's open devices could take the task.
+pub(super) fn takes(node: &AgentRow, task: &TaskRow) -> bool {
+    can(node, task).is_ok() && node.open_devices().any(|device| has_room(device, task))
+}
+
+pub(super) fn is_cpu_class(class: &str) -> bool {
+    class.starts_with(CPU_CLASS)
+}
+
 fn is_cpu(node: &AgentRow, device: u32) -> bool {
-    node.devices
-        .iter()
-        .any(|d| d.index == device && d.class.starts_with(CPU_CLASS))
+    node.device(device)
+        .is_some_and(|device| is_cpu_class(&device.class))
 }

@@ -1,21 +1,29 @@
-//! An urgent task without a device makes a running one give way, one denoising step later.
+//! A task without a device makes a running one of a lower band give way, one denoising step later.
 //!
 //! ```text
-//! urgent task waits -> a victim is told to yield -> it releases with its checkpoint
-//!                   -> its device is kept for the urgent task -> granted
+//! task waits -> a victim is told to yield -> it releases with its checkpoint
+//!            -> its device is kept for the task -> granted
 //! ```
-//! The victim goes on from its checkpoint when a device is free, and loses no step.
+//! Urgent tasks take from standard and overnight work, standard tasks from overnight work; fair shares take nothing.
+//! The victim goes on from its checkpoint when a device is free, and loses no step. Its preemption is written when it
+//! is told, so a new leader, which has forgotten whom it yields for, still knows how often it gave way; that leader
+//! takes no device before victims of the one before it have had their time.
 
-use schemas::{AgentId, TaskId, agent::Phase, task::TaskKind};
+use schemas::{
+    AgentId, TaskId,
+    agent::Phase,
+    task::{TaskKind, TaskSpec},
+};
 
 use super::{
-    Farm,
+    Farm, Observed,
     limits::{
-        HANDOVER_MS, PREEMPT_BURST, PREEMPT_LOOKED_AT, PREEMPT_PERCENT_A_MINUTE, PREEMPTIONS_MAX,
-        PROTECTED_PERCENT, TAIL_MS,
+        HANDOVER_MS, NO_PING_PONG_MS, PREEMPT_BURST, PREEMPT_LOOKED_AT, PREEMPT_PERCENT_A_MINUTE,
+        PREEMPTIONS_MAX, PROTECTED_PERCENT, RELOAD_MS, SAVE_MS, TAIL_MS,
     },
-    placement::can,
+    placement::{can, has_room},
     rows::{AgentState, Band, TaskState},
+    task::YieldWhy,
 };
 
 const MINUTE_MS: i64 = 60_000;
@@ -37,27 +45,55 @@ pub(super) struct Bucket {
 }
 
 impl Farm {
-    /// Finds a victim for each urgent task that has no device to come.
+    /// Finds a victim for each task that may take a device and has none to come.
     pub(super) fn preempt(&mut self) {
-        if self.takes_none || !self.queue.has(Band::Urgent) {
+        if self.takes_none || self.now < self.preempt_from_ms {
             return;
         }
+        for band in [Band::Urgent, Band::Standard] {
+            let below: u32 = self.leased[band as usize + 1..].iter().sum();
+            if below > 0 && self.queue.has(band) {
+                self.preempt_for(band);
+            }
+        }
+    }
+
+    fn preempt_for(&mut self, band: Band) {
         let mut taken = Vec::new();
-        for task in self.queue.first(Band::Urgent, PREEMPT_LOOKED_AT) {
+        for task in self.queue.first(band, PREEMPT_LOOKED_AT) {
             if self.is_served(task)
+                || self.gave_way_lately(task)
                 || self.capped(task).is_some()
                 || self.free_device(task, &mut taken)
             {
                 continue;
             }
-            if let Some(victim) = self.victim(task, |_, _| true) {
+            let victim = self.cheapest_victim(task, |id| {
+                self.job_at(self.task_at(id).row.job).row.band > band
+            });
+            if let Some(victim) = victim.filter(|victim| self.take_token(*victim)) {
                 self.keep_progress();
-                let now = self.now;
-                let live = self.live_mut(victim);
-                live.tell_to_yield(now, "an urgent task needs the device");
-                live.yield_for = Some(task);
+                self.take_device(victim, YieldWhy::For(task));
             }
         }
+    }
+
+    /// Tells the victim to yield its device for the task, and writes that it had to.
+    pub(super) fn take_device(&mut self, victim: TaskId, why: YieldWhy) {
+        let now = self.now;
+        let band = self.job_at(self.task_at(victim).row.job).row.band;
+        self.observed.push(Observed::Preempted(band));
+        self.change_task(victim, |row| {
+            row.preemptions += 1;
+            row.preempted_at_ms = Some(now);
+        });
+        self.order_yield(victim, why);
+    }
+
+    /// No ping-pong: what was preempted does not preempt at once.
+    fn gave_way_lately(&self, task: TaskId) -> bool {
+        let at = self.task_at(task).row.preempted_at_ms;
+        at.is_some_and(|at| at + NO_PING_PONG_MS > self.now)
     }
 
     /// A victim yields for the task, or a device is kept for it.
@@ -71,7 +107,8 @@ impl Farm {
         let kept = kept.find(|(_, h)| h.task == task && h.until_ms > self.now);
         let yields = |id: &TaskId| {
             let live = self.task_at(*id).live.as_ref();
-            live.is_some_and(|live| live.yield_for == Some(task))
+            let yields = live.and_then(|live| live.yields);
+            yields.is_some_and(|yields| yields.why.beneficiary() == Some(task))
         };
         kept.map(|(device, _)| *device).or_else(|| {
             let mut busy = self.busy.iter();
@@ -85,54 +122,64 @@ impl Farm {
 
     /// A device is free that may do the task; each serves one task.
     pub(super) fn free_device(&self, task: TaskId, taken: &mut Vec<(AgentId, u32)>) -> bool {
-        let devices = self
-            .agents
-            .values()
-            .filter(|a| a.row.state == AgentState::Online && !a.row.drained);
-        let free = devices
-            .flat_map(|a| a.row.devices.iter().map(|d| (a.row.id, d.index)))
+        let rows = self.agents.values().map(|agent| &agent.row);
+        let free = rows
+            .flat_map(|row| row.open_devices().map(|d| (row.id, d.index)))
             .filter(|at| !self.busy.contains_key(at) && !taken.contains(at) && !self.is_kept(*at))
             .find(|(agent, device)| self.fit(task, *agent, *device).is_ok());
         taken.extend(free);
         free.is_some()
     }
 
-    fn is_kept(&self, device: (AgentId, u32)) -> bool {
+    pub(super) fn is_kept(&self, device: (AgentId, u32)) -> bool {
         self.handovers
             .get(&device)
             .is_some_and(|h| h.until_ms > self.now)
     }
 
-    /// The running task that loses least by giving its device to `task`, if that is worth it and allowed.
-    pub(super) fn victim(
-        &mut self,
+    /// The running task that loses least by giving its device to `task`, of those that `may` give way by who they are;
+    /// none if that is not worth it. Whoever reclaims devices picks victims with this as well.
+    pub(super) fn cheapest_victim(
+        &self,
         task: TaskId,
-        may_be: impl Fn(&Self, TaskId) -> bool,
+        may: impl Fn(TaskId) -> bool,
     ) -> Option<TaskId> {
         let capable: Vec<TaskId> = self
             .running()
             .filter(|id| self.runs_where_it_could(*id, task))
             .collect();
         let natural_ms = capable.iter().map(|id| self.left_ms(*id)).min()?;
-        let mut victims: Vec<TaskId> = capable
+        let victims = capable
             .into_iter()
-            .filter(|id| self.may_yield(*id) && may_be(self, *id))
-            .collect();
-        // The cheapest loses the shortest step; of equal ones the newest attempt.
-        victims.sort_by_key(|id| {
-            (
-                self.step_ms(*id),
-                std::cmp::Reverse(self.granted_at_ms(*id)),
-                *id,
-            )
-        });
-        let victim = *victims.first()?;
-        if natural_ms <= self.step_ms(victim) + self.limits.preempt_gain_ms
-            || !self.take_token(victim)
-        {
-            return None;
-        }
-        Some(victim)
+            .filter(|id| may(*id) && self.may_yield(*id));
+        // Of equal ones the newest attempt.
+        let cost = |id: &TaskId| {
+            let newest = std::cmp::Reverse(self.granted_at_ms(*id));
+            (self.yield_cost_ms(*id, task), newest, *id)
+        };
+        let victim = victims.min_by_key(cost)?;
+        let worth = natural_ms > self.yield_cost_ms(victim, task) + self.limits.preempt_gain_ms;
+        worth.then_some(victim)
+    }
+
+    /// Device time that is lost when the victim yields: its checkpoint, a part of a step, and loading its weights
+    /// again where the other task's replace them. A task has one device.
+    fn yield_cost_ms(&self, victim: TaskId, task: TaskId) -> i64 {
+        let weights = |id: TaskId| match &*self.task_at(id).row.spec {
+            TaskSpec::Render(spec) => Some(spec.weights.clone()),
+            TaskSpec::Assemble(_) => None,
+        };
+        let evicts = weights(task).is_some_and(|other| weights(victim) != Some(other));
+        let load_ms = self
+            .task_at(victim)
+            .live
+            .as_ref()
+            .and_then(|live| live.load_ms);
+        let reload_ms = match evicts {
+            true => load_ms.unwrap_or(RELOAD_MS),
+            false => 0,
+        };
+        SAVE_MS + self.step_ms(victim) + reload_ms
     }
 
     fn runs_where_it_could(&self, running: TaskId, task: TaskId) -> bool {
@@ -141,8 +188,10 @@ impl Farm {
         };
         let node = &self.agents[&holder.agent].row;
         let row = &self.task_at(task).row;
-        node.state == AgentState::Online
+        let device = node.device(holder.device);
+        node.is_open_on(holder.device)
             && can(node, row).is_ok()
+            && device.is_some_and(|device| has_room(device, row))
             && !row.failed_on.contains(&holder.agent)
     }
 
@@ -151,15 +200,13 @@ impl Farm {
         let Some(live) = &task.live else {
             return false;
         };
-        let band = self.job_at(task.row.job).row.band;
         let ran_long = self.now - self.granted_at_ms(id) >= self.limits.preempt_min_run_ms
             && live.step >= live.first_step + self.limits.preempt_min_steps;
         let tail = live.step * 100 >= live.steps * PROTECTED_PERCENT
             || !matches!(live.phase, Phase::Encode | Phase::Denoise);
         let render = task.row.kind() == TaskKind::Render;
         render
-            && band > Band::Urgent
-            && live.yield_since_ms.is_none()
+            && live.yields.is_none()
             && ran_long
             && !tail
             && task.row.preemptions < PREEMPTIONS_MAX
@@ -170,7 +217,7 @@ impl Farm {
         live.and_then(|live| live.step_ms).unwrap_or(0).into()
     }
 
-    fn granted_at_ms(&self, id: TaskId) -> i64 {
+    pub(super) fn granted_at_ms(&self, id: TaskId) -> i64 {
         match self.task_at(id).row.state {
             TaskState::Leased(holder) => holder.granted_at_ms,
             _ => self.now,
@@ -191,7 +238,7 @@ impl Farm {
         }
     }
 
-    fn take_token(&mut self, victim: TaskId) -> bool {
+    pub(super) fn take_token(&mut self, victim: TaskId) -> bool {
         let TaskState::Leased(holder) = self.task_at(victim).row.state else {
             return false;
         };

@@ -13,6 +13,8 @@ use super::{
     Farm,
     capacity::CapacityRow,
     limits::{RECLAIM_AFTER_MS, RECLAIM_LOOKED_AT},
+    rows::Band,
+    task::YieldWhy,
     timers::Timer,
 };
 
@@ -53,10 +55,11 @@ impl Farm {
         }
         for task in unserved.into_iter().take(short as usize) {
             let own = self.path(self.account_of(task));
-            let victim = self.victim(task, |farm, id| {
-                farm.is_borrowed(id, &row.pool, &own, &shares)
+            let victim = self.cheapest_victim(task, |id| {
+                let band = self.job_at(self.task_at(id).row.job).row.band;
+                band > Band::Urgent && self.is_borrowed(id, &row.pool, &own, &shares)
             });
-            let Some(victim) = victim else {
+            let Some(victim) = victim.filter(|victim| self.take_token(*victim)) else {
                 // The guards of preemption say not yet.
                 self.timers.arm(self.now + RECLAIM_AFTER_MS, Timer::Reclaim);
                 return;
@@ -65,10 +68,7 @@ impl Farm {
                 *shares.entry(account).or_default() -= 1;
             }
             self.keep_progress();
-            let now = self.now;
-            let live = self.live_mut(victim);
-            live.tell_to_yield(now, "the owner of the device needs it");
-            live.yield_for = Some(task);
+            self.take_device(victim, YieldWhy::Owner(task));
         }
     }
 
@@ -80,8 +80,8 @@ impl Farm {
                 continue;
             }
             let live = self.task_at(*id).live.as_ref();
-            let works_for = match live.filter(|live| live.yield_since_ms.is_some()) {
-                Some(live) => live.yield_for,
+            let works_for = match live.and_then(|live| live.yields) {
+                Some(yields) => yields.why.beneficiary(),
                 None => Some(*id),
             };
             for account in works_for.map_or(Vec::new(), |id| self.path_of(id)) {

@@ -12,7 +12,7 @@ use schemas::{
 };
 use serde::{Deserialize, Serialize};
 
-use super::{packed::Start, quota::Arithmetic, users::User};
+use super::{health::Health, packed::Start, quota::Arithmetic, users::User};
 
 /// SHA-256 over a request, in lower-case hex.
 pub type Fingerprint = String;
@@ -218,8 +218,14 @@ pub struct TaskRow {
     /// Denoising steps done and of how many, as last written; live values come from memory.
     pub step: u32,
     pub steps: u32,
-    /// Times it gave its device to a more urgent task.
+    /// Times its device was asked for by a more urgent task.
     pub preemptions: u32,
+    /// When that was last; for a while it then takes no device itself.
+    pub preempted_at_ms: Option<i64>,
+    /// Nodes on which each error came, by its signature.
+    pub signatures: BTreeMap<String, BTreeSet<AgentId>>,
+    /// Memory that a device must have, since it ran out on a smaller one.
+    pub memory_bytes: Option<u64>,
 }
 
 /// ```text
@@ -300,6 +306,9 @@ impl TaskRow {
             step: 0,
             steps: 0,
             preemptions: 0,
+            preempted_at_ms: None,
+            signatures: BTreeMap::new(),
+            memory_bytes: None,
         }
     }
 
@@ -451,6 +460,8 @@ pub struct AgentRow {
     pub devices: Vec<Device>,
     pub weights: Vec<WeightsInfo>,
     pub ffmpeg: Option<String>,
+    /// What keeps work from it; outlives its boots.
+    pub health: Health,
 }
 
 /// ```text
@@ -459,6 +470,7 @@ pub struct AgentRow {
 /// ```
 /// A hello makes any of them `Online`; three missed heartbeats make it `Unresponsive`;
 /// the end of its last lease while it drains, or ten minutes of silence, make it `Gone`.
+/// A cordon and a quarantine are no states but flags beside them: see [`Health`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum AgentState {
@@ -488,6 +500,30 @@ pub struct AccountRow {
     pub weight: u32,
 }
 
+/// What the latents of a probe depend on.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct GoldenKey {
+    /// Of the device.
+    pub class: String,
+    pub weights: Digest,
+    /// Of the agent.
+    pub version: String,
+}
+
+/// Something that an operator did or should know.
+#[derive(Clone, Debug, PartialEq)]
+pub struct NoticeRow {
+    pub seq: i64,
+    pub at_ms: i64,
+    /// `poison`, `quarantined`, `cordon` …
+    pub kind: String,
+    /// Name of the key that ordered it; absent when the farm did it itself.
+    pub actor: Option<String>,
+    /// A node's name, or a task.
+    pub subject: String,
+    pub detail: serde_json::Value,
+}
+
 /// An API key. The key itself is never stored.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct KeyRow {
@@ -497,8 +533,53 @@ pub struct KeyRow {
     pub name: String,
     pub created_at_ms: i64,
     pub revoked_at_ms: Option<i64>,
-    /// May see and change quota of every account.
+    /// May see and change quota and nodes of the whole farm.
     pub admin: bool,
+    /// The highest priority that it may send.
+    pub priority_max: Priority,
+}
+
+/// How soon a film is wanted, and at which price. The order is that of urgency.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Priority {
+    /// After all others, at half the price.
+    Low,
+    #[default]
+    Normal,
+    /// Before the account's other jobs.
+    High,
+    /// Before everybody's, at twice the price; takes devices from work that runs.
+    Urgent,
+}
+
+impl Priority {
+    pub const ALL: [Self; 4] = [Self::Low, Self::Normal, Self::High, Self::Urgent];
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Low => "low",
+            Self::Normal => "normal",
+            Self::High => "high",
+            Self::Urgent => "urgent",
+        }
+    }
+
+    pub fn band(self) -> Band {
+        match self {
+            Self::Low => Band::Overnight,
+            Self::Normal | Self::High => Band::Standard,
+            Self::Urgent => Band::Urgent,
+        }
+    }
+
+    /// Order inside the account; smaller is sooner.
+    pub fn rank(self) -> i32 {
+        match self {
+            Self::High => -1,
+            _ => 0,
+        }
+    }
 }
 
 /// Jobs that equal requests made lately, and errors that were answered to them.

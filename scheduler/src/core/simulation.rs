@@ -1,4 +1,5 @@
-//! Seeded simulation: random commands, lost and repeated messages, crashes, torn commits.
+//! Seeded simulation: random commands, lost and repeated messages, crashes, torn commits, broken devices,
+//! lying agents, operators.
 //!
 //! Whatever happens, the invariants of the model hold after every step; and when the faults stop,
 //! every job ends. A failure prints its seed; add it to `KEPT` when it is fixed.
@@ -9,8 +10,9 @@ use jiff::{civil, tz::TimeZone};
 use schemas::{
     BootId, Digest, GpuMicros, JobId,
     agent::{
-        CheckpointRef, CheckpointReport, Device, FailureClass, Heartbeat, Hello, LeaseProgress,
-        LeaseRef, LeaseRequest, Outcome as Ending, Phase, Report, Times, WriteAnswer,
+        CheckpointRef, CheckpointReport, Device, DeviceSample, FailureClass, Heartbeat, Hello,
+        LeaseProgress, LeaseRef, LeaseRequest, Outcome as Ending, Phase, ProbeOutcome, ProbeReport,
+        Report, Times, WriteAnswer,
     },
     task::{Artefact, TaskKind, Variant},
 };
@@ -23,8 +25,9 @@ use super::{
     command::{Command, LeaseReply, Reply},
     limits::Limits,
     model::{FOREIGN, Model, PROJECT, SECOND, accounts, job, weights},
+    nodes::{NodeChange, NodeOrder},
     quota::{LimitsChange, QuotaChange, QuotaOrder},
-    rows::{Band, Dedupe, JobError},
+    rows::{AgentState, Band, Dedupe, JobError},
     users::User,
     windows::{AtEnd, EVERY_DAY, Window},
     write::Write,
@@ -104,6 +107,8 @@ struct Simulation {
     preemptions: u64,
     /// Submits without the quota for them.
     over_quota: u64,
+    /// Probes that devices were asked for.
+    probes: u64,
 }
 
 /// All commits of a run and the farm at its end, for other stores to compare with.
@@ -174,6 +179,7 @@ impl Simulation {
             faults: 0,
             preemptions: 0,
             over_quota: 0,
+            probes: 0,
         }
     }
 
@@ -213,8 +219,8 @@ impl Simulation {
 
     fn step(&mut self) {
         let torn = self.dice.one_in(20);
-        let kind = self.dice.below(15);
-        self.faults += u64::from((3..=7).contains(&kind));
+        let kind = self.dice.below(18);
+        self.faults += u64::from((3..=7).contains(&kind) || kind >= 16);
         match kind {
             0 | 1 => self.submit(torn),
             2 => self.end_job(torn),
@@ -242,6 +248,9 @@ impl Simulation {
                 self.apply(Command::Drain { agent, boot }, torn);
             }
             8 => self.order_quota(torn),
+            15 => self.order_node(torn),
+            16 => self.break_device(torn),
+            17 => self.lie(torn),
             _ => {
                 let node = self.dice.below(self.nodes.len());
                 self.live(node, torn);
@@ -325,6 +334,90 @@ impl Simulation {
         self.apply(Command::OrderQuota(Box::new(order)), torn);
     }
 
+    /// An operator takes a node out of work or brings it back.
+    fn order_node(&mut self, torn: bool) {
+        let why = "test".to_string();
+        let device = [None, Some(0), Some(9)][self.dice.below(3)];
+        let change = match self.dice.below(6) {
+            0 => NodeChange::Cordon { why },
+            1 => NodeChange::Quarantine { device, why },
+            2 | 3 => NodeChange::Release { device },
+            _ => NodeChange::Uncordon,
+        };
+        let node = self.nodes[self.dice.below(self.nodes.len())].name;
+        self.apply(node_order(node, change), torn);
+    }
+
+    /// The hardware of a node says that it is broken.
+    fn break_device(&mut self, torn: bool) {
+        let at = self.dice.below(self.nodes.len());
+        let sample = DeviceSample {
+            index: [0, 0, 9][self.dice.below(3)],
+            xids: vec![[13, 31, 79, 94][self.dice.below(4)]],
+            ecc_uncorrected: Some(self.dice.below(3) as u64),
+            ..DeviceSample::default()
+        };
+        let leases = self.nodes[at].work.iter().map(progress).collect();
+        self.tell(at, leases, vec![sample], torn);
+    }
+
+    /// An agent names leases of others, says that a probe passed which nobody asked for, or succeeds with nothing.
+    fn lie(&mut self, torn: bool) {
+        let at = self.dice.below(self.nodes.len());
+        let stolen: Vec<Work> = self.nodes.iter().filter_map(|n| n.work.clone()).collect();
+        match self.dice.below(3) {
+            0 => {
+                let mut leases: Vec<LeaseProgress> = stolen.iter().map(progress).collect();
+                for stolen in &mut leases {
+                    stolen.lease.agent = agent_id(self.nodes[at].name);
+                }
+                self.tell(at, leases, vec![], torn);
+            }
+            1 => self.report_probe(at, b"made up", torn),
+            _ => {
+                let Some(work) = stolen.first() else { return };
+                let outcome = Ending::Succeeded {
+                    artefacts: vec![],
+                    device_us: u64::MAX,
+                    steps_run: u32::MAX,
+                    times: Times::default(),
+                };
+                let lease = LeaseRef {
+                    agent: agent_id(self.nodes[at].name),
+                    ..work.lease
+                };
+                self.apply(Command::Report(Box::new(Report { lease, outcome })), torn);
+            }
+        }
+    }
+
+    fn report_probe(&mut self, at: usize, latents: &[u8], torn: bool) {
+        let node = &self.nodes[at];
+        let outcome = match latents {
+            b"" => ProbeOutcome::Failed {
+                message: "two runs differ".into(),
+            },
+            latents => ProbeOutcome::Rendered {
+                digest: Digest::of(latents),
+            },
+        };
+        let report = ProbeReport {
+            agent: agent_id(node.name),
+            boot: BootId(Uuid::from_u128(node.boot)),
+            device: 0,
+            outcome,
+        };
+        self.apply(Command::Probed(report), torn);
+    }
+
+    /// A device gets work only while nothing keeps it from that.
+    fn check_open(&self, at: usize) {
+        let row = &self.model.agents[&agent_id(self.nodes[at].name)];
+        assert_eq!(row.state, AgentState::Online);
+        let kept = row.drained || row.health.cordon.is_some() || !row.health.quarantined.is_empty();
+        assert!(!kept, "work for {row:?}");
+    }
+
     fn end_job(&mut self, torn: bool) {
         let id = JobId(Uuid::from_u128(
             1 + self.dice.below(self.jobs as usize + 1) as u128,
@@ -400,7 +493,8 @@ impl Simulation {
 
     fn poll(&mut self, at: usize, torn: bool) {
         let node = &mut self.nodes[at];
-        node.poll_id += u64::from(!self.dice.one_in(4));
+        let fresh = !self.dice.one_in(4);
+        node.poll_id += u64::from(fresh);
         let request = LeaseRequest {
             agent: agent_id(node.name),
             boot: BootId(Uuid::from_u128(node.boot)),
@@ -416,6 +510,9 @@ impl Simulation {
                 self.hello(at, false);
             }
             Some(Reply::Leased(LeaseReply::Offer { offer, .. })) => {
+                if fresh {
+                    self.check_open(at);
+                }
                 let work = Work {
                     lease: offer.lease,
                     kind: offer.spec.kind(),
@@ -423,6 +520,15 @@ impl Simulation {
                 };
                 self.past.push(work.clone());
                 self.nodes[at].work = Some(work);
+            }
+            Some(Reply::Leased(LeaseReply::Probe)) => {
+                self.probes += 1;
+                let latents: &[u8] = match self.dice.below(4) {
+                    0 => b"",
+                    1 => b"wrong",
+                    _ => b"right",
+                };
+                self.report_probe(at, latents, torn);
             }
             _ => self.beat(at, false),
         }
@@ -442,23 +548,31 @@ impl Simulation {
         assert_eq!(given(self.farm.clone()), given(whole));
     }
 
-    fn beat(&mut self, at: usize, torn: bool) {
+    fn tell(
+        &mut self,
+        at: usize,
+        leases: Vec<LeaseProgress>,
+        devices: Vec<DeviceSample>,
+        torn: bool,
+    ) -> String {
         let node = &self.nodes[at];
-        let leases = node.work.iter().map(|work| LeaseProgress {
-            lease: work.lease,
-            phase: Phase::Denoise,
-            step: work.step,
-            steps: STEPS_OF_A_SHOT,
-            step_ms: Some(1_000),
-        });
         let beat = Heartbeat {
             agent: agent_id(node.name),
             boot: BootId(Uuid::from_u128(node.boot)),
             term: 1,
-            leases: leases.collect(),
-            devices: vec![],
+            leases,
+            devices,
         };
-        let answer = format!("{:?}", self.apply(Command::Heartbeat(Box::new(beat)), torn));
+        format!("{:?}", self.apply(Command::Heartbeat(Box::new(beat)), torn))
+    }
+
+    fn beat(&mut self, at: usize, torn: bool) {
+        let leases = self.nodes[at].work.iter().map(progress).collect();
+        let sample = DeviceSample {
+            temperature_c: Some(60),
+            ..DeviceSample::default()
+        };
+        let answer = self.tell(at, leases, vec![sample], torn);
         if answer.contains("Abandon") {
             self.nodes[at].work = None;
         } else if answer.contains("UnknownAgent") || answer.contains("Drain") {
@@ -496,7 +610,18 @@ impl Simulation {
     }
 
     fn ending(&mut self, work: &Work) -> Command {
+        let classes = [
+            FailureClass::OutOfMemory,
+            FailureClass::DeviceFault,
+            FailureClass::Numeric,
+            FailureClass::Stalled,
+        ];
         let outcome = match self.dice.below(8) {
+            3 if self.dice.one_in(4) => Ending::Failed {
+                cause: classes[self.dice.below(classes.len())],
+                message: format!("test {}", ["a", "b", "c"][self.dice.below(3)]),
+                peak_bytes: Some(self.dice.below(4) as u64),
+            },
             0 => Ending::Released {
                 checkpoint: None,
                 reason: "test".into(),
@@ -505,10 +630,12 @@ impl Simulation {
             1 => Ending::Failed {
                 cause: FailureClass::Io,
                 message: "test".into(),
+                peak_bytes: None,
             },
             2 if self.dice.one_in(4) => Ending::Failed {
                 cause: FailureClass::Internal,
                 message: "test".into(),
+                peak_bytes: None,
             },
             _ => success(work),
         };
@@ -539,6 +666,12 @@ impl Simulation {
             self.nodes[at].boot += 1;
             self.nodes[at].work = None;
             self.hello(at, false);
+            let name = self.nodes[at].name;
+            self.apply(node_order(name, NodeChange::Uncordon), false);
+            self.apply(
+                node_order(name, NodeChange::Release { device: None }),
+                false,
+            );
         }
         for _ in 0..20_000 {
             if self.model.jobs.values().all(|job| job.state.is_terminal()) {
@@ -558,6 +691,24 @@ impl Simulation {
             self.now += 1_000;
         }
         panic!("jobs did not end: {:?}", self.farm.durable().tasks);
+    }
+}
+
+fn node_order(node: &str, change: NodeChange) -> Command {
+    Command::OrderNode(Box::new(NodeOrder {
+        actor: "operator".into(),
+        node: node.into(),
+        change,
+    }))
+}
+
+fn progress(work: &Work) -> LeaseProgress {
+    LeaseProgress {
+        lease: work.lease,
+        phase: Phase::Denoise,
+        step: work.step,
+        steps: STEPS_OF_A_SHOT,
+        step_ms: Some(1_000),
     }
 }
 
@@ -611,7 +762,8 @@ fn the_invariants_hold_whatever_happens_and_every_job_ends() {
         text.parse().expect("DAILIES_SIMULATION_SEEDS is a number")
     });
     let (mut published, mut jobs, mut faults, mut preemptions) = (0, 0, 0, 0);
-    let (mut over_quota, mut late) = (0, 0);
+    let (mut over_quota, mut probes, mut quarantines, mut poisoned) = (0, 0, 0, 0);
+    let mut late = 0;
     for seed in KEPT.iter().copied().chain(0..seeds) {
         let run = std::panic::catch_unwind(|| simulate(seed));
         let run = run.unwrap_or_else(|_| panic!("simulation with seed {seed} failed"));
@@ -619,6 +771,10 @@ fn the_invariants_hold_whatever_happens_and_every_job_ends() {
         faults += run.faults;
         preemptions += run.preemptions;
         over_quota += run.over_quota;
+        probes += run.probes;
+        let told = |kind: &str| run.model.notices.iter().filter(|n| n.kind == kind).count();
+        quarantines += told("quarantined");
+        poisoned += told("poison");
         let events = run.model.outbox.iter();
         published += events.filter(|e| e.kind == "video.completed").count();
         let missed = |e: &JobError| e.code == "deadline_passed";
@@ -634,9 +790,12 @@ fn the_invariants_hold_whatever_happens_and_every_job_ends() {
             && published as u64 > 8 * seeds
             && preemptions > 0
             && over_quota > seeds
-            && late as u64 > seeds / 2,
+            && probes > 0
+            && poisoned > 0
+            && quarantines as u64 > seeds
+            && late as u64 > seeds / 4,
         "{faults} faults, {jobs} jobs, {published} films, {preemptions} preemptions, \
-         {over_quota} over quota, {late} too late"
+         {over_quota} over quota, {probes} probes, {quarantines} quarantines, {poisoned} poisoned, {late} too late"
     );
 }
 

@@ -12,6 +12,7 @@ use super::{
     explain::Waiting,
     limits::{AGED_MS, LATE_PERCENT},
     rows::{JobError, JobRow, JobState, TaskState},
+    task::YieldWhy,
     timers::Timer,
     windows::{AtEnd, Opening, Window},
 };
@@ -195,9 +196,8 @@ impl Farm {
         let stops = self
             .is_held(id)
             .is_some_and(|(_, window)| window.at_end == AtEnd::Yield && !open(window));
-        let live = self.live_mut(id);
-        if stops && live.yield_since_ms.is_none() {
-            live.tell_to_yield(now, "its window has closed");
+        if stops {
+            self.order_yield(id, YieldWhy::WindowClosed);
         }
     }
 

@@ -12,7 +12,7 @@ use schemas::{
 use super::{
     Farm,
     command::Refusal,
-    limits::CHECKPOINTS_KEPT,
+    limits::{CHECKPOINTS_KEPT, STALL_FIRST_MS, STALL_MS, STALL_STEPS},
     rows::{AttemptRow, CheckpointRow, Holder, TaskRow, TaskState},
     timers::Timer,
     write::Write,
@@ -30,18 +30,60 @@ pub(super) struct LiveLease {
     pub step_ms: Option<u32>,
     /// Heartbeats in a row that did not name it.
     pub unnamed: u32,
-    /// Since when its agent is told to yield.
-    pub yield_since_ms: Option<i64>,
-    /// Why it is told to.
-    pub yield_why: &'static str,
-    /// The task for which it yields.
-    pub yield_for: Option<TaskId>,
+    /// Its agent is told to give it back.
+    pub yields: Option<Yields>,
     /// Where this attempt began.
     pub first_step: u32,
+    /// When a step or a phase was last seen to change.
+    pub moved_at_ms: i64,
+    /// The longest step of this attempt.
+    pub slowest_ms: i64,
+    /// From the grant to the first denoising: loading weights and reading the prompt.
+    pub load_ms: Option<i64>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Yields {
+    pub since_ms: i64,
+    pub why: YieldWhy,
+}
+
+/// Why a task must be given back. A new leader forgets it: the task is then released all the same, and whoever it was
+/// for is served in its turn.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum YieldWhy {
+    /// A more urgent task, for which its device is kept afterwards.
+    For(TaskId),
+    /// A task of the account that the device is lent by; it is kept for that task as well.
+    Owner(TaskId),
+    Drain,
+    Quarantine,
+    WindowClosed,
+}
+
+impl YieldWhy {
+    /// What the agent is told.
+    pub fn text(self) -> &'static str {
+        match self {
+            Self::For(_) => "a more urgent task needs the device",
+            Self::Owner(_) => "the owner of the device needs it",
+            Self::Drain => "the node drains",
+            Self::Quarantine => "the device is in quarantine",
+            Self::WindowClosed => "its window has closed",
+        }
+    }
+
+    /// Who gets the device.
+    pub fn beneficiary(self) -> Option<TaskId> {
+        match self {
+            Self::For(task) | Self::Owner(task) => Some(task),
+            Self::Drain | Self::Quarantine | Self::WindowClosed => None,
+        }
+    }
 }
 
 impl LiveLease {
-    pub fn new(expires_at_ms: i64) -> Self {
+    pub fn new(expires_at_ms: i64, now: i64) -> Self {
         Self {
             expires_at_ms,
             phase: Phase::Encode,
@@ -50,17 +92,12 @@ impl LiveLease {
             steps: 0,
             step_ms: None,
             unnamed: 0,
-            yield_since_ms: None,
-            yield_why: "",
-            yield_for: None,
+            yields: None,
             first_step: 0,
+            moved_at_ms: now,
+            slowest_ms: 0,
+            load_ms: None,
         }
-    }
-
-    /// Its agent learns of it at the next heartbeat.
-    pub fn tell_to_yield(&mut self, now: i64, why: &'static str) {
-        self.yield_since_ms = Some(now);
-        self.yield_why = why;
     }
 }
 
@@ -90,7 +127,11 @@ impl Farm {
                 reason,
                 device_us,
             } => self.release(&lease, checkpoint, &reason, device_us),
-            Outcome::Failed { cause, message } => self.fail(&lease, cause, message),
+            Outcome::Failed {
+                cause,
+                message,
+                peak_bytes,
+            } => self.fail(&lease, cause, message, peak_bytes),
         };
         self.leave_if_drained(lease.agent);
         answer(written)
@@ -192,11 +233,14 @@ impl Farm {
         }
         let id = self.check_leased(lease)?;
         if let Err(why) = check_output(self.task_at(id).row.kind(), &output) {
-            self.fail_task(id, FailureClass::Internal, why.clone());
+            self.fail_task(id, FailureClass::Internal, why.clone(), None);
             return Err(Refusal::Conflict(why));
         }
         let job = self.task_at(id).row.job;
         let used = micros(device_us);
+        if let TaskState::Leased(holder) = self.task_at(id).row.state {
+            self.trust(holder.agent, holder.device);
+        }
         let first_step = self
             .task_at(id)
             .live
@@ -292,16 +336,8 @@ impl Farm {
         let used = micros(device_us);
         self.end_attempt(id, "released", Some(reason.to_string()), Some(used.0));
         let eligible_at_ms = self.may_go_on_ms(id);
-        let task = self.task_at(id);
-        let (step, beneficiary) = (
-            task.resume_step(),
-            task.live.as_ref().and_then(|live| live.yield_for),
-        );
-        if let (Some(urgent), TaskState::Leased(holder)) = (beneficiary, &task.row.state) {
-            self.hand_over(holder.agent, holder.device, urgent);
-        }
+        let step = self.task_at(id).resume_step();
         self.change_task(id, |row| {
-            row.preemptions += u32::from(beneficiary.is_some());
             row.step = step;
             if saved {
                 row.used.0 = row.used.0.saturating_add(used.0);
@@ -319,12 +355,13 @@ impl Farm {
         lease: &LeaseRef,
         cause: FailureClass,
         message: String,
+        peak_bytes: Option<u64>,
     ) -> Result<WriteAnswer, Refusal> {
         if self.failed_before(lease) {
             return Ok(WriteAnswer::Duplicate);
         }
         match self.check_ending(lease)? {
-            Checked::Current(id) => self.fail_task(id, cause, message),
+            Checked::Current(id) => self.fail_task(id, cause, message, peak_bytes),
             Checked::Duplicate => return Ok(WriteAnswer::Duplicate),
         }
         Ok(WriteAnswer::Accepted)
@@ -343,22 +380,51 @@ impl Farm {
     /// A heartbeat named the lease: it runs its full time again from now.
     pub(super) fn renew(&mut self, id: TaskId, progress: &LeaseProgress) {
         let expires_at_ms = self.now + self.limits.lease_ttl_ms;
-        let now = self.now;
+        let (now, granted_at_ms) = (self.now, self.granted_at_ms(id));
         let live = self.live_mut(id);
         live.expires_at_ms = expires_at_ms;
         live.unnamed = 0;
+        live.steps = progress.steps;
+        let step = live.step.max(progress.step.min(progress.steps));
+        if (step, progress.phase) != (live.step, live.phase) {
+            live.moved_at_ms = now;
+        }
+        if live.phase == Phase::Encode && progress.phase == Phase::Denoise {
+            live.load_ms = Some(now - granted_at_ms);
+        }
         if live.phase != progress.phase {
             (live.phase, live.phase_since_ms) = (progress.phase, now);
         }
-        live.steps = progress.steps;
-        live.step = live.step.max(progress.step.min(progress.steps));
+        live.step = step;
         live.step_ms = progress.step_ms.or(live.step_ms);
+        live.slowest_ms = live.slowest_ms.max(live.step_ms.unwrap_or(0).into());
         let job = self.task_at(id).row.job;
         let due = self.job_at(job).progress_written_ms + self.limits.progress_write_ms;
         if self.now >= due {
             self.write_step(id);
             self.write_progress(job);
         }
+    }
+
+    /// Says for how long there was no step, when that is too long.
+    pub(super) fn stalled(&self, id: TaskId) -> Option<String> {
+        let task = self.task_at(id);
+        let live = task.live.as_ref()?;
+        let expected_ms = task.row.estimate.0 / 1_000 / i64::from(live.steps.max(1));
+        let limit_ms = match live.slowest_ms {
+            0 => STALL_FIRST_MS.max(STALL_STEPS * expected_ms),
+            slowest_ms => STALL_MS.max(STALL_STEPS * slowest_ms),
+        };
+        let still_ms = self.now - live.moved_at_ms;
+        (live.phase == Phase::Denoise && still_ms > limit_ms)
+            .then(|| format!("no step for {} s", still_ms / 1_000))
+    }
+
+    /// Tells the agent of a running task to give it back at its next heartbeat.
+    pub(super) fn order_yield(&mut self, id: TaskId, why: YieldWhy) {
+        let since_ms = self.now;
+        let live = self.live_mut(id);
+        live.yields = live.yields.or(Some(Yields { since_ms, why }));
     }
 
     fn write_step(&mut self, id: TaskId) {
@@ -386,7 +452,7 @@ impl Farm {
         };
         let expires_at_ms = live.expires_at_ms;
         if expires_at_ms <= self.now {
-            self.fail_task(id, FailureClass::Lost, "its lease ran out".into());
+            self.fail_task(id, FailureClass::Lost, "its lease ran out".into(), None);
         } else {
             let early_ms = expires_at_ms - self.spread_ms(id);
             let at_ms = if early_ms > self.now {
@@ -417,6 +483,10 @@ impl Farm {
             unreachable!("only a leased task has an open attempt");
         };
         let number = row.attempt;
+        let yields = self.task_at(id).live.as_ref().and_then(|live| live.yields);
+        if let Some(task) = yields.and_then(|yields| yields.why.beneficiary()) {
+            self.hand_over(holder.agent, holder.device, task);
+        }
         self.correct_usage(id, holder.granted_at_ms, device_us);
         self.attempts_ended.push(outcome);
         self.writes.push(Write::EndAttempt(AttemptRow {

@@ -8,7 +8,7 @@ use super::{
     Farm, class_name,
     explain::Waiting,
     packed::Whole,
-    placement::can,
+    placement::{can, has_room, takes},
     queue::{Place, Verdict},
     rows::{AgentRow, AgentState, Band, TaskRow, TaskState},
 };
@@ -95,15 +95,19 @@ impl Farm {
                 false => missing(row),
             };
         }
+        let roomy = |node: &&AgentRow| node.devices.iter().any(|d| has_room(d, row));
+        if !capable.iter().any(roomy) {
+            let bytes = row.memory_bytes.unwrap_or(0);
+            let needs = format!("a device with {} MiB of memory", bytes >> 20);
+            return Waiting::NoCapableDevice { needs };
+        }
         let online: Vec<&AgentRow> = capable
             .iter()
             .copied()
-            .filter(|node| node.state == AgentState::Online)
+            .filter(|node| takes(node, row))
             .collect();
         if online.is_empty() {
-            return Waiting::DevicesDraining {
-                devices: count_devices(&capable),
-            };
+            return closed(&capable);
         }
         if let Some(nodes) = self.only_avoided_are_free(row, &online) {
             return Waiting::NodesAvoided { nodes };
@@ -243,6 +247,23 @@ fn missing(row: &TaskRow) -> Waiting {
         },
         TaskSpec::Assemble(_) => Waiting::NoCapableDevice {
             needs: "a node with FFmpeg".into(),
+        },
+    }
+}
+
+/// Nodes that could, and none takes it: in quarantine if any of them is open but for that.
+fn closed(capable: &[&AgentRow]) -> Waiting {
+    let open = capable.iter().filter(|node| node.is_open());
+    let out: Vec<_> = open
+        .flat_map(|node| node.health.quarantined.values())
+        .collect();
+    match out.is_empty() {
+        true => Waiting::DevicesDraining {
+            devices: count_devices(capable),
+        },
+        false => Waiting::DevicesQuarantined {
+            devices: out.len() as u32,
+            first_return_ms: out.iter().filter_map(|q| q.probe_at_ms).min(),
         },
     }
 }

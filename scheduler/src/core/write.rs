@@ -14,10 +14,11 @@ use super::{
     expiry::ExpiryRow,
     quota::{AuditRow, QuotaRow},
     rows::{
-        AccountRow, AgentRow, AgentState, AttemptRow, Balance, CheckpointRow, DedupeRow,
-        IdempotencyRow, JobRow, JobState, KeyRow, LedgerRow, LoanRow, OutboxRow, ReservationRow,
-        ReservationState, TaskRow,
+        AccountRow, AgentRow, AgentState, AttemptRow, Balance, CheckpointRow, DedupeRow, GoldenKey,
+        IdempotencyRow, JobRow, JobState, KeyRow, LedgerRow, LoanRow, NoticeRow, OutboxRow,
+        ReservationRow, ReservationState, TaskRow,
     },
+    samples::SampleRow,
     shapes::ShapeId,
 };
 
@@ -130,6 +131,14 @@ pub enum Write {
     PutIdempotency(IdempotencyRow),
     InsertOutbox(OutboxRow),
     InsertEvent(EventRow),
+    /// One device over one minute; a second write of the minute replaces the first.
+    PutSample(Box<SampleRow>),
+    /// The latents that a class of device gives for the probe.
+    InsertGolden {
+        key: GoldenKey,
+        digest: Digest,
+    },
+    InsertNotice(NoticeRow),
 }
 
 /// State and attempt that a task must still have.

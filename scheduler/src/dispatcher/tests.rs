@@ -341,7 +341,11 @@ async fn a_leader_whose_clock_is_hours_off_keeps_leases_retries_and_ends_every_j
         let failed = offer(&farm.dispatcher, 1).await;
         let cause = FailureClass::Io;
         let message = "the disk was full".into();
-        let outcome = Outcome::Failed { cause, message };
+        let outcome = Outcome::Failed {
+            cause,
+            message,
+            peak_bytes: None,
+        };
         let told = report(&farm.dispatcher, failed.lease, outcome).await;
         assert_eq!(told, WriteAnswer::Accepted);
         let held = offer(&farm.dispatcher, 2).await;

@@ -14,10 +14,11 @@ use super::{Answer, DispatchError, FoldError, Message};
 use crate::{
     clock::Clock,
     core::{
-        Farm,
+        Farm, class_name,
         command::{Command, LeaseReply, Reply},
         limits::Limits,
-        write::Write,
+        rows::{NoticeRow, TaskRow, TaskState},
+        write::{TaskGuard, Write},
     },
     metrics::Metrics,
     store::{Store, StoreError},
@@ -224,6 +225,9 @@ impl Writer {
         for ended in outcome.attempts_ended {
             self.metrics.attempts.with_label_values(&[ended]).inc();
         }
+        for observed in outcome.observed {
+            self.metrics.observe(observed);
+        }
         for finished in &outcome.finished {
             self.metrics.finished(finished);
         }
@@ -318,21 +322,50 @@ async fn refusing<T>(messages: &mut mpsc::Receiver<Message>, work: impl Future<O
 fn log_changes(writes: &[Write]) {
     for write in writes {
         match write {
-            Write::UpdateTask { was, row } if was.state != row.state.name() => tracing::info!(
-                task = %row.id,
-                job = %row.job,
-                attempt = row.attempt,
-                from = was.state,
-                to = row.state.name(),
-                "task"
-            ),
+            Write::UpdateTask { was, row } if was.state != row.state.name() => log_task(was, row),
             Write::UpdateJob { was, row } if *was != row.state => {
                 tracing::info!(job = %row.id, from = ?was, to = ?row.state, "job");
             }
             Write::UpdateAgent { was, row } if *was != row.state => {
                 tracing::info!(agent = %row.name, from = was.name(), to = row.state.name(), "agent");
             }
+            Write::InsertNotice(row) => log_notice(row),
             _ => {}
         }
+    }
+}
+
+fn log_task(was: &TaskGuard, row: &TaskRow) {
+    let (agent, device) = match row.state {
+        TaskState::Leased(holder) => (Some(holder.agent), Some(holder.device)),
+        _ => (None, None),
+    };
+    let backoff = match row.state {
+        TaskState::Ready { backoff, .. } => backoff.map(class_name),
+        _ => None,
+    };
+    tracing::info!(
+        task = %row.id,
+        job = %row.job,
+        attempt = row.attempt,
+        from = was.state,
+        to = row.state.name(),
+        agent = agent.map(tracing::field::display),
+        device,
+        failed = backoff,
+        "task"
+    );
+}
+
+/// What an operator ordered is information; what the farm found wrong is a warning.
+fn log_notice(row: &NoticeRow) {
+    match &row.actor {
+        Some(actor) => tracing::info!(
+            target: "audit", kind = row.kind, actor, subject = row.subject, detail = %row.detail,
+            "operator"
+        ),
+        None => tracing::warn!(
+            kind = row.kind, subject = row.subject, detail = %row.detail, "notice"
+        ),
     }
 }

@@ -316,6 +316,7 @@ impl World {
             Some(cause) => Outcome::Failed {
                 cause,
                 message: "as it was recorded".into(),
+                peak_bytes: None,
             },
             None => succeeded(&work, self.now),
         };

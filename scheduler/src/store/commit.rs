@@ -12,7 +12,7 @@ use super::{
     entity::{agent, api_key, artefact_ref, job, leader, task, tombstone},
     failed,
     group::Batch,
-    quota, rules,
+    health, quota, rules,
 };
 use crate::core::{
     rows::{AgentRow, AgentState},
@@ -57,6 +57,9 @@ async fn run(tx: &DatabaseTransaction, write: &Write) -> Result<Option<u64>, DbE
         Write::InsertAgent(row) => insert(tx, agent_model(row)).await?,
         Write::InsertAccount(row) => insert(tx, account_model(row)).await?,
         Write::InsertKey(row) => insert(tx, key_model(row)).await?,
+        Write::PutSample(row) => health::put_sample(tx, row).await?,
+        Write::InsertGolden { key, digest } => health::learn(tx, key, *digest).await?,
+        Write::InsertNotice(row) => health::note(tx, row).await?,
         Write::PutQuota(row) => quota::put(tx, row).await?,
         Write::PutWeight { account, weight } => {
             return quota::put_weight(tx, *account, *weight).await.map(Some);
@@ -100,6 +103,7 @@ async fn update_agent(
         devices: Set(model.devices),
         weights: Set(model.weights),
         ffmpeg: Set(model.ffmpeg),
+        health: Set(model.health),
         ..Default::default()
     };
     let done = agent::Entity::update_many()

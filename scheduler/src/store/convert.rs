@@ -145,6 +145,9 @@ pub fn task_model(row: &TaskRow, spec: &TaskSpec) -> task::Model {
         step: row.step.into(),
         steps: row.steps.into(),
         preemptions: row.preemptions.into(),
+        signatures: json(&row.signatures),
+        memory_bytes: row.memory_bytes.map(u64::cast_signed),
+        preempted_at_ms: row.preempted_at_ms,
     };
     put_task_state(&mut model, &row.state);
     model
@@ -192,6 +195,9 @@ pub fn task_row(model: &task::Model) -> Result<TaskRow, StoreError> {
         step: model.step as u32,
         steps: model.steps as u32,
         preemptions: model.preemptions as u32,
+        signatures: from_json("task.signatures", &model.signatures)?,
+        memory_bytes: model.memory_bytes.map(i64::cast_unsigned),
+        preempted_at_ms: model.preempted_at_ms,
     })
 }
 
@@ -345,6 +351,7 @@ pub fn agent_model(row: &AgentRow) -> agent::Model {
         devices: json(&row.devices),
         weights: json(&row.weights),
         ffmpeg: row.ffmpeg.as_deref().map(text),
+        health: json(&row.health),
     }
 }
 
@@ -357,6 +364,7 @@ pub fn agent_row(model: agent::Model) -> Result<AgentRow, StoreError> {
         drained: model.drained,
         devices: from_json("agent.devices", &model.devices)?,
         weights: from_json("agent.weights", &model.weights)?,
+        health: from_json("agent.health", &model.health)?,
         name: model.name,
         version: model.version,
         ffmpeg: model.ffmpeg,
@@ -409,18 +417,20 @@ pub fn key_model(row: &KeyRow) -> api_key::Model {
         created_at_ms: row.created_at_ms,
         revoked_at_ms: row.revoked_at_ms,
         admin: row.admin,
+        priority_max: name(&row.priority_max),
     }
 }
 
-pub fn key_row(model: api_key::Model) -> KeyRow {
-    KeyRow {
+pub fn key_row(model: api_key::Model) -> Result<KeyRow, StoreError> {
+    Ok(KeyRow {
+        priority_max: from_name("api_key.priority_max", &model.priority_max)?,
         hash: model.hash,
         project: AccountId(model.project),
         name: model.name,
         created_at_ms: model.created_at_ms,
         revoked_at_ms: model.revoked_at_ms,
         admin: model.admin,
-    }
+    })
 }
 
 pub fn dedupe_model(row: &DedupeRow) -> dedupe::Model {

@@ -76,6 +76,7 @@ table! {
         pub created_at_ms: i64,
         pub revoked_at_ms: Option<i64>,
         pub admin: bool,
+        pub priority_max: String,
     }
 }
 
@@ -135,6 +136,9 @@ table! {
         pub step: i64,
         pub steps: i64,
         pub preemptions: i64,
+        pub signatures: String,
+        pub memory_bytes: Option<i64>,
+        pub preempted_at_ms: Option<i64>,
     }
 }
 
@@ -331,6 +335,54 @@ table! {
         pub devices: String,
         pub weights: String,
         pub ffmpeg: Option<String>,
+        pub health: String,
+    }
+}
+
+table! {
+    /// What a class of device gives for the probe.
+    golden "golden" {
+        #[sea_orm(primary_key, auto_increment = false)]
+        pub class: String,
+        #[sea_orm(primary_key, auto_increment = false)]
+        pub weights: String,
+        #[sea_orm(primary_key, auto_increment = false)]
+        pub version: String,
+        pub digest: String,
+    }
+}
+
+table! {
+    notice "notice" {
+        #[sea_orm(primary_key, auto_increment = false)]
+        pub seq: i64,
+        pub at_ms: i64,
+        pub kind: String,
+        pub actor: Option<String>,
+        pub subject: String,
+        pub detail: String,
+    }
+}
+
+table! {
+    /// One device over one minute.
+    device_sample "device_sample" {
+        #[sea_orm(primary_key, auto_increment = false)]
+        pub agent: Uuid,
+        #[sea_orm(primary_key, auto_increment = false)]
+        pub device: i64,
+        #[sea_orm(primary_key, auto_increment = false)]
+        pub minute_ms: i64,
+        pub readings: i64,
+        pub utilisation_percent: Option<i64>,
+        pub memory_used_max_bytes: Option<i64>,
+        pub memory_total_bytes: Option<i64>,
+        pub power_mw: Option<i64>,
+        pub temperature_max_c: Option<i64>,
+        pub sm_clock_mhz: Option<i64>,
+        pub throttled: i64,
+        pub ecc_uncorrected: Option<i64>,
+        pub xids: String,
     }
 }
 

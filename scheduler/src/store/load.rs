@@ -17,7 +17,7 @@ use super::{
         account, agent, balance, checkpoint, dedupe, idempotency, job, leader, reservation, shape,
         task, usage, waiting,
     },
-    failed, quota,
+    failed, health, quota,
 };
 use crate::core::{
     decay::Decayed, fold::Snapshot, limits::RECENT_MS, packed::FORMAT, rows::JobState,
@@ -178,6 +178,7 @@ async fn read_farm(
         .into_iter()
         .map(idempotency_row)
         .collect::<Result<_, _>>()?;
+    health::read(tx, into).await?;
     costs::read(tx, into).await?;
     quota::read(tx, into).await
 }

@@ -5,6 +5,7 @@ mod m0002_order;
 mod m0003_windows;
 mod m0004_quota;
 mod m0005_costs;
+mod m0006_failures;
 mod m0007_budgets;
 mod m0008_deadlines;
 mod m0009_waiting;
@@ -20,6 +21,7 @@ const STEPS: &[Step] = &[
     Step("m0003_windows", m0003_windows::STATEMENTS),
     Step("m0004_quota", m0004_quota::STATEMENTS),
     Step("m0005_costs", m0005_costs::STATEMENTS),
+    Step("m0006_failures", m0006_failures::STATEMENTS),
     Step("m0007_budgets", m0007_budgets::STATEMENTS),
     Step("m0008_deadlines", m0008_deadlines::STATEMENTS),
     Step("m0009_waiting", m0009_waiting::STATEMENTS),

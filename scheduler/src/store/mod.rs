@@ -2,7 +2,7 @@
 //!
 //! One connection writes, several read. [`commit`] turns the core's writes into one transaction,
 //! [`load`] reads what the core is folded from, [`read`] is what the API shows,
-//! [`upkeep`] is what chores remove.
+//! [`health`] is what was observed of nodes, [`upkeep`] is what chores remove.
 
 mod batch;
 pub mod charges;
@@ -13,6 +13,7 @@ mod costs;
 pub mod entity;
 pub mod events;
 mod group;
+pub mod health;
 mod load;
 pub mod lock;
 mod many;

@@ -205,7 +205,7 @@ impl Store {
             .one(&self.readers)
             .await
             .map_err(failed("read a key"))?;
-        Ok(model.map(key_row))
+        model.map(key_row).transpose()
     }
 
     pub async fn keys(&self) -> Result<Vec<KeyRow>, StoreError> {
@@ -214,7 +214,7 @@ impl Store {
             .all(&self.readers)
             .await
             .map_err(failed("read keys"))?;
-        Ok(models.into_iter().map(key_row).collect())
+        models.into_iter().map(key_row).collect()
     }
 
     pub async fn account(&self, id: AccountId) -> Result<Option<AccountRow>, StoreError> {

@@ -321,3 +321,27 @@ fn a_recipe_is_checked_before_anything_runs() {
         "{error}"
     );
 }
+
+#[test]
+fn a_pause_after_the_last_step_comes_before_decoding_and_only_decoding_is_left() {
+    let recipe = short(3);
+    let mut looks = Vec::new();
+    let mut on_step = |progress: &Progress<'_>| {
+        looks.push((progress.phase, progress.step));
+        match progress.phase {
+            Phase::Decode => Control::Pause,
+            _ => Control::Continue,
+        }
+    };
+    let mut sink = Clip::default();
+    let ended = run(&WEIGHTS, &recipe, Start::Fresh, &mut on_step, &mut sink).unwrap();
+    let Generated::Paused(checkpoint) = ended else {
+        panic!("it should have paused")
+    };
+    let decodes = looks.iter().filter(|(phase, _)| *phase == Phase::Decode);
+    assert_eq!((decodes.count(), checkpoint.step), (1, 4), "{looks:?}");
+    assert!(sink.frames.is_empty() && sink.samples.is_empty());
+    let whole = finish(&WEIGHTS, &recipe, Start::Fresh);
+    let resumed = finish(&WEIGHTS, &recipe, Start::Resume(checkpoint));
+    assert_same(&whole, &resumed, "resumed at the last step");
+}

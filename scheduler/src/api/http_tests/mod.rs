@@ -4,6 +4,7 @@ mod content;
 mod create;
 mod estimate;
 mod keys;
+mod nodes;
 mod quota;
 mod reading;
 mod repeats;
@@ -36,7 +37,7 @@ use crate::{
     artifacts::Artifacts,
     core::{
         command::LeaseReply,
-        rows::{AccountRow, KeyRow, Level},
+        rows::{AccountRow, KeyRow, Level, Priority},
     },
     dispatcher::{Dispatcher, Stops},
     forecast::Forecaster,
@@ -46,6 +47,8 @@ use crate::{
 
 const KEY: &str = "sk-test";
 const ADMIN_KEY: &str = "sk-admin";
+/// May send priority `normal` at most.
+const MODEST_KEY: &str = "sk-modest";
 const FOREIGN_KEY: &str = "sk-foreign";
 const REVOKED_KEY: &str = "sk-revoked";
 /// Steps that the agents of these tests report for each task.
@@ -250,7 +253,7 @@ impl Farm {
             .unwrap()
         {
             LeaseReply::Offer { offer, .. } => Some(*offer),
-            LeaseReply::Idle(_) => None,
+            LeaseReply::Idle(_) | LeaseReply::Probe => None,
             LeaseReply::UnknownAgent => panic!("the agent has said hello"),
         }
     }
@@ -291,6 +294,7 @@ impl Farm {
         let outcome = Outcome::Failed {
             cause: FailureClass::Rejected,
             message: "too odd".into(),
+            peak_bytes: None,
         };
         let report = Report {
             lease: offer.lease,
@@ -331,7 +335,11 @@ fn request(method: Method, path: &str, headers: &[(&str, &str)]) -> http::reques
 
 async fn add_keys(dispatcher: &Dispatcher) {
     for (number, name, keys) in [
-        (1_u128, "studio", [KEY, ADMIN_KEY, REVOKED_KEY].as_slice()),
+        (
+            1_u128,
+            "studio",
+            [KEY, ADMIN_KEY, REVOKED_KEY, MODEST_KEY].as_slice(),
+        ),
         (2, "others", &[FOREIGN_KEY]),
     ] {
         let project = AccountId(Uuid::from_u128(number));
@@ -352,6 +360,10 @@ async fn add_keys(dispatcher: &Dispatcher) {
                 created_at_ms: 0,
                 revoked_at_ms: None,
                 admin: *key == ADMIN_KEY,
+                priority_max: match *key == MODEST_KEY {
+                    true => Priority::Normal,
+                    false => Priority::Urgent,
+                },
             };
             dispatcher.add_key(row).await.unwrap();
         }

@@ -124,27 +124,27 @@ fn a_checkpoint_from_before_the_suspect_time_is_trusted() {
          hello a
          grant a
          checkpoint s0#1 4
-         beat a s0#1:5
+         beat a s0#1:5:denoise:60000
          wait 29000
-         beat a s0#1:5
+         beat a s0#1:5:denoise:60000
          wait 29000
-         beat a s0#1:5
+         beat a s0#1:5:denoise:60000
          wait 29000
-         beat a s0#1:5
+         beat a s0#1:5:denoise:60000
          wait 29000
-         beat a s0#1:5
+         beat a s0#1:5:denoise:60000
          wait 29000
-         beat a s0#1:5
+         beat a s0#1:5:denoise:60000
          wait 29000
-         beat a s0#1:5
+         beat a s0#1:5:denoise:60000
          wait 29000
-         beat a s0#1:5
+         beat a s0#1:5:denoise:60000
          wait 29000
-         beat a s0#1:5
+         beat a s0#1:5:denoise:60000
          wait 29000
-         beat a s0#1:5
+         beat a s0#1:5:denoise:60000
          wait 29000
-         beat a s0#1:5
+         beat a s0#1:5:denoise:60000
          wait 29000
          checkpoint s0#1 8
          fail s0#1 device_fault
@@ -156,27 +156,27 @@ fn a_checkpoint_from_before_the_suspect_time_is_trusted() {
             hello a                   Online
             grant a                   s0#1 Leased, from step 0, 0 inputs
             checkpoint s0#1 4         Leased
-            beat a s0#1:5             Run Continue { ttl_ms: 30000 }
+            beat a s0#1:5:denoise:60000Run Continue { ttl_ms: 30000 }
             wait 29000                s0 Leased, film Blocked
-            beat a s0#1:5             Run Continue { ttl_ms: 30000 }
+            beat a s0#1:5:denoise:60000Run Continue { ttl_ms: 30000 }
             wait 29000                s0 Leased, film Blocked
-            beat a s0#1:5             Run Continue { ttl_ms: 30000 }
+            beat a s0#1:5:denoise:60000Run Continue { ttl_ms: 30000 }
             wait 29000                s0 Leased, film Blocked
-            beat a s0#1:5             Run Continue { ttl_ms: 30000 }
+            beat a s0#1:5:denoise:60000Run Continue { ttl_ms: 30000 }
             wait 29000                s0 Leased, film Blocked
-            beat a s0#1:5             Run Continue { ttl_ms: 30000 }
+            beat a s0#1:5:denoise:60000Run Continue { ttl_ms: 30000 }
             wait 29000                s0 Leased, film Blocked
-            beat a s0#1:5             Run Continue { ttl_ms: 30000 }
+            beat a s0#1:5:denoise:60000Run Continue { ttl_ms: 30000 }
             wait 29000                s0 Leased, film Blocked
-            beat a s0#1:5             Run Continue { ttl_ms: 30000 }
+            beat a s0#1:5:denoise:60000Run Continue { ttl_ms: 30000 }
             wait 29000                s0 Leased, film Blocked
-            beat a s0#1:5             Run Continue { ttl_ms: 30000 }
+            beat a s0#1:5:denoise:60000Run Continue { ttl_ms: 30000 }
             wait 29000                s0 Leased, film Blocked
-            beat a s0#1:5             Run Continue { ttl_ms: 30000 }
+            beat a s0#1:5:denoise:60000Run Continue { ttl_ms: 30000 }
             wait 29000                s0 Leased, film Blocked
-            beat a s0#1:5             Run Continue { ttl_ms: 30000 }
+            beat a s0#1:5:denoise:60000Run Continue { ttl_ms: 30000 }
             wait 29000                s0 Leased, film Blocked
-            beat a s0#1:5             Run Continue { ttl_ms: 30000 }
+            beat a s0#1:5:denoise:60000Run Continue { ttl_ms: 30000 }
             wait 29000                s0 Leased, film Blocked
             checkpoint s0#1 8         Leased
             fail s0#1 device_fault    Ready

@@ -7,6 +7,7 @@ mod capacity;
 mod failures;
 mod films;
 mod forward;
+mod health;
 mod leases;
 mod order;
 mod preemption;
@@ -22,8 +23,9 @@ use expect_test::Expect;
 use schemas::{
     BootId, Digest, JobId, TaskId,
     agent::{
-        CheckpointRef, CheckpointReport, Device, FailureClass, Heartbeat, HeartbeatAnswer, Hello,
-        LeaseProgress, LeaseRef, LeaseRequest, Outcome as Ending, Phase, Report, WriteAnswer,
+        CheckpointRef, CheckpointReport, Device, DeviceSample, FailureClass, Heartbeat,
+        HeartbeatAnswer, Hello, LeaseProgress, LeaseRef, LeaseRequest, Outcome as Ending,
+        ProbeOutcome, ProbeReport, Report, WriteAnswer,
     },
     task::{Artefact, Variant},
 };
@@ -35,6 +37,7 @@ use super::{
     command::{Command, LeaseReply, Reply, Submitted},
     limits::Limits,
     model::{FOREIGN, Model, PROJECT, SECOND, accounts, job, weights},
+    nodes::{NodeChange, NodeOrder},
     rows::{Dedupe, Idempotency},
     users::User,
 };
@@ -120,7 +123,21 @@ impl World {
             "checkpoint" => self.checkpoint(word(1), word(2)),
             "succeed" => self.succeed(word(1), word(2)),
             "release" => self.release(word(1), word(2)),
-            "fail" => self.fail(word(1), word(2)),
+            "fail" => self.fail(word(1), word(2), &words[3.min(words.len())..].join(" ")),
+            "node" => self.order_node(word(1), word(2), word(3)),
+            "probe" => self.probe(word(1), word(2)),
+            "notices" => self.notices(),
+            "condition" => self.model.agents[&agent_id(word(1))].condition().into(),
+            "needs" => format!(
+                "{:?}",
+                self.model.tasks[&self.task_id(word(1))]
+                    .memory_bytes
+                    .map(|b| b >> 30)
+            ),
+            "preempted" => self.model.tasks[&self.task_id(word(1))]
+                .preemptions
+                .to_string(),
+            "minutes" => self.minutes(),
             "cancel" => format!(
                 "{:?}",
                 self.apply(Command::Cancel {
@@ -210,16 +227,21 @@ impl World {
 
     fn hello_as(&mut self, name: &str, boot: u128, traits: &[&str]) -> String {
         let has = |word| traits.contains(&word);
+        let number = |key: &str| {
+            let values = traits.iter().find_map(|t| t.strip_prefix(key));
+            values.map_or(1, |n| n.parse::<u64>().unwrap())
+        };
         let class = if has("gpu") { "H200" } else { "cpu" };
+        let device = |index: u64| Device {
+            index: index as u32,
+            class: class.into(),
+            memory_bytes: number("gib=") << 30,
+        };
         let hello = Hello {
             name: name.into(),
             boot: BootId(Uuid::from_u128(boot)),
             version: "test".into(),
-            devices: vec![Device {
-                index: 0,
-                class: class.into(),
-                memory_bytes: 1 << 30,
-            }],
+            devices: (0..number("devices=")).map(device).collect(),
             weights: if has("no-weights") {
                 vec![]
             } else {
@@ -238,12 +260,14 @@ impl World {
         BootId(Uuid::from_u128(self.boots.get(name).copied().unwrap_or(1)))
     }
 
-    fn poll(&mut self, name: &str) -> String {
+    /// `a` is device 0 of node a, `a/1` device 1.
+    fn poll(&mut self, at: &str) -> String {
+        let (name, device) = at.split_once('/').unwrap_or((at, "0"));
         let request = LeaseRequest {
             agent: agent_id(name),
             boot: self.boot(name),
-            device: 0,
-            poll_id: self.polls[name],
+            device: device.parse().unwrap(),
+            poll_id: self.polls[at],
         };
         match self.apply(Command::Lease(request)) {
             Reply::Leased(LeaseReply::Offer { offer, .. }) => {
@@ -258,6 +282,7 @@ impl World {
                 )
             }
             Reply::Leased(LeaseReply::Idle(why)) => format!("idle: {}", why.code()),
+            Reply::Leased(LeaseReply::Probe) => "probe".into(),
             Reply::Leased(LeaseReply::UnknownAgent) => "unknown agent".into(),
             other => format!("{other:?}"),
         }
@@ -363,24 +388,33 @@ impl World {
         self.report(self.lease(name), outcome)
     }
 
-    fn fail(&mut self, name: &str, class: &str) -> String {
+    /// `fail s0#1 CLASS [peak=GIB | MESSAGE]`
+    fn fail(&mut self, name: &str, class: &str, rest: &str) -> String {
         let cause: FailureClass = serde_json::from_value(class.into()).unwrap();
+        let peak_gib = rest
+            .strip_prefix("peak=")
+            .map(|n| n.parse::<u64>().unwrap());
         let outcome = Ending::Failed {
             cause,
-            message: "it broke".into(),
+            message: if rest.is_empty() { "it broke" } else { rest }.into(),
+            peak_bytes: peak_gib.map(|gib| gib << 30),
         };
         self.report(self.lease(name), outcome)
     }
 
+    /// `beat NODE [LEASE:STEP[:PHASE[:STEP_MS]]]… [READING=VALUE]…`
     fn beat(&mut self, name: &str, leases: &[&str]) -> String {
+        let (said, leases): (Vec<&str>, Vec<&str>) = leases.iter().partition(|w| w.contains('='));
         let leases = leases.iter().map(|word| {
             let (lease, step) = word.split_once(':').unwrap();
+            let (step, phase) = step.split_once(':').unwrap_or((step, "denoise"));
+            let (phase, step_ms) = phase.split_once(':').unwrap_or((phase, "3000"));
             LeaseProgress {
                 lease: self.lease(lease),
-                phase: Phase::Denoise,
+                phase: serde_json::from_value(phase.into()).unwrap(),
                 step: step.parse().unwrap(),
                 steps: 10,
-                step_ms: Some(3_000),
+                step_ms: Some(step_ms.parse().unwrap()),
             }
         });
         let beat = Heartbeat {
@@ -388,7 +422,7 @@ impl World {
             boot: self.boot(name),
             term: 1,
             leases: leases.collect(),
-            devices: vec![],
+            devices: samples(&said),
         };
         match self.apply(Command::Heartbeat(Box::new(beat))) {
             Reply::Beat(HeartbeatAnswer::Beat {
@@ -403,6 +437,87 @@ impl World {
             Reply::Beat(HeartbeatAnswer::UnknownAgent) => "unknown agent".into(),
             other => format!("{other:?}"),
         }
+    }
+
+    /// `node a quarantine 1` means device 1.
+    fn order_node(&mut self, node: &str, word: &str, device: &str) -> String {
+        let (device, why) = (device.parse().ok(), "told to".to_string());
+        let change = match word {
+            "drain" => NodeChange::Drain,
+            "cordon" => NodeChange::Cordon { why },
+            "uncordon" => NodeChange::Uncordon,
+            "quarantine" => NodeChange::Quarantine { device, why },
+            "release" => NodeChange::Release { device },
+            other => panic!("no order {other}"),
+        };
+        let order = NodeOrder {
+            actor: "operator".into(),
+            node: node.into(),
+            change,
+        };
+        match self.apply(Command::OrderNode(Box::new(order))) {
+            Reply::Ordered(Ok(done)) => {
+                let condition = self.model.agents[&agent_id(node)].condition();
+                format!("{done:?}: {condition}")
+            }
+            Reply::Ordered(Err(why)) => format!("refused: {why}"),
+            other => format!("{other:?}"),
+        }
+    }
+
+    /// `probe a/1 WORD`: the latents are a hash of the word, `fails` is a failure.
+    fn probe(&mut self, at: &str, word: &str) -> String {
+        let (name, device) = at.split_once('/').unwrap_or((at, "0"));
+        let report = ProbeReport {
+            agent: agent_id(name),
+            boot: self.boot(name),
+            device: device.parse().unwrap(),
+            outcome: match word {
+                "fails" => ProbeOutcome::Failed {
+                    message: "two runs differ".into(),
+                },
+                word => ProbeOutcome::Rendered {
+                    digest: Digest::of(word.as_bytes()),
+                },
+            },
+        };
+        match self.apply(Command::Probed(report)) {
+            Reply::Written(WriteAnswer::Accepted) => {
+                self.model.agents[&agent_id(name)].condition().into()
+            }
+            Reply::Written(WriteAnswer::Refused { why }) => format!("refused: {why}"),
+            other => format!("{other:?}"),
+        }
+    }
+
+    /// What operators were told, oldest first.
+    fn notices(&self) -> String {
+        let told = self.model.notices.iter().map(|row| {
+            let by = row
+                .actor
+                .as_deref()
+                .map_or(String::new(), |a| format!(" by {a}"));
+            let why = row.detail["why"]
+                .as_str()
+                .map_or(String::new(), |w| format!(" ({w})"));
+            let subject = match row.kind.as_str() {
+                "poison" => "a task",
+                _ => &row.subject,
+            };
+            format!("{} {subject}{by}{why}", row.kind)
+        });
+        told.collect::<Vec<_>>().join(", ")
+    }
+
+    fn minutes(&self) -> String {
+        let rows = self.model.samples.values().map(|row| {
+            let minute = row.minute_ms / 60_000;
+            format!(
+                "minute {minute}: {} readings, {:?} C",
+                row.readings, row.temperature_max_c
+            )
+        });
+        rows.collect::<Vec<_>>().join(", ")
     }
 
     fn task_state(&self, id: TaskId) -> String {
@@ -453,6 +568,23 @@ impl World {
             });
         waiting.map_or("it does not wait".into(), |why| format!("{why:?}"))
     }
+}
+
+/// `xid=79`, `ecc=2`, `celsius=80`, each of device 0; `xid/1=79` of device 1.
+fn samples(said: &[&str]) -> Vec<DeviceSample> {
+    let sample = |word: &&str| {
+        let (key, value) = word.split_once('=').unwrap();
+        let (key, index) = key.split_once('/').unwrap_or((key, "0"));
+        let value: u64 = value.parse().unwrap();
+        DeviceSample {
+            index: index.parse().unwrap(),
+            xids: (key == "xid").then_some(value).into_iter().collect(),
+            ecc_uncorrected: (key == "ecc").then_some(value),
+            temperature_c: (key == "celsius").then_some(value as u32),
+            ..DeviceSample::default()
+        }
+    };
+    said.iter().map(sample).collect()
 }
 
 fn checkpoint(step: &str) -> CheckpointRef {

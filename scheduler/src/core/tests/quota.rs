@@ -404,7 +404,7 @@ fn an_urgent_task_over_its_cap_takes_no_device() {
             beat a s0#1:4             Run Continue { ttl_ms: 30000 }
             why 2/s0                  ConcurrencyCap { account: "second", used: 0, of: 0 }
             limit second devices=1    Now
-            beat a s0#1:4             Run Yield { reason: "an urgent task needs the device" }
+            beat a s0#1:4             Run Yield { reason: "a more urgent task needs the device" }
         "#]],
     );
 }
