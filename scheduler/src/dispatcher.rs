@@ -34,7 +34,7 @@ use crate::{
         limits::Limits,
         live::{Counts, LiveJob},
         nodes::{NodeOrder, NodeView},
-        outlook::{Frame, LiveCopy},
+        outlook::{Frame, LiveCopy, Looked},
         prices::PriceBook,
         quota::{Ordered, QuotaOrder, QuotaView},
         rows::{AccountRow, Fingerprint, KeyRow, NewJob},
@@ -397,9 +397,9 @@ impl Dispatcher {
     /// Jobs that have not ended, in pages; with the last looked at, or `None` at the end.
     pub async fn outlook_page(
         &self,
-        after: Option<JobId>,
+        after: Option<Looked>,
         limit: usize,
-    ) -> Result<(Vec<LiveCopy>, Option<JobId>), DispatchError> {
+    ) -> Result<(Vec<LiveCopy>, Option<Looked>), DispatchError> {
         self.look(move |farm| farm.outlook_page(after, limit)).await
     }
 

@@ -1,5 +1,7 @@
 //! `dailies simulate`: the production scheduler on a farm that exists only in numbers.
 
+mod replay;
+
 use std::{fs, path::PathBuf};
 
 use anyhow::{Context, Result, ensure};
@@ -15,6 +17,32 @@ pub struct SimulateArgs {
     /// Print the scenario as TOML instead of playing it: a start for one of your own.
     #[arg(long)]
     print: bool,
+    /// Replay this farm's own log from this date on instead: 2026-11-26, 2026-11-26T19:00.
+    #[arg(long, value_name = "DATE", requires = "to", conflicts_with_all = ["scenario", "print"])]
+    from: Option<String>,
+    /// The end of the time that is replayed.
+    #[arg(long, value_name = "DATE", requires = "from")]
+    to: Option<String>,
+    /// Limits of accounts as they might be (TOML): [NAME] weight, devices_max, jobs_max, grant_s.
+    #[arg(long, value_name = "FILE", requires = "from")]
+    quota: Option<PathBuf>,
+    /// Settings of the scheduler as they might be (TOML): [farm] and [windows.NAME].
+    #[arg(long, value_name = "FILE", requires = "from")]
+    policy: Option<PathBuf>,
+    /// Windows as they might be (TOML): [windows.NAME].
+    #[arg(
+        long,
+        value_name = "FILE",
+        requires = "from",
+        conflicts_with = "policy"
+    )]
+    window: Option<PathBuf>,
+    /// What a charged device hour costs, for the column of costs.
+    #[arg(long, default_value_t = 1.0, requires = "from")]
+    price: f64,
+    /// Folder of the farm whose log is replayed.
+    #[arg(long, env = "DAILIES_DATA", default_value = "data")]
+    data: PathBuf,
     /// What if there were N more nodes of one device each: +N:CLASS; may be given again.
     #[arg(long, value_name = "+N:CLASS")]
     devices: Vec<More>,
@@ -34,6 +62,8 @@ const HELP: &str = "Examples:
   dailies simulate --devices +8:gpu --svg night.svg the same with eight more devices, beside the farm as it is
   dailies simulate --print > farm.toml              write it down, change it, and play it:
   dailies simulate --scenario farm.toml
+  dailies simulate --from 2026-11-26 --to 2026-11-27                   what this farm did that day, decided again
+  dailies simulate --from 2026-11-26 --to 2026-11-27 --devices +8:cpu  and what eight more devices would have done
 
 Every decision is made by the scheduler's own core; only rendering is replaced by its duration.";
 
@@ -66,6 +96,9 @@ impl std::str::FromStr for More {
 }
 
 pub fn run(args: &SimulateArgs) -> Result<()> {
+    if args.from.is_some() {
+        return replay::run(args);
+    }
     let mut scenario = match &args.scenario {
         Some(path) => read(path)?,
         None => Scenario::night(),

@@ -232,6 +232,15 @@ impl Server {
         }
     }
 
+    /// Makes a database for a program that does not make its own.
+    pub fn create(&self, name: &str) -> Result<()> {
+        let sql = format!("CREATE DATABASE \"{name}\"");
+        let url = self.database("postgres");
+        let made = self.client("psql").args([&url, "-qc", &sql]).status()?;
+        ensure!(made.success(), "the database {name} cannot be made");
+        Ok(())
+    }
+
     /// Address of one database on it, which is made by who opens it.
     pub fn database(&self, name: &str) -> String {
         self.url.replacen("/?", &format!("/{name}?"), 1)

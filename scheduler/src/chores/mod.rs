@@ -43,6 +43,8 @@ pub struct ChoreSettings {
     pub retention_every_ms: i64,
     /// How long the place of a deleted job is remembered.
     pub tombstone_ms: i64,
+    /// How long the log is kept that `dailies simulate --from` replays.
+    pub log_ms: i64,
     /// How long readings of devices are kept.
     pub samples_ms: i64,
     /// How long notices to operators are kept.
@@ -58,6 +60,7 @@ impl Default for ChoreSettings {
             sweep_older_than_ms: 24 * hour,
             retention_every_ms: 10 * minute,
             tombstone_ms: 30 * 24 * hour,
+            log_ms: 90 * 24 * hour,
             samples_ms: 14 * 24 * hour,
             notices_ms: 90 * 24 * hour,
             check_ledger_every_ms: 24 * hour,

@@ -1,4 +1,4 @@
-//! Removes rows that are past their time: tombstones, kept answers, records of retries, readings, notices.
+//! Removes rows that are past their time: tombstones, kept answers, records of retries, readings, notices, the log.
 
 use super::{ChoreError, Chores};
 
@@ -15,5 +15,6 @@ pub(super) async fn remove(chores: &Chores) -> Result<u64, ChoreError> {
         .store
         .remove_observed(samples_before, notices_before)
         .await?;
-    Ok(expired + observed)
+    let cut = chores.store.cut_log(now - chores.settings.log_ms).await?;
+    Ok(cut + expired + observed)
 }

@@ -13,7 +13,7 @@ use super::{
     Farm,
     command::{Refusal, Reply},
     health::Health,
-    limits::{HEARTBEATS_MISSED, LEASE_UNNAMED_MAX},
+    limits::LEASE_UNNAMED_MAX,
     rows::{AgentRow, AgentState},
     task::{LiveLease, YieldWhy},
     timers::Timer,
@@ -152,7 +152,7 @@ impl Farm {
     }
 
     fn silence_ms(&self) -> i64 {
-        HEARTBEATS_MISSED * self.limits.heartbeat_ms
+        self.limits.silence_ms()
     }
 
     pub(super) fn arm_silence(&mut self, id: AgentId) {

@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 
 use jiff::{ToSpan, civil::Date, tz::TimeZone};
 use schemas::{AccountId, GpuMicros, JobId};
+use serde::{Deserialize, Serialize};
 
 use super::{
     Farm,
@@ -37,15 +38,16 @@ pub struct BudgetRow {
 }
 
 /// What an operator sets.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BudgetRule {
     pub limit: GpuMicros,
     pub period: Period,
+    #[serde(with = "jiff::fmt::serde::tz::required")]
     pub zone: TimeZone,
     pub at_limit: AtLimit,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Period {
     /// From the first of the month.
     Month,
@@ -54,7 +56,7 @@ pub enum Period {
 }
 
 /// What becomes of work when the limit is reached.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum AtLimit {
     /// Nothing more starts; what runs finishes.
     #[default]
@@ -271,6 +273,7 @@ impl Farm {
     pub(super) fn cancel_over_budget(&mut self) {
         for account in std::mem::take(&mut self.to_cancel) {
             let name = self.accounts[&account].name.clone();
+            self.unpack_below(account);
             let live = |state: JobState| !state.is_terminal();
             let mut jobs: Vec<_> = self
                 .jobs

@@ -20,6 +20,8 @@ const LATE_PERMILLE: u32 = 900;
 const PERMILLE: i64 = 1_000;
 /// An interval is never narrower than this on either side.
 const HALF_MIN_MS: i64 = 500;
+/// Forecasts that are kept at a time; those of a long queue tell no more than those of its beginning.
+const PROMISES_MAX: usize = 10_000;
 /// Half-widths, in thousandths, beyond which a score tells no more.
 const SCORE_MAX: u64 = 20_000;
 /// What such a row is called where others name a shape.
@@ -134,11 +136,11 @@ impl Promise {
 impl Farm {
     /// Remembers what was foretold of a job. Only this leader knows it: after a crash the job is not counted.
     pub(super) fn promise(&mut self, job: JobId, promise: Promise) -> Reply {
-        let live = self
-            .jobs
-            .get(&job)
-            .is_some_and(|job| !job.row.state.is_terminal());
-        if live {
+        let live = match self.jobs.get(&job) {
+            Some(job) => !job.row.state.is_terminal(),
+            None => self.backlog.holds(job),
+        };
+        if live && self.promises.len() < PROMISES_MAX {
             self.promises.entry(job).or_insert(promise);
         }
         Reply::Done

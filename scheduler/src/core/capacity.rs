@@ -108,6 +108,7 @@ impl Farm {
 
     /// Counts anew what works and waits: after a rebuild, and when the rules change.
     pub(super) fn recount_capacity(&mut self) {
+        self.pack_or_not();
         self.pool_used.clear();
         self.eligible.clear();
         if self.capacities.is_empty() {

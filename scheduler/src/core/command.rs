@@ -64,6 +64,8 @@ pub enum Command {
         boot: Option<BootId>,
     },
 
+    /// Memory was just read from the database.
+    Started,
     /// What an answer foretold of a job.
     Promise {
         job: JobId,
@@ -75,6 +77,14 @@ pub enum Command {
 }
 
 impl Command {
+    /// The job that it names: its rows are unpacked before the command is applied.
+    pub fn job(&self) -> Option<JobId> {
+        match self {
+            Self::Cancel { job, .. } | Self::Delete { job, .. } => Some(*job),
+            _ => None,
+        }
+    }
+
     /// Short name for logs and metrics.
     pub fn name(&self) -> &'static str {
         match self {
@@ -95,6 +105,7 @@ impl Command {
             Self::Probed(_) => "probed",
             Self::OrderNode(_) => "order_node",
             Self::Drain { .. } => "drain",
+            Self::Started => "started",
             Self::Promise { .. } => "promise",
             Self::Tick => "tick",
         }

@@ -3,27 +3,30 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
-    Farm, Job, Task,
+    Farm,
     agent::Agent,
+    backlog::Backlog,
     budget::BudgetRow,
     capacity::CapacityRow,
     costs::{CostRow, Costs},
     decay::Decayed,
     expiry::ExpiryRow,
     limits::{Limits, RECENT_MS},
+    packed::{Whole, head, pack, split_first},
     queue::Queue,
     quota::QuotaRow,
     rows::{
-        AccountRow, AgentRow, AgentState, Balance, CheckpointRow, DedupeRow, GoldenKey,
+        AccountRow, AgentRow, AgentState, Balance, Band, CheckpointRow, DedupeRow, GoldenKey,
         IdempotencyRow, JobRow, LoanRow, ReservationRow, TaskRow, TaskState,
     },
-    start::Expected,
+    shapes::{ShapeId, Shapes},
     task::LiveLease,
     timers::{Timer, Timers},
 };
-use schemas::{AccountId, Digest, GpuMicros};
+use schemas::{AccountId, Digest, GpuMicros, JobId, task::TaskSpec};
 
-/// All rows that memory is folded from: jobs that live or ended within `RECENT_MS`, with what hangs on them.
+/// All rows that memory is folded from: jobs that live or ended within `RECENT_MS`, with what hangs on
+/// them. Jobs that wait may come packed instead of as rows.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Snapshot {
     pub term: u64,
@@ -47,6 +50,9 @@ pub struct Snapshot {
     pub grants: Vec<((AccountId, String), GpuMicros)>,
     /// Hash of the last entry of the ledger.
     pub chain: Option<Digest>,
+    pub shapes: Vec<(ShapeId, TaskSpec)>,
+    /// Packed jobs, one after the other in each part.
+    pub waiting: Vec<Vec<u8>>,
     /// What each class of device gives for the probe, sorted.
     pub golden: Vec<(GoldenKey, Digest)>,
     pub costs: Vec<CostRow>,
@@ -82,6 +88,8 @@ impl Farm {
             loans: BTreeMap::new(),
             grants: BTreeMap::new(),
             chain: None,
+            shapes: Shapes::default(),
+            backlog: Backlog::default(),
             golden: BTreeMap::new(),
             costs: Costs::default(),
             busy: BTreeMap::new(),
@@ -109,6 +117,8 @@ impl Farm {
             writes: Vec::new(),
             wake: false,
             attempts_ended: Vec::new(),
+            taken: Vec::new(),
+            takes_none: false,
             observed: Vec::new(),
             to_cancel: BTreeSet::new(),
             finished: Vec::new(),
@@ -136,8 +146,10 @@ impl Farm {
         farm.chain = snapshot.chain;
         farm.golden = snapshot.golden.into_iter().collect();
         farm.costs = Costs::from_rows(snapshot.costs);
-        farm.fold_jobs(snapshot.jobs, snapshot.reservations);
-        farm.fold_tasks(snapshot.tasks)?;
+        farm.fold_shapes(&snapshot.shapes)?;
+        let rows = (snapshot.jobs, snapshot.tasks, snapshot.reservations);
+        let packed = farm.fold_jobs(rows)?;
+        farm.fold_waiting(&packed, &snapshot.waiting)?;
         farm.fold_checkpoints(snapshot.checkpoints)?;
         farm.fold_agents(snapshot.agents);
         farm.fold_kept(snapshot.dedupe, snapshot.idempotency);
@@ -157,71 +169,109 @@ impl Farm {
         }
     }
 
-    fn fold_jobs(&mut self, jobs: Vec<JobRow>, reservations: Vec<ReservationRow>) {
-        for row in jobs {
-            if let Some(at) = row.ended_at_ms {
-                if at + RECENT_MS <= self.now {
-                    continue;
-                }
-                self.timers.arm(at + RECENT_MS, Timer::Forget(row.id));
+    fn fold_shapes(&mut self, shapes: &[(ShapeId, TaskSpec)]) -> Result<(), Inconsistent> {
+        for (number, shape) in shapes {
+            if self.shapes.intern(shape).1 != Some(*number) {
+                return Err(Inconsistent {
+                    what: "a shape out of its place, number",
+                    id: number.to_string(),
+                });
             }
-            let job = Job {
-                tasks: Vec::new(),
-                progress_written_ms: self.now,
-                expected: Expected::default(),
-                row,
-            };
-            let id = job.row.id;
-            self.jobs.insert(id, job);
-            self.count_job(id, None);
-            self.arm_deadline(id);
         }
-        self.reservations = by(reservations, |row| row.job);
-        self.reservations
-            .retain(|job, _| self.jobs.contains_key(job));
+        Ok(())
     }
 
-    fn fold_tasks(&mut self, mut rows: Vec<TaskRow>) -> Result<(), Inconsistent> {
-        rows.sort_by_key(|row| (row.job, row.index));
+    /// Enters jobs that came as rows; answers those that can be packed.
+    fn fold_jobs(
+        &mut self,
+        (jobs, mut tasks, reservations): (Vec<JobRow>, Vec<TaskRow>, Vec<ReservationRow>),
+    ) -> Result<Vec<Vec<u8>>, Inconsistent> {
+        tasks.sort_by_key(|row| (row.job, row.index));
+        let mut tasks_of: BTreeMap<JobId, Vec<TaskRow>> = BTreeMap::new();
+        for mut row in tasks {
+            if let Some(shape) = self.shapes.share(&row.spec) {
+                row.spec = shape;
+            }
+            tasks_of.entry(row.job).or_default().push(row);
+        }
+        let mut reservations = by(reservations, |row| row.job);
+        let mut packed = Vec::new();
+        for job in jobs {
+            if job.ended_at_ms.is_some_and(|at| at + RECENT_MS <= self.now) {
+                continue;
+            }
+            let id = job.id;
+            let (Some(tasks), Some(reservation)) = (tasks_of.remove(&id), reservations.remove(&id))
+            else {
+                return Err(Inconsistent {
+                    what: "no tasks or reservation",
+                    id: id.to_string(),
+                });
+            };
+            let whole = Whole {
+                job,
+                tasks,
+                reservation,
+            };
+            match pack(&whole, &self.shapes) {
+                Some(bytes) => packed.push(bytes),
+                None => self.fold_job(whole),
+            }
+        }
+        Ok(packed)
+    }
+
+    fn fold_job(&mut self, whole: Whole) {
+        if let Some(at) = whole.job.ended_at_ms {
+            let id = whole.job.id;
+            self.timers.arm(at + RECENT_MS, Timer::Forget(id));
+        }
         let expires_at_ms = self.now + self.limits.lease_ttl_ms;
-        let mut ids = Vec::new();
-        for row in rows {
-            let Some(job) = self.jobs.get_mut(&row.job) else {
-                continue; // ended just before RECENT_MS ago
-            };
-            job.tasks.push(row.id);
-            job.expected.add(row.kind(), row.estimate);
-            ids.push(row.id);
-            let leased = matches!(row.state, TaskState::Leased(_));
+        let leased: Vec<_> = whole
+            .tasks
+            .iter()
+            .filter(|row| matches!(row.state, TaskState::Leased(_)))
+            .map(|row| row.id)
+            .collect();
+        let tasks: Vec<_> = whole.tasks.iter().map(|row| row.id).collect();
+        self.enter(whole, None);
+        tasks.into_iter().for_each(|id| self.note_planned(id));
+        for id in leased {
+            self.timers.arm(expires_at_ms, Timer::Lease(id));
             let mut live = LiveLease::new(expires_at_ms, self.now);
-            (live.first_step, live.step, live.steps) = (row.step, row.step, row.steps);
-            self.timers_for(&row, expires_at_ms);
-            let task = Task {
-                checkpoints: Vec::new(),
-                live: leased.then_some(live),
-                row,
-            };
-            self.tasks.insert(task.row.id, task);
-        }
-        for id in ids {
-            self.index_task(id);
-            self.note_planned(id);
-        }
-        let whole =
-            |job: &Job| !job.tasks.is_empty() && self.reservations.contains_key(&job.row.id);
-        match self.jobs.values().find(|job| !whole(job)) {
-            Some(job) => Err(Inconsistent {
-                what: "no tasks or reservation",
-                id: job.row.id.to_string(),
-            }),
-            None => Ok(()),
+            let task = self.task_at_mut(id);
+            (live.first_step, live.step, live.steps) =
+                (task.row.step, task.row.step, task.row.steps);
+            task.live = Some(live);
         }
     }
 
-    fn timers_for(&mut self, row: &TaskRow, expires_at_ms: i64) {
-        if matches!(row.state, TaskState::Leased(_)) {
-            self.timers.arm(expires_at_ms, Timer::Lease(row.id));
+    /// Packed jobs join their lines in the order of their submission; the first of each are unpacked.
+    fn fold_waiting(&mut self, packed: &[Vec<u8>], stored: &[Vec<u8>]) -> Result<(), Inconsistent> {
+        let mut all = Vec::new();
+        for mut part in packed.iter().chain(stored).map(Vec::as_slice) {
+            while !part.is_empty() {
+                let Some((head, bytes)) = split_first(&mut part, &self.shapes) else {
+                    return Err(Inconsistent {
+                        what: "a packed job that cannot be read, behind",
+                        id: all.len().to_string(),
+                    });
+                };
+                all.push((head.seq, bytes));
+            }
         }
+        all.sort_unstable_by_key(|(seq, _)| *seq);
+        for (_, bytes) in all {
+            let head = head(bytes, &self.shapes).expect("it was read before");
+            self.backlog.push(&head, bytes);
+        }
+        for band in Band::ALL {
+            self.queue.note_packed(band, self.backlog.ready(band));
+        }
+        for line in self.backlog.line_ids() {
+            self.advance_line(line);
+        }
+        Ok(())
     }
 
     fn fold_checkpoints(&mut self, mut rows: Vec<CheckpointRow>) -> Result<(), Inconsistent> {
@@ -272,7 +322,7 @@ impl Farm {
     /// All that a rebuild must bring back; leases' expiries and agents' last words are not stored.
     pub fn durable(&self) -> Snapshot {
         let tasks = || self.tasks.values();
-        Snapshot {
+        let whole = Snapshot {
             jobs: self.jobs.values().map(|job| job.row.clone()).collect(),
             tasks: tasks().map(|task| task.row.clone()).collect(),
             checkpoints: tasks().flat_map(|task| task.checkpoints.clone()).collect(),
@@ -284,8 +334,10 @@ impl Farm {
             balances: self.balances.iter().map(|(id, b)| (*id, *b)).collect(),
             usage: self.used(),
             costs: self.costs.rows(),
+            golden: self.golden.clone().into_iter().collect(),
             ..self.frame()
-        }
+        };
+        whole.with(self.all_packed())
     }
 
     /// The part of it that does not grow with jobs, grants and accounts.
@@ -304,9 +356,24 @@ impl Farm {
             expiries: self.expiries.values().cloned().collect(),
             loans: self.loans.values().cloned().collect(),
             chain: self.chain,
-            golden: self.golden.clone().into_iter().collect(),
+            shapes: self.shapes.rows(),
             ..Snapshot::default()
         }
+    }
+}
+
+impl Snapshot {
+    /// The same with these jobs as rows, all rows in the order of their ids.
+    pub(super) fn with(mut self, jobs: impl Iterator<Item = Whole>) -> Self {
+        for whole in jobs {
+            self.jobs.push(whole.job);
+            self.tasks.extend(whole.tasks);
+            self.reservations.push(whole.reservation);
+        }
+        self.jobs.sort_by_key(|row| row.id);
+        self.tasks.sort_by_key(|row| row.id);
+        self.reservations.sort_by_key(|row| row.job);
+        self
     }
 }
 

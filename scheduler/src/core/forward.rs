@@ -87,7 +87,7 @@ pub fn forward(
     run.feed();
     run.ahead.reasons = probes
         .iter()
-        .map(|probe| run.farm.waiting(probe.tasks.first()?.id))
+        .map(|probe| run.farm.job_reason(probe.id))
         .collect();
     Ok(run.play(stop))
 }

@@ -161,11 +161,16 @@ impl Farm {
     }
 
     pub(super) fn announce(&mut self, job: JobId, kind: &str) {
+        let project = self.job_at(job).row.project;
+        self.announce_for(project, job, kind);
+    }
+
+    pub(super) fn announce_for(&mut self, project: AccountId, job: JobId, kind: &str) {
         let row = OutboxRow {
             seq: self.next_seq(),
             kind: kind.into(),
             job,
-            project: self.job_at(job).row.project,
+            project,
             at_ms: self.now,
         };
         self.writes.push(Write::InsertOutbox(row));

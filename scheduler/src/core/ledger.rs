@@ -21,25 +21,23 @@ use super::{
 const LEVELS_MAX: usize = 4;
 
 impl Farm {
-    pub(super) fn hold(&mut self, job: JobId, account: AccountId, held: GpuMicros) {
-        let row = ReservationRow {
-            job,
-            account,
-            state: ReservationState::Pending,
-            reserved: held,
-            held,
-            posted: GpuMicros::ZERO,
-            refunded: GpuMicros::ZERO,
-        };
+    /// The reservation of a new job, which enters memory with it.
+    pub(super) fn hold(
+        &mut self,
+        job: JobId,
+        account: AccountId,
+        held: GpuMicros,
+    ) -> ReservationRow {
+        let row = ReservationRow::new(job, account, held);
         self.writes.push(Write::InsertReservation(row.clone()));
-        self.reservations.insert(job, row);
         let key = format!("hold:{job}");
         for account in self.path(account) {
             if let Some(short_by) = self.short_by(account, held) {
                 self.borrow_for(account, short_by, &key);
             }
         }
-        self.enter(account, key, (Bucket::Available, Bucket::Held), held, None);
+        self.enter_all(account, key, (Bucket::Available, Bucket::Held), held, None);
+        row
     }
 
     /// Charges the work of one finished task, at most what is still held.
@@ -54,7 +52,7 @@ impl Farm {
         });
         self.charge_budgets(account, amount, job);
         let key = format!("post:{task}:{attempt}");
-        self.enter(
+        self.enter_all(
             account,
             key,
             (Bucket::Held, Bucket::Spent),
@@ -99,7 +97,7 @@ impl Farm {
         self.change_reservation(job, |row| row.refunded = row.posted);
         self.charge_budgets(account, GpuMicros(-amount.0), job);
         let key = format!("refund:{job}:failed");
-        self.enter(
+        self.enter_all(
             account,
             key,
             (Bucket::Spent, Bucket::Available),
@@ -116,7 +114,7 @@ impl Farm {
             row.state = state;
         });
         let key = format!("void:{job}");
-        self.enter(account, key, (Bucket::Held, Bucket::Available), rest, None);
+        self.enter_all(account, key, (Bucket::Held, Bucket::Available), rest, None);
     }
 
     fn reservation(&self, job: JobId) -> &ReservationRow {
@@ -137,7 +135,7 @@ impl Farm {
     }
 
     /// The same entry on each account from this one up.
-    fn enter(
+    fn enter_all(
         &mut self,
         account: AccountId,
         key: String,

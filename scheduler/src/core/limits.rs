@@ -121,6 +121,13 @@ pub struct Limits {
     pub rate_ppm: BTreeMap<String, u64>,
 }
 
+impl Limits {
+    /// Silence after which an agent counts as unresponsive.
+    pub fn silence_ms(&self) -> i64 {
+        HEARTBEATS_MISSED * self.heartbeat_ms
+    }
+}
+
 impl Default for Limits {
     fn default() -> Self {
         Self {

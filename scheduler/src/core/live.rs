@@ -14,7 +14,8 @@ use super::{
     outlook::Rest,
     placement::is_cpu_class,
     prices::PriceBook,
-    rows::{AgentState, Band, JobState, TaskState},
+    rows::{AgentState, Band, JobRow, JobState, TaskRow, TaskState},
+    task::LiveLease,
 };
 
 /// A job that has not ended, as memory sees it.
@@ -77,28 +78,47 @@ pub struct Counts {
 impl Farm {
     /// `None` for a job that has ended or is not known.
     pub fn live(&self, id: JobId) -> Option<LiveJob> {
-        let job = self.jobs.get(&id)?;
+        let Some(job) = self.jobs.get(&id) else {
+            return self.live_packed(id);
+        };
         if job.row.state.is_terminal() {
             return None;
         }
-        let before = || {
-            self.jobs
-                .values()
-                .filter(|other| other.row.seq < job.row.seq && !other.row.state.is_terminal())
-        };
         let waits = job.row.state == JobState::Waiting;
-        let waiting_before = before().filter(|other| other.row.state == JobState::Waiting);
         Some(LiveJob {
-            queue_position: waits.then(|| waiting_before.count() as u64 + 1),
-            waiting: self.job_waiting(&job.tasks),
-            tasks: job.tasks.iter().map(|task| self.live_task(*task)).collect(),
-            own_ahead: self.own_ahead(&job.tasks),
-            devices: self.devices_online().max(1),
             id,
             account: job.row.account(),
             band: job.row.band,
             prices: self.prices(),
+            queue_position: waits.then(|| self.waiting_before(job.row.seq) + 1),
+            waiting: self.job_waiting(&job.tasks),
+            tasks: job.tasks.iter().map(|task| self.live_task(*task)).collect(),
+            own_ahead: self.own_ahead_of(&job.tasks),
+            devices: self.devices_online().max(1),
         })
+    }
+
+    fn live_packed(&self, id: JobId) -> Option<LiveJob> {
+        let whole = self.packed(id)?;
+        let tasks = whole.tasks.iter().map(|row| live_row(row, None, None, 0));
+        Some(LiveJob {
+            id,
+            account: whole.job.account(),
+            band: whole.job.band,
+            prices: self.prices(),
+            queue_position: Some(self.waiting_before(whole.job.seq) + 1),
+            waiting: self.packed_waiting(&whole),
+            tasks: tasks.collect(),
+            own_ahead: self.own_ahead_of_packed(&whole),
+            devices: self.devices_online().max(1),
+        })
+    }
+
+    /// Jobs before the one with this number that have not begun.
+    fn waiting_before(&self, seq: i64) -> u64 {
+        let before = |row: &JobRow| row.seq < seq && row.state == JobState::Waiting;
+        let unpacked = self.jobs.values().filter(|job| before(&job.row)).count();
+        unpacked as u64 + self.backlog.before(seq).jobs
     }
 
     fn job_waiting(&self, tasks: &[TaskId]) -> Option<Waiting> {
@@ -111,34 +131,21 @@ impl Farm {
 
     fn live_task(&self, id: TaskId) -> LiveTask {
         let task = self.task_at(id);
-        let row = &task.row;
-        let live = task.live.as_ref();
-        LiveTask {
-            index: row.index,
-            kind: row.kind(),
-            phase: live.map(|live| live.phase),
-            step: live.map_or(row.step, |live| live.step),
-            steps: live.map_or(row.steps, |live| live.steps),
-            granted_at_ms: match row.state {
-                TaskState::Leased(holder) => Some(holder.granted_at_ms),
-                _ => None,
-            },
-            is_ready: matches!(row.state, TaskState::Ready { .. }),
-            spec: Arc::clone(&row.spec),
-            rest: self.rest(id),
-            saved: task.resume_step(),
-            is_done: row.state.is_terminal(),
-        }
+        live_row(
+            &task.row,
+            task.live.as_ref(),
+            self.rest(id),
+            task.resume_step(),
+        )
     }
 
-    fn own_ahead(&self, tasks: &[TaskId]) -> u64 {
+    fn own_ahead_of(&self, tasks: &[TaskId]) -> u64 {
         let ready = |id: &&TaskId| matches!(self.task_at(**id).row.state, TaskState::Ready { .. });
         let Some(first) = tasks.iter().find(ready) else {
             return 0;
         };
         let entry = self.entry(*first, self.now);
-        self.queue
-            .own_ahead(entry.account, entry.band, &entry.place)
+        self.own_ahead(entry.account, entry.band, &entry.place)
     }
 
     pub(super) fn devices_online(&self) -> u32 {
@@ -166,6 +173,19 @@ impl Farm {
             gpus: self.gpus(),
             ..Counts::default()
         };
+        for (head, packed) in self.packed_lines() {
+            let count = |map: &mut BTreeMap<_, u64>, what, tasks| {
+                if tasks > 0 {
+                    *map.entry(what).or_default() += tasks;
+                }
+            };
+            count(&mut counts.tasks, "ready", packed.ready);
+            count(&mut counts.tasks, "blocked", packed.blocked);
+            let why = self.waiting_behind(head, packed.ready).code();
+            count(&mut counts.waiting, why, packed.ready);
+            let inputs = Waiting::InputsPending { tasks_left: 1 }.code();
+            count(&mut counts.waiting, inputs, packed.blocked);
+        }
         for (id, task) in &self.tasks {
             *counts.tasks.entry(task.row.state.name()).or_default() += 1;
             if let Some(waiting) = self.waiting(*id) {
@@ -212,6 +232,25 @@ impl Farm {
             }
         }
         gpus
+    }
+}
+
+fn live_row(row: &TaskRow, live: Option<&LiveLease>, rest: Option<Rest>, saved: u32) -> LiveTask {
+    LiveTask {
+        index: row.index,
+        kind: row.kind(),
+        phase: live.map(|live| live.phase),
+        step: live.map_or(row.step, |live| live.step),
+        steps: live.map_or(row.steps, |live| live.steps),
+        granted_at_ms: match row.state {
+            TaskState::Leased(holder) => Some(holder.granted_at_ms),
+            _ => None,
+        },
+        is_ready: matches!(row.state, TaskState::Ready { .. }),
+        spec: Arc::clone(&row.spec),
+        rest,
+        saved,
+        is_done: row.state.is_terminal(),
     }
 }
 

@@ -7,6 +7,7 @@
 //! in [`queue`], who gets it in [`placement`], why something waits in [`waiting`].
 
 pub mod agent;
+mod backlog;
 pub mod budget;
 pub mod calibration;
 pub mod capacity;
@@ -15,6 +16,7 @@ mod cheap;
 pub mod command;
 pub mod costs;
 pub mod decay;
+pub mod event;
 pub mod expiry;
 pub mod explain;
 mod failure;
@@ -24,10 +26,12 @@ pub mod health;
 mod job;
 mod ledger;
 pub mod limits;
+mod line;
 pub mod live;
 mod loans;
 pub mod nodes;
 pub mod outlook;
+pub mod packed;
 mod placement;
 mod pools;
 mod preempt;
@@ -39,6 +43,7 @@ mod recent;
 mod reclaim;
 pub mod rows;
 pub mod samples;
+pub mod shapes;
 pub mod sketch;
 mod start;
 mod submit;
@@ -61,17 +66,21 @@ mod tests;
 use std::collections::{BTreeMap, BTreeSet};
 
 use schemas::{
-    AccountId, AgentId, Digest, GpuMicros, JobId, TaskId, agent::FailureClass, task::TaskSpec,
+    AccountId, AgentId, Digest, GpuMicros, JobId, TaskId,
+    agent::{FailureClass, LeaseProgress},
+    task::TaskSpec,
 };
 
 use self::{
     agent::Agent,
+    backlog::{Backlog, LineId},
     budget::BudgetRow,
     calibration::{Finished, Promise},
     capacity::CapacityRow,
     caps::Load,
     command::{Command, Reply},
     costs::Costs,
+    event::Event,
     expiry::ExpiryRow,
     health::Suspicion,
     limits::Limits,
@@ -82,16 +91,18 @@ use self::{
     recent::Recent,
     rows::{
         AccountRow, Balance, Band, CheckpointRow, DedupeRow, Fingerprint, GoldenKey, Holder,
-        IdempotencyRow, JobRow, LoanRow, ReservationRow, TaskRow, TaskState,
+        IdempotencyRow, JobRow, JobState, LoanRow, ReservationRow, TaskRow, TaskState,
     },
     samples::SampleRow,
+    shapes::Shapes,
     start::Expected,
     task::LiveLease,
     timers::{Timer, Timers},
     write::{TaskGuard, Write},
 };
 
-/// All of the farm that decisions need. Jobs that ended long ago are only in the database.
+/// All of the farm that decisions need. Jobs that ended long ago are only in the database; most that
+/// wait are packed, see [`backlog`].
 #[derive(Clone, Debug)]
 pub struct Farm {
     limits: Limits,
@@ -116,6 +127,8 @@ pub struct Farm {
     grants: BTreeMap<(AccountId, String), GpuMicros>,
     /// Hash of the last entry of the ledger.
     chain: Option<Digest>,
+    shapes: Shapes,
+    backlog: Backlog,
     /// What each class of device gives for the probe.
     golden: Golden,
     /// What work took so far.
@@ -160,6 +173,10 @@ pub struct Farm {
     writes: Vec<Write>,
     wake: bool,
     attempts_ended: Vec<&'static str>,
+    /// What was known of running work when some of it was told to give way.
+    taken: Vec<LeaseProgress>,
+    /// A replay says when devices may be taken.
+    takes_none: bool,
     observed: Vec<Observed>,
     /// Accounts whose jobs a budget ends.
     to_cancel: BTreeSet<AccountId>,
@@ -173,6 +190,8 @@ struct Job {
     tasks: Vec<TaskId>,
     /// When progress was last written; not stored.
     progress_written_ms: i64,
+    /// The line that it stands for while it waits; absent for one unlike all others.
+    line: Option<LineId>,
     /// Of its tasks' estimates; not stored.
     expected: Expected,
 }
@@ -231,6 +250,10 @@ impl Farm {
     pub fn apply(&mut self, command: Command, now: i64) -> Outcome {
         self.now = self.now.max(now);
         self.advance();
+        if let Some(job) = command.job() {
+            self.unpack(job);
+        }
+        let event = Event::of(&command);
         let reply = match command {
             Command::Submit(job) => Reply::Submitted(self.submit(*job)),
             Command::Cancel { project, job } => Reply::Cancelled(self.cancel(project, job)),
@@ -257,11 +280,12 @@ impl Farm {
             Command::OrderNode(order) => self.order_node(*order),
             Command::Drain { agent, boot } => self.drain(agent, boot),
             Command::Promise { job, promise } => self.promise(job, promise),
-            Command::Tick => Reply::Done,
+            Command::Started | Command::Tick => Reply::Done,
         };
         self.cancel_over_budget();
         self.preempt();
         self.reclaim();
+        self.log(event, &reply);
         Outcome {
             reply,
             writes: std::mem::take(&mut self.writes),
@@ -361,11 +385,16 @@ impl Farm {
         for task in &moved {
             self.unindex_task(*task);
         }
+        let began = was == JobState::Waiting && row.state != was;
         self.job_at_mut(id).row = row.clone();
         self.count_job(id, Some(was));
         self.writes.push(Write::UpdateJob { was, row });
         for task in moved {
             self.index_task(task);
+        }
+        if began {
+            self.writes.push(Write::RemoveWaiting(id));
+            self.leave_line(id);
         }
     }
 

@@ -14,16 +14,18 @@ use super::{
     capacity::CapacityRow,
     costs::{CostKey, CostRow},
     decay::Decayed,
+    event::EventRow,
     expiry::ExpiryRow,
     fold::Snapshot,
     limits::{Limits, PREEMPTIONS_MAX},
     quota::{AuditRow, GRANT, QuotaRow, chained},
     rows::{
         AccountRow, AgentRow, AttemptRow, Balance, Band, CheckpointRow, DedupeRow, Fingerprint,
-        GoldenKey, IdempotencyRow, JobRow, LedgerRow, Level, LoanRow, NewJob, NewTask, NoticeRow,
-        OutboxRow, ReservationRow, ReservationState, TaskRow, TaskState,
+        GoldenKey, IdempotencyRow, JobRow, JobState, LedgerRow, Level, LoanRow, NewJob, NewTask,
+        NoticeRow, OutboxRow, ReservationRow, ReservationState, TaskRow, TaskState,
     },
     samples::SampleRow,
+    shapes::shape_of,
     write::Write,
 };
 
@@ -48,6 +50,10 @@ pub struct Model {
     pub expiries: BTreeMap<(AccountId, String), ExpiryRow>,
     pub loans: BTreeMap<String, LoanRow>,
     pub audit: Vec<AuditRow>,
+    pub shapes: Vec<TaskSpec>,
+    /// Jobs that have not begun, packed where they can be.
+    pub waiting: BTreeMap<JobId, Option<Vec<u8>>>,
+    pub events: Vec<EventRow>,
     pub notices: Vec<NoticeRow>,
     pub golden: BTreeMap<GoldenKey, Digest>,
     pub samples: BTreeMap<(schemas::AgentId, u32, i64), SampleRow>,
@@ -74,7 +80,16 @@ impl Model {
                 assert_eq!(old.state, was);
             }
             Write::RemoveJob { project, job, .. } => self.remove(project, job),
-            Write::InsertTask(row) => fresh(self.tasks.insert(row.id, row)),
+            Write::InsertTask { row, spec } => {
+                assert_eq!(*row.spec, shape_of(&spec));
+                fresh(self.tasks.insert(row.id, row));
+            }
+            Write::InsertShape { number, shape } => {
+                assert_eq!(number as usize, self.shapes.len());
+                self.shapes.push(shape);
+            }
+            Write::InsertWaiting { job, packed, .. } => fresh(self.waiting.insert(job, packed)),
+            Write::RemoveWaiting(job) => drop(self.waiting.remove(&job).expect("it waited")),
             Write::UpdateTask { was, row } => {
                 let old = self.tasks.insert(row.id, row).expect("no such task");
                 assert_eq!((old.state.name(), old.attempt), (was.state, was.attempt));
@@ -139,6 +154,10 @@ impl Model {
                 drop(self.idempotency.insert(row.scope.clone(), row));
             }
             Write::InsertOutbox(row) => self.outbox.push(row),
+            Write::InsertEvent(row) => {
+                assert!(self.events.last().is_none_or(|last| last.seq < row.seq));
+                self.events.push(row);
+            }
             Write::InsertNotice(row) => self.notices.push(row),
             Write::InsertGolden { key, digest } => fresh(self.golden.insert(key, digest)),
             Write::PutSample(row) => {
@@ -188,6 +207,8 @@ impl Model {
             loans: self.loans.values().cloned().collect(),
             grants: self.grants(),
             chain: self.chain(),
+            shapes: (0..).zip(self.shapes.iter().cloned()).collect(),
+            waiting: Vec::new(),
             golden: self.golden.clone().into_iter().collect(),
             costs: self.costs.values().cloned().collect(),
         }
@@ -197,10 +218,31 @@ impl Model {
         Farm::fold(limits.clone(), self.snapshot(), now).unwrap()
     }
 
+    /// As a database is read: jobs that can be packed come packed, not as rows.
+    fn fold_packed(&self, limits: &Limits, now: i64) -> Farm {
+        let mut snapshot = self.snapshot();
+        let packed = |job: &JobId| self.waiting.get(job).is_some_and(Option::is_some);
+        snapshot.jobs.retain(|row| !packed(&row.id));
+        snapshot.tasks.retain(|row| !packed(&row.job));
+        snapshot.reservations.retain(|row| !packed(&row.job));
+        snapshot.waiting = self.waiting.values().flatten().cloned().collect();
+        Farm::fold(limits.clone(), snapshot, now).unwrap()
+    }
+
     /// What must hold after every commit, whatever happened.
     pub fn check(&self, live: &Farm, limits: &Limits, now: i64) {
         let rebuilt = self.fold(limits, now);
         assert_eq!(rebuilt.durable(), live.durable(), "rebuilt and live differ");
+        if self.seq % 8 == 0 {
+            let packed = self.fold_packed(limits, now);
+            assert_eq!(packed.durable(), live.durable(), "packed and live differ");
+            assert_eq!(packed.queue, live.queue, "the packed queues differ");
+        }
+        let waiting = self
+            .jobs
+            .values()
+            .filter(|job| job.state == JobState::Waiting);
+        assert!(waiting.map(|job| &job.id).eq(self.waiting.keys()));
         assert_eq!(rebuilt.queue, live.queue, "the queues differ");
         assert_eq!(rebuilt.busy, live.busy, "the busy devices differ");
         assert_eq!(rebuilt.loads, live.loads, "the counted loads differ");
@@ -228,10 +270,7 @@ impl Model {
         for job in self.jobs.values() {
             let ended = job.state.is_terminal();
             assert_eq!(ended, job.ended_at_ms.is_some());
-            assert_eq!(
-                job.progress == 100,
-                job.state == super::rows::JobState::Succeeded
-            );
+            assert_eq!(job.progress == 100, job.state == JobState::Succeeded);
         }
     }
 

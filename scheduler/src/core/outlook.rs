@@ -16,6 +16,7 @@ use super::{
     decay::Decayed,
     fold::Snapshot,
     limits::Limits,
+    packed::Whole,
     prices::PriceBook,
     rows::{
         AccountRow, CheckpointRow, JobRow, ReservationRow, ReservationState, TaskRow, TaskState,
@@ -41,6 +42,14 @@ pub struct LiveCopy {
     pub tasks: Vec<TaskRow>,
     pub checkpoints: Vec<CheckpointRow>,
     pub running: Vec<(TaskId, Rest)>,
+}
+
+/// The last job of a page.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Looked {
+    Rows(JobId),
+    /// Its line and its number there.
+    Packed(u32, i64),
 }
 
 /// Where a running task stands.
@@ -159,19 +168,52 @@ impl Farm {
     /// At most `limit` jobs behind `after` that have not ended; with the last looked at, or `None` at the end.
     pub fn outlook_page(
         &self,
+        after: Option<Looked>,
+        limit: usize,
+    ) -> (Vec<LiveCopy>, Option<Looked>) {
+        let (mut copies, looked, last) = match after {
+            None => self.page_of_rows(None, limit),
+            Some(Looked::Rows(after)) => self.page_of_rows(Some(after), limit),
+            Some(Looked::Packed(line, seq)) => return self.page_of_packed((line, seq), limit),
+        };
+        if looked == limit {
+            return (copies, last.map(Looked::Rows));
+        }
+        // Behind the rows come the packed jobs; the oldest of each line first.
+        let (packed, last) = self.page_of_packed((0, i64::MIN), limit - looked);
+        copies.extend(packed);
+        (copies, last)
+    }
+
+    fn page_of_packed(&self, after: (u32, i64), limit: usize) -> (Vec<LiveCopy>, Option<Looked>) {
+        let (jobs, last) = self.packed_page(after, limit);
+        let copy = |whole: Whole| LiveCopy {
+            job: whole.job,
+            tasks: whole.tasks,
+            checkpoints: Vec::new(),
+            running: Vec::new(),
+        };
+        let last = last.map(|(line, seq)| Looked::Packed(line, seq));
+        (jobs.into_iter().map(copy).collect(), last)
+    }
+
+    /// Jobs with rows, how many were looked at, and the last of these.
+    fn page_of_rows(
+        &self,
         after: Option<JobId>,
         limit: usize,
-    ) -> (Vec<LiveCopy>, Option<JobId>) {
+    ) -> (Vec<LiveCopy>, usize, Option<JobId>) {
         let from = after.map_or(Bound::Unbounded, Bound::Excluded);
         let mut jobs = self.jobs.range((from, Bound::Unbounded));
-        let (mut copies, mut last) = (Vec::new(), None);
+        let (mut copies, mut looked, mut last) = (Vec::new(), 0, None);
         for (id, job) in jobs.by_ref().take(limit) {
+            looked += 1;
             last = Some(*id);
             if !job.row.state.is_terminal() {
                 copies.push(self.live_copy(&job.row, &job.tasks));
             }
         }
-        (copies, last)
+        (copies, looked, last)
     }
 
     fn live_copy(&self, job: &JobRow, tasks: &[TaskId]) -> LiveCopy {

@@ -225,7 +225,7 @@ impl Farm {
             job: row.job,
             ttl_ms: 0,
             expires_at_ms: live.expires_at_ms,
-            spec: TaskSpec::clone(&row.spec),
+            spec: TaskSpec::clone(&row.spec), // the dispatcher adds the words
             inputs: self.inputs(row),
             checkpoint: task.checkpoints.last().map(|c| c.at),
         };

@@ -47,7 +47,7 @@ pub(super) struct Bucket {
 impl Farm {
     /// Finds a victim for each task that may take a device and has none to come.
     pub(super) fn preempt(&mut self) {
-        if self.now < self.preempt_from_ms {
+        if self.takes_none || self.now < self.preempt_from_ms {
             return;
         }
         for band in [Band::Urgent, Band::Standard] {
@@ -72,6 +72,7 @@ impl Farm {
                 self.job_at(self.task_at(id).row.job).row.band > band
             });
             if let Some(victim) = victim.filter(|victim| self.take_token(*victim)) {
+                self.keep_progress();
                 self.take_device(victim, YieldWhy::For(task));
             }
         }

@@ -56,6 +56,11 @@ impl Place {
             task,
         }
     }
+
+    /// Rank and number of its job, if that has not begun.
+    pub fn waits_since(&self) -> Option<(i32, i64)> {
+        (self.lane == Lane::Waiting).then_some((self.rank, self.job_seq))
+    }
 }
 
 /// Tasks of one class are alike for every test of what a node can do.
@@ -96,6 +101,8 @@ pub struct Queue {
     classes: BTreeMap<Class, u64>,
     accounts: BTreeMap<AccountId, Share>,
     lens: [usize; 3],
+    /// Eligible tasks of jobs that wait behind those here.
+    packed: [u64; 3],
 }
 
 /// An account in the tree of accounts.
@@ -351,12 +358,17 @@ impl Queue {
         self.classes.keys()
     }
 
+    /// Eligible tasks, packed ones too.
     pub fn len(&self) -> usize {
-        self.lens.iter().sum()
+        Band::ALL.into_iter().map(|band| self.len_of(band)).sum()
     }
 
     pub fn len_of(&self, band: Band) -> usize {
-        self.lens[band as usize]
+        self.lens[band as usize] + self.packed[band as usize] as usize
+    }
+
+    pub fn note_packed(&mut self, band: Band, tasks: u64) {
+        self.packed[band as usize] = tasks;
     }
 }
 

@@ -101,7 +101,7 @@ pub struct AuditRow {
 }
 
 /// An operator's order about one account.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct QuotaOrder {
     /// Name of the key that asks.
     pub actor: String,
@@ -109,7 +109,7 @@ pub struct QuotaOrder {
     pub change: QuotaChange,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub enum QuotaChange {
     /// More device time, once for each `name`. Makes the account metered.
     Grant {
@@ -134,7 +134,7 @@ pub enum QuotaChange {
 }
 
 /// `None` leaves a limit as it is, `Some(None)` removes it.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LimitsChange {
     pub metered: Option<bool>,
     pub overdraft: Option<GpuMicros>,

@@ -23,7 +23,7 @@ type Shares = BTreeMap<AccountId, i64>;
 
 impl Farm {
     pub(super) fn reclaim(&mut self) {
-        if self.capacities.is_empty() {
+        if self.capacities.is_empty() || self.takes_none {
             return;
         }
         for row in self.capacities.values().cloned().collect::<Vec<_>>() {
@@ -67,6 +67,7 @@ impl Farm {
             for account in self.path(self.account_of(victim)) {
                 *shares.entry(account).or_default() -= 1;
             }
+            self.keep_progress();
             self.take_device(victim, YieldWhy::Owner(task));
         }
     }

@@ -12,13 +12,13 @@ use schemas::{
 };
 use serde::{Deserialize, Serialize};
 
-use super::{health::Health, quota::Arithmetic, users::User};
+use super::{health::Health, packed::Start, quota::Arithmetic, users::User};
 
 /// SHA-256 over a request, in lower-case hex.
 pub type Fingerprint = String;
 
 /// A job as admission hands it over. Everything in it is decided; the core only checks its shape.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct NewJob {
     pub id: JobId,
     pub project: AccountId,
@@ -45,7 +45,7 @@ pub struct NewJob {
     pub idempotency: Option<Idempotency>,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct NewTask {
     pub id: TaskId,
     pub spec: TaskSpec,
@@ -58,14 +58,14 @@ pub struct NewTask {
 }
 
 /// Retry protection for clients that send no idempotency key.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Dedupe {
     pub fingerprint: Fingerprint,
     /// `x-stainless-retry-count`; 0 always makes a new job.
     pub retry_count: u32,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Idempotency {
     /// Project, method, path and key.
     pub scope: String,
@@ -158,6 +158,31 @@ pub enum JobState {
     Cancelled,
 }
 
+impl JobRow {
+    /// A job as it begins, without wishes of its own.
+    pub(super) fn new(start: &Start) -> Self {
+        Self {
+            id: start.id,
+            seq: start.seq,
+            project: start.project,
+            user: start.user,
+            seed: start.seed,
+            band: start.band,
+            state: JobState::Waiting,
+            progress: 0,
+            created_at_ms: start.created_at_ms,
+            ended_at_ms: None,
+            error: None,
+            rank: start.rank,
+            window: None,
+            not_before_ms: None,
+            deadline_ms: None,
+            could_start_ms: None,
+            saved: None,
+        }
+    }
+}
+
 impl JobState {
     pub fn is_terminal(self) -> bool {
         matches!(self, Self::Succeeded | Self::Failed | Self::Cancelled)
@@ -176,6 +201,7 @@ pub struct TaskRow {
     pub id: TaskId,
     pub job: JobId,
     pub index: u32,
+    /// Only its shape: see [`shapes`](super::shapes). The words are in the database.
     pub spec: Arc<TaskSpec>,
     /// Indices of the tasks whose outputs it needs, in order.
     pub inputs: Vec<u32>,
@@ -231,6 +257,17 @@ pub enum TaskState {
 }
 
 impl TaskState {
+    /// Of a new task that needs so many others first.
+    pub(super) fn new(inputs: usize, eligible_at_ms: i64) -> Self {
+        match inputs as u32 {
+            0 => Self::Ready {
+                eligible_at_ms,
+                backoff: None,
+            },
+            inputs_left => Self::Blocked { inputs_left },
+        }
+    }
+
     /// The state's name in the database, on the wire and in refusals.
     pub fn name(&self) -> &'static str {
         match self {
@@ -252,6 +289,29 @@ impl TaskState {
 }
 
 impl TaskRow {
+    /// A task as it begins. Its estimate, inputs and state are its job's to say.
+    pub(super) fn new(id: TaskId, job: JobId, index: u32, spec: Arc<TaskSpec>) -> Self {
+        Self {
+            id,
+            job,
+            index,
+            spec,
+            inputs: Vec::new(),
+            estimate: GpuMicros::ZERO,
+            state: TaskState::new(0, 0),
+            attempt: 0,
+            failures: BTreeMap::new(),
+            failed_on: BTreeSet::new(),
+            used: GpuMicros::ZERO,
+            step: 0,
+            steps: 0,
+            preemptions: 0,
+            preempted_at_ms: None,
+            signatures: BTreeMap::new(),
+            memory_bytes: None,
+        }
+    }
+
     pub fn kind(&self) -> TaskKind {
         self.spec.kind()
     }
@@ -311,6 +371,20 @@ pub struct ReservationRow {
     pub held: GpuMicros,
     pub posted: GpuMicros,
     pub refunded: GpuMicros,
+}
+
+impl ReservationRow {
+    pub(super) fn new(job: JobId, account: AccountId, held: GpuMicros) -> Self {
+        Self {
+            job,
+            account,
+            state: ReservationState::Pending,
+            reserved: held,
+            held,
+            posted: GpuMicros::ZERO,
+            refunded: GpuMicros::ZERO,
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -414,7 +488,7 @@ pub enum Level {
     User,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AccountRow {
     pub id: AccountId,
     pub parent: Option<AccountId>,

@@ -501,6 +501,9 @@ impl Simulation {
             device: 0,
             poll_id: node.poll_id,
         };
+        if self.commits.len().is_multiple_of(4) {
+            self.check_order(request.clone());
+        }
         match self.apply(Command::Lease(request), torn) {
             Some(Reply::Leased(LeaseReply::UnknownAgent)) => {
                 self.nodes[at].boot += 1;
@@ -529,6 +532,20 @@ impl Simulation {
             }
             _ => self.beat(at, false),
         }
+    }
+
+    /// A farm that packs no job gives the device the same work.
+    fn check_order(&self, request: LeaseRequest) {
+        let given = |mut farm: Farm| {
+            let outcome = farm.apply(Command::Lease(request.clone()), self.now);
+            match outcome.reply {
+                Reply::Leased(LeaseReply::Offer { offer, .. }) => Some(offer.lease),
+                _ => None,
+            }
+        };
+        let mut whole = self.farm.clone();
+        whole.unpack_all();
+        assert_eq!(given(self.farm.clone()), given(whole));
     }
 
     fn tell(

@@ -1,19 +1,17 @@
 //! Accepting jobs: shape, retries of lost answers, idempotency keys.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    sync::Arc,
-};
+use std::collections::BTreeSet;
 
 use schemas::{JobId, task::TaskKind};
 
 use super::{
-    Farm, Job, Task,
+    Farm,
     command::{Refusal, Reply, Submitted},
     limits::{DEDUPE_JOBS_MAX, DEDUPE_MS, IDEMPOTENCY_MS, SHOTS_MAX},
+    packed::{Start, Whole},
     rows::{
-        Dedupe, DedupeJob, DedupeRow, Fingerprint, IdempotencyRow, JobRow, JobState, KeptOutcome,
-        NewJob, NewTask, TaskRow, TaskState,
+        Dedupe, DedupeJob, DedupeRow, Fingerprint, IdempotencyRow, JobRow, KeptOutcome, NewJob,
+        NewTask, TaskRow, TaskState,
     },
     start::Expected,
     timers::Timer,
@@ -65,7 +63,7 @@ impl Farm {
     }
 
     fn check_job(&self, job: &NewJob) -> Result<(), String> {
-        if self.jobs.contains_key(&job.id) {
+        if self.jobs.contains_key(&job.id) || self.backlog.holds(job.id) {
             return Err(format!("{} exists already", job.id));
         }
         if !self.accounts.contains_key(&job.project) {
@@ -200,24 +198,22 @@ impl Farm {
 
     fn create(&mut self, job: NewJob) {
         let user = self.user_of(job.project, job.user);
-        let row = JobRow {
+        let start = Start {
             id: job.id,
-            seq: self.next_seq(),
             project: job.project,
             user,
-            seed: job.seed,
             band: job.band,
-            state: JobState::Waiting,
-            progress: 0,
-            created_at_ms: self.now,
-            ended_at_ms: None,
-            error: None,
             rank: job.rank,
+            seq: self.next_seq(),
+            seed: job.seed,
+            created_at_ms: self.now,
+            held: job.hold,
+        };
+        let row = JobRow {
             window: job.window,
             not_before_ms: job.not_before_ms,
             deadline_ms: job.deadline_ms,
-            could_start_ms: None,
-            saved: None,
+            ..JobRow::new(&start)
         };
         let expected = expected(&job.tasks);
         let (row, eligible_at_ms) = self.plan_start(row, expected);
@@ -225,51 +221,46 @@ impl Farm {
             row: row.clone(),
             request: job.request,
         });
-        let tasks = job.tasks.iter().map(|t| t.id).collect();
-        self.jobs.insert(
-            job.id,
-            Job {
-                row,
-                tasks,
-                progress_written_ms: self.now,
-                expected,
-            },
-        );
-        for (index, task) in job.tasks.into_iter().enumerate() {
-            self.create_task(job.id, index as u32, task, eligible_at_ms);
-        }
-        self.arm_deadline(job.id);
-        self.hold(job.id, user.unwrap_or(job.project), job.hold);
-        self.announce(job.id, "video.queued");
+        let tasks = job.tasks.into_iter().enumerate();
+        let tasks = tasks
+            .map(|(index, task)| self.create_task(job.id, index as u32, task, eligible_at_ms))
+            .collect();
+        let reservation = self.hold(job.id, row.account(), job.hold);
+        let packed = self.join_line(Whole {
+            job: row,
+            tasks,
+            reservation,
+        });
+        self.writes.push(Write::InsertWaiting {
+            job: job.id,
+            seq: start.seq,
+            packed,
+        });
+        self.announce_for(job.project, job.id, "video.queued");
     }
 
-    fn create_task(&mut self, job: JobId, index: u32, task: NewTask, eligible_at_ms: i64) {
+    fn create_task(
+        &mut self,
+        job: JobId,
+        index: u32,
+        task: NewTask,
+        eligible_at_ms: i64,
+    ) -> TaskRow {
+        let (shape, new) = self.shapes.intern(&task.spec);
+        if let Some(number) = new {
+            let shape = (*shape).clone();
+            self.writes.push(Write::InsertShape { number, shape });
+        }
         let row = TaskRow {
-            id: task.id,
-            job,
-            index,
-            spec: Arc::new(task.spec),
-            state: match task.inputs.len() as u32 {
-                0 => TaskState::Ready {
-                    eligible_at_ms,
-                    backoff: None,
-                },
-                inputs_left => TaskState::Blocked { inputs_left },
-            },
+            state: TaskState::new(task.inputs.len(), eligible_at_ms),
             inputs: task.inputs,
             estimate: task.estimate,
-            attempt: 0,
-            failures: BTreeMap::new(),
-            failed_on: BTreeSet::new(),
-            used: Default::default(),
-            step: 0,
-            steps: 0,
-            preemptions: 0,
-            preempted_at_ms: None,
-            signatures: BTreeMap::new(),
-            memory_bytes: None,
+            ..TaskRow::new(task.id, job, index, shape)
         };
-        self.writes.push(Write::InsertTask(row.clone()));
+        self.writes.push(Write::InsertTask {
+            row: row.clone(),
+            spec: task.spec,
+        });
         if !task.reads.is_empty() {
             self.writes.push(Write::KeepInputs {
                 job,
@@ -277,15 +268,7 @@ impl Farm {
                 digests: task.reads,
             });
         }
-        self.tasks.insert(
-            row.id,
-            Task {
-                row,
-                checkpoints: Vec::new(),
-                live: None,
-            },
-        );
-        self.index_task(task.id);
+        row
     }
 }
 

@@ -13,7 +13,7 @@ use super::{
     Farm,
     command::Refusal,
     limits::{CHECKPOINTS_KEPT, STALL_FIRST_MS, STALL_MS, STALL_STEPS},
-    rows::{AttemptRow, CheckpointRow, Holder, TaskState},
+    rows::{AttemptRow, CheckpointRow, Holder, TaskRow, TaskState},
     timers::Timer,
     write::Write,
 };
@@ -454,8 +454,20 @@ impl Farm {
         if expires_at_ms <= self.now {
             self.fail_task(id, FailureClass::Lost, "its lease ran out".into(), None);
         } else {
-            self.timers.arm(expires_at_ms, Timer::Lease(id));
+            let early_ms = expires_at_ms - self.spread_ms(id);
+            let at_ms = if early_ms > self.now {
+                early_ms
+            } else {
+                expires_at_ms
+            };
+            self.timers.arm(at_ms, Timer::Lease(id));
         }
+    }
+
+    /// Leases of one instant (all of them, after a restart) are not looked at again in one instant.
+    fn spread_ms(&self, id: TaskId) -> i64 {
+        let [.., high, low] = *id.0.as_bytes();
+        i64::from(u16::from_be_bytes([high, low])) % (self.limits.lease_ttl_ms / 2).max(1)
     }
 
     /// Closes the audit row of the attempt that a leased task has.
@@ -496,6 +508,14 @@ impl Farm {
 }
 
 impl super::Task {
+    pub(super) fn new(row: TaskRow) -> Self {
+        Self {
+            row,
+            checkpoints: Vec::new(),
+            live: None,
+        }
+    }
+
     /// Where the next attempt starts.
     pub(super) fn resume_step(&self) -> u32 {
         self.checkpoints.last().map_or(0, |c| c.at.step)

@@ -1,6 +1,7 @@
 //! Users: accounts below a project, made when a request first names one.
 
 use schemas::{AccountId, Digest};
+use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use super::{
@@ -14,7 +15,7 @@ pub const USERS_MAX: usize = 10_000;
 pub const USER_NAME_MAX: usize = 64;
 
 /// Who of a project asks.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct User {
     pub id: AccountId,
     /// As accounts name it: `PROJECT:USER`.

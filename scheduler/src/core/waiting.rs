@@ -2,13 +2,14 @@
 
 use std::collections::BTreeSet;
 
-use schemas::{AccountId, TaskId, task::TaskSpec};
+use schemas::{AccountId, JobId, TaskId, task::TaskSpec};
 
 use super::{
     Farm, class_name,
     explain::Waiting,
+    packed::Whole,
     placement::{can, has_room, takes},
-    queue::Verdict,
+    queue::{Place, Verdict},
     rows::{AgentRow, AgentState, Band, TaskRow, TaskState},
 };
 
@@ -34,6 +35,48 @@ impl Farm {
             TaskState::Ready { .. } => Some(self.waiting_for_device(row)),
             _ => None,
         }
+    }
+
+    /// Why a job that has not begun waits; `None` when it does not.
+    pub fn job_reason(&self, id: JobId) -> Option<Waiting> {
+        match self.jobs.get(&id) {
+            Some(job) => self.waiting(*job.tasks.first()?),
+            None => self.packed_waiting(&self.packed(id)?),
+        }
+    }
+
+    /// Why a packed job waits.
+    pub(super) fn packed_waiting(&self, whole: &Whole) -> Option<Waiting> {
+        let ahead = self.own_ahead_of_packed(whole);
+        Some(self.waiting_behind(self.head_of(whole.job.id)?, ahead))
+    }
+
+    pub(super) fn own_ahead_of_packed(&self, whole: &Whole) -> u64 {
+        let (job, Some(first)) = (&whole.job, whole.tasks.first()) else {
+            return 0;
+        };
+        let place = Place::new(
+            first.kind(),
+            job.state,
+            job.rank,
+            job.seq,
+            first.index,
+            first.id,
+        );
+        self.own_ahead(job.account(), job.band, &place)
+    }
+
+    /// Why a job waits behind the first of its line: for the same reason, but at least behind that.
+    pub(super) fn waiting_behind(&self, head: &TaskRow, tasks_ahead: u64) -> Waiting {
+        let why = self.waiting_for_device(head);
+        match why.code() {
+            "devices_busy" | "own_queue" | "handover" => Waiting::OwnQueue { tasks_ahead },
+            _ => why,
+        }
+    }
+
+    pub(super) fn own_ahead(&self, account: AccountId, band: Band, place: &Place) -> u64 {
+        self.queue.own_ahead(account, band, place) + self.packed_ahead(account, band, place)
     }
 
     fn waiting_for_device(&self, row: &TaskRow) -> Waiting {
@@ -101,10 +144,7 @@ impl Farm {
                 leading_s: self.used_by_weight_s(leading),
             });
         }
-        match self
-            .queue
-            .own_ahead(entry.account, entry.band, &entry.place)
-        {
+        match self.own_ahead(entry.account, entry.band, &entry.place) {
             0 => None,
             tasks_ahead => Some(Waiting::OwnQueue { tasks_ahead }),
         }

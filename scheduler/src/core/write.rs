@@ -1,12 +1,16 @@
 //! What a commit does to the database, in order. Every update names the state it expects.
 
-use schemas::{AccountId, Digest, JobId, TaskId, task::Artefact};
+use schemas::{
+    AccountId, Digest, JobId, TaskId,
+    task::{Artefact, TaskSpec},
+};
 
 use super::{
     budget::BudgetRow,
     capacity::CapacityRow,
     costs::CostRow,
     decay::Decayed,
+    event::EventRow,
     expiry::ExpiryRow,
     quota::{AuditRow, QuotaRow},
     rows::{
@@ -15,6 +19,7 @@ use super::{
         ReservationRow, ReservationState, TaskRow,
     },
     samples::SampleRow,
+    shapes::ShapeId,
 };
 
 /// One statement. An update that meets another state than it names fails the whole group.
@@ -34,7 +39,22 @@ pub enum Write {
         job: JobId,
         at_ms: i64,
     },
-    InsertTask(TaskRow),
+    /// `row` has only the shape of the spec.
+    InsertTask {
+        row: TaskRow,
+        spec: TaskSpec,
+    },
+    InsertShape {
+        number: ShapeId,
+        shape: TaskSpec,
+    },
+    /// A job that has not begun; packed if it is like any new one.
+    InsertWaiting {
+        job: JobId,
+        seq: i64,
+        packed: Option<Vec<u8>>,
+    },
+    RemoveWaiting(JobId),
     UpdateTask {
         was: TaskGuard,
         row: TaskRow,
@@ -110,6 +130,7 @@ pub enum Write {
     PutDedupe(DedupeRow),
     PutIdempotency(IdempotencyRow),
     InsertOutbox(OutboxRow),
+    InsertEvent(EventRow),
     /// One device over one minute; a second write of the minute replaces the first.
     PutSample(Box<SampleRow>),
     /// The latents that a class of device gives for the probe.

@@ -23,8 +23,9 @@ use crate::{
         rows::JobState,
     },
     metrics::Metrics,
+    simulate::{Scope, replay},
     store::{
-        DatabaseUrl, Store,
+        DatabaseUrl, Store, events,
         testing::{Outage, database, postgres},
     },
 };
@@ -290,6 +291,42 @@ async fn an_agent_with_a_nul_in_its_words_does_not_stop_the_farm() {
     farm.dispatcher.hello(hello).await.unwrap().unwrap();
     farm.dispatcher.submit(job(1, 1)).await.unwrap();
     assert_eq!(farm.metrics.rebuilds.get(), 0);
+}
+
+#[tokio::test]
+async fn what_the_database_has_logged_is_decided_again_as_it_was() {
+    let farm = running().await;
+    hello(&farm.dispatcher).await;
+    for number in 1..=3 {
+        farm.dispatcher.submit(job(number, 1)).await.unwrap();
+    }
+    let ended = farm.dispatcher.cancel(PROJECT, id(1)).await.unwrap();
+    assert_eq!(ended, Ended::Now);
+    let reply = farm
+        .dispatcher
+        .lease(poll(1), Duration::ZERO)
+        .await
+        .unwrap();
+    let LeaseReply::Offer { offer, .. } = reply else {
+        panic!("two jobs wait, but the device got {reply:?}");
+    };
+    assert_eq!(offer.job, id(2));
+    let url = database(farm.folder.path());
+    let log = events::read(url, i64::MAX).await.unwrap().unwrap();
+    assert!(log.iter().all(|event| !event.payload.contains("red ball")));
+    let scope = Scope {
+        from_ms: 0,
+        to_ms: farm.dispatcher.now_ms() + 1_000,
+        price_per_device_hour: 1.0,
+    };
+    let check = replay(&log, &scope, &Limits::default(), None)
+        .unwrap()
+        .check;
+    assert_eq!((check.grants, check.difference), (1, None));
+    assert_eq!(
+        farm.store.cut_log(i64::MAX).await.unwrap(),
+        log.len() as u64
+    );
 }
 
 #[tokio::test]

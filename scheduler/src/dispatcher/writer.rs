@@ -1,6 +1,8 @@
 //! The task behind the dispatcher: groups, commits, timers, rebuilds.
 
-use std::{pin::Pin, time::Duration};
+use std::{collections::BTreeMap, pin::Pin, time::Duration};
+
+use schemas::{TaskId, agent::LeaseOffer, task::TaskSpec};
 
 use tokio::{
     sync::{mpsc, watch},
@@ -13,7 +15,7 @@ use crate::{
     clock::Clock,
     core::{
         Farm, class_name,
-        command::{Command, Reply},
+        command::{Command, LeaseReply, Reply},
         limits::Limits,
         rows::{NoticeRow, TaskRow, TaskState},
         write::{TaskGuard, Write},
@@ -47,6 +49,39 @@ struct Group {
     replies: Vec<(Answer, Reply)>,
     commands: usize,
     wake: bool,
+}
+
+impl Group {
+    /// Tasks that are offered to agents.
+    fn offers(&mut self) -> Vec<TaskId> {
+        let offers = self
+            .replies
+            .iter_mut()
+            .filter_map(|(_, reply)| offer(reply));
+        offers.map(|offer| offer.lease.task).collect()
+    }
+
+    /// Completes the offers by what only the database knows.
+    fn tell(&mut self, specs: BTreeMap<TaskId, TaskSpec>) -> Result<(), StoreError> {
+        for offer in self
+            .replies
+            .iter_mut()
+            .filter_map(|(_, reply)| offer(reply))
+        {
+            let spec = specs.get(&offer.lease.task);
+            offer.spec = spec.cloned().ok_or_else(|| StoreError::Unexpected {
+                write: format!("task {} is not there", offer.lease.task),
+            })?;
+        }
+        Ok(())
+    }
+}
+
+fn offer(reply: &mut Reply) -> Option<&mut LeaseOffer> {
+    match reply {
+        Reply::Leased(LeaseReply::Offer { offer, .. }) => Some(offer),
+        _ => None,
+    }
 }
 
 type InFlight = Pin<Box<dyn Future<Output = (Group, Result<(), StoreError>)> + Send>>;
@@ -87,6 +122,7 @@ impl Writer {
 
     /// Runs until `stop`, and then until everything that was accepted is committed.
     pub async fn run(mut self, mut messages: mpsc::Receiver<Message>, stop: CancellationToken) {
+        self.apply(Command::Started, None);
         let mut in_flight: Option<InFlight> = None;
         loop {
             if in_flight.is_none() {
@@ -150,8 +186,9 @@ impl Writer {
                 Err(_) => break,
             }
         }
-        let group = std::mem::take(&mut self.group);
-        if group.writes.is_empty() {
+        let mut group = std::mem::take(&mut self.group);
+        let offers = group.offers();
+        if group.writes.is_empty() && offers.is_empty() {
             self.reply(group);
             return None;
         }
@@ -159,8 +196,17 @@ impl Writer {
         let timer = self.metrics.commit_seconds.start_timer();
         let (store, term, seq) = (self.store.clone(), self.farm.term(), self.farm.seq());
         Some(Box::pin(async move {
-            let result = store.commit(term, seq, &group.writes).await;
+            let mut result = match group.writes.is_empty() {
+                true => Ok(()),
+                false => store.commit(term, seq, &group.writes).await,
+            };
             timer.observe_duration();
+            if result.is_ok() && !offers.is_empty() {
+                result = store
+                    .specs(&offers)
+                    .await
+                    .and_then(|specs| group.tell(specs));
+            }
             (group, result)
         }))
     }
@@ -233,6 +279,7 @@ impl Writer {
             match folded {
                 Ok(farm) if farm.term() == self.farm.term() => {
                     self.farm = farm;
+                    self.apply(Command::Started, None);
                     self.woken.send_modify(|count| *count += 1);
                     return true;
                 }

@@ -7,19 +7,28 @@
 
 mod chart;
 mod dice;
+mod log;
 mod node;
+mod replay;
 mod report;
 mod scenario;
+mod watch;
+mod whatif;
 mod world;
 
+#[cfg(test)]
+mod replay_tests;
 #[cfg(test)]
 mod tests;
 
 pub use chart::svg;
+pub use log::{LogError, Replayed, Scope, Wish, date, instant_ms, orders, replay};
+pub use replay::{Check, Difference};
 pub use report::{Report, Row, Sample};
 pub use scenario::{
     Arrivals, NodeGroup, Scenario, ScenarioError, StoryCapacity, StoryWindow, Tenant,
 };
+pub use whatif::Change;
 
 /// Plays the scenario to the end of its last job, or until its time is over.
 ///

@@ -141,6 +141,11 @@ impl Recorder {
         self.every_ms
     }
 
+    /// A tenant that the scenario gets while it plays.
+    pub fn add_tenant(&mut self) {
+        self.busy.push(0);
+    }
+
     /// Every film of the scenario is done, or given up.
     pub fn is_complete(&self) -> bool {
         self.ended == self.expected
@@ -211,6 +216,9 @@ impl Recorder {
     pub fn report(mut self, scenario: &Scenario, end: i64) -> Report {
         self.sample(end);
         self.devices_up(0, end);
+        for sample in &mut self.samples {
+            sample.busy.resize(scenario.tenants.len(), 0); // some came later
+        }
         for film in self.films.values_mut() {
             film.device_ms += film
                 .busy_since

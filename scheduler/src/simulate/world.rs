@@ -27,6 +27,9 @@ use crate::core::{
     write::Write,
 };
 
+#[cfg(test)]
+use crate::store::events::StoredEvent;
+
 const HOUR_MS: f64 = 3_600_000.0;
 const WEIGHTS: &str = "model";
 /// Streams of chance, so that a change of one does not move the others.
@@ -81,6 +84,20 @@ pub struct World<'a> {
     failures: Dice,
     recorder: Recorder,
     wake: bool,
+    #[cfg(test)]
+    log: Vec<StoredEvent>,
+}
+
+#[cfg(test)]
+fn logged(write: &Write) -> Option<StoredEvent> {
+    match write {
+        Write::InsertEvent(row) => Some(StoredEvent {
+            seq: row.seq,
+            at_ms: row.at_ms,
+            payload: row.payload.clone(),
+        }),
+        _ => None,
+    }
 }
 
 impl<'a> World<'a> {
@@ -118,6 +135,8 @@ impl<'a> World<'a> {
             films,
             shot_s: BTreeMap::new(),
             wake: false,
+            #[cfg(test)]
+            log: Vec::new(),
         };
         world.begin();
         world
@@ -158,6 +177,19 @@ impl<'a> World<'a> {
     }
 
     pub fn play(mut self) -> Report {
+        self.play_on();
+        self.recorder
+            .report(self.scenario, self.now.min(self.end_ms))
+    }
+
+    /// The log that a farm with this story would have.
+    #[cfg(test)]
+    pub fn log(mut self) -> Vec<StoredEvent> {
+        self.play_on();
+        self.log
+    }
+
+    fn play_on(&mut self) {
         while let Some(Reverse((at, _, event))) = self.events.pop() {
             self.tick_until(at);
             if at > self.end_ms || self.recorder.is_complete() {
@@ -167,8 +199,6 @@ impl<'a> World<'a> {
             self.happen(event);
             self.feed();
         }
-        self.recorder
-            .report(self.scenario, self.now.min(self.end_ms))
     }
 
     /// The core's own timers that come before the next event.
@@ -213,6 +243,8 @@ impl<'a> World<'a> {
 
     fn apply(&mut self, command: Command) -> Reply {
         let outcome = self.farm.apply(command, self.now);
+        #[cfg(test)]
+        self.log.extend(outcome.writes.iter().filter_map(logged));
         self.wake |= outcome.wake;
         for write in &outcome.writes {
             if let Write::UpdateJob { row, .. } = write

@@ -2,23 +2,29 @@
 
 use std::{str::FromStr, sync::Arc};
 
-use schemas::{AccountId, AgentId, BootId, Digest, GpuMicros, JobId, TaskId, agent::CheckpointRef};
+use schemas::{
+    AccountId, AgentId, BootId, Digest, GpuMicros, JobId, TaskId, agent::CheckpointRef,
+    task::TaskSpec,
+};
 use serde::{Serialize, de::DeserializeOwned};
 
 use super::{
     StoreError,
     entity::{
-        account, agent, api_key, attempt, balance, checkpoint, dedupe, idempotency, job,
-        ledger_entry, outbox, reservation, task, usage,
+        account, agent, api_key, artefact_ref, attempt, balance, checkpoint, dedupe, event,
+        idempotency, job, ledger_entry, outbox, reservation, task, usage,
     },
 };
 use crate::core::{
     decay::Decayed,
+    event::EventRow,
     rows::{
         AccountRow, AgentRow, AttemptRow, Balance, CheckpointRow, DedupeRow, Holder,
         IdempotencyRow, JobError, JobRow, KeyRow, LedgerRow, OutboxRow, ReservationRow, TaskRow,
         TaskState,
     },
+    shapes::shape_of,
+    write::Write,
 };
 
 /// An enum's serde name.
@@ -110,13 +116,14 @@ pub fn job_error(model: &job::Model) -> Option<JobError> {
     })
 }
 
-pub fn task_model(row: &TaskRow) -> task::Model {
+/// `spec` is only for a new row: an update leaves it as it is.
+pub fn task_model(row: &TaskRow, spec: &TaskSpec) -> task::Model {
     let mut model = task::Model {
         id: row.id.0,
         job: row.job.0,
         place: row.index as i32,
         kind: name(&row.kind()),
-        spec: json(&row.spec),
+        spec: json(spec),
         inputs: json(&row.inputs),
         estimate_us: row.estimate.0,
         state: row.state.name().into(),
@@ -177,7 +184,7 @@ pub fn task_row(model: &task::Model) -> Result<TaskRow, StoreError> {
         id: TaskId(model.id),
         job: JobId(model.job),
         index: model.place as u32,
-        spec: Arc::new(from_json("task.spec", &model.spec)?),
+        spec: Arc::new(shape_of(&from_json("task.spec", &model.spec)?)),
         inputs: from_json("task.inputs", &model.inputs)?,
         estimate: GpuMicros(model.estimate_us),
         state: task_state(model)?,
@@ -462,6 +469,16 @@ pub fn idempotency_row(model: idempotency::Model) -> Result<IdempotencyRow, Stor
     })
 }
 
+pub fn event_model(row: &EventRow) -> event::Model {
+    event::Model {
+        seq: row.seq,
+        at_ms: row.at_ms,
+        term: row.term.cast_signed(),
+        kind: row.kind.into(),
+        payload: text(&row.payload),
+    }
+}
+
 /// An event is undelivered from the start; webhooks will clear `next_at_ms`.
 pub fn outbox_model(row: &OutboxRow) -> outbox::Model {
     outbox::Model {
@@ -471,5 +488,39 @@ pub fn outbox_model(row: &OutboxRow) -> outbox::Model {
         project: row.project.0,
         at_ms: row.at_ms,
         next_at_ms: Some(row.at_ms),
+    }
+}
+
+/// How an artefact that a task reads is named among the references.
+const INPUT: &str = "input";
+
+/// Rows that keep the files of a write as long as the job.
+pub fn artefact_models(write: &Write) -> Vec<artefact_ref::Model> {
+    match write {
+        Write::KeepArtefacts {
+            job,
+            task,
+            artefacts,
+        } => artefacts
+            .iter()
+            .map(|artefact| artefact_ref::Model {
+                job: job.0,
+                task: task.0,
+                variant: artefact.variant.name().into(),
+                digest: artefact.digest.to_string(),
+                bytes: artefact.bytes.cast_signed(),
+            })
+            .collect(),
+        Write::KeepInputs { job, task, digests } => digests
+            .iter()
+            .map(|digest| artefact_ref::Model {
+                job: job.0,
+                task: task.0,
+                variant: INPUT.into(),
+                digest: digest.to_string(),
+                bytes: 0,
+            })
+            .collect(),
+        other => unreachable!("{other:?} keeps nothing"),
     }
 }

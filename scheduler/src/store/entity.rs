@@ -143,6 +143,27 @@ table! {
 }
 
 table! {
+    /// What decisions need of tasks' specs; see `core/shapes.rs`.
+    shape "shape" {
+        #[sea_orm(primary_key, auto_increment = false)]
+        pub number: i64,
+        pub spec: String,
+    }
+}
+
+table! {
+    /// Jobs that have not begun, packed for a fast start; their rows are in their own tables too.
+    waiting "waiting" {
+        #[sea_orm(primary_key, auto_increment = false)]
+        pub job: Uuid,
+        pub seq: i64,
+        /// Of the bytes; 0 where there are none.
+        pub format: i32,
+        pub packed: Option<Vec<u8>>,
+    }
+}
+
+table! {
     attempt "attempt" {
         #[sea_orm(primary_key, auto_increment = false)]
         pub task: Uuid,
@@ -382,6 +403,18 @@ table! {
         pub fingerprint: String,
         pub outcome: String,
         pub expires_at_ms: i64,
+    }
+}
+
+table! {
+    /// What the farm was told and granted; see `core/event.rs`.
+    event "event" {
+        #[sea_orm(primary_key, auto_increment = false)]
+        pub seq: i64,
+        pub at_ms: i64,
+        pub term: i64,
+        pub kind: String,
+        pub payload: String,
     }
 }
 

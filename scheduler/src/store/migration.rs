@@ -8,6 +8,8 @@ mod m0005_costs;
 mod m0006_failures;
 mod m0007_budgets;
 mod m0008_deadlines;
+mod m0009_waiting;
+mod m0010_events;
 mod m0011_storage;
 
 use sea_orm::{ConnectionTrait, DbErr};
@@ -22,6 +24,8 @@ const STEPS: &[Step] = &[
     Step("m0006_failures", m0006_failures::STATEMENTS),
     Step("m0007_budgets", m0007_budgets::STATEMENTS),
     Step("m0008_deadlines", m0008_deadlines::STATEMENTS),
+    Step("m0009_waiting", m0009_waiting::STATEMENTS),
+    Step("m0010_events", m0010_events::STATEMENTS),
     Step("m0011_storage", m0011_storage::STATEMENTS),
 ];
 

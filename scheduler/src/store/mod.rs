@@ -4,15 +4,19 @@
 //! [`load`] reads what the core is folded from, [`read`] is what the API shows,
 //! [`health`] is what was observed of nodes, [`upkeep`] is what chores remove.
 
+mod batch;
 pub mod charges;
 pub mod chores;
 mod commit;
 mod convert;
 mod costs;
 pub mod entity;
+pub mod events;
+mod group;
 pub mod health;
 mod load;
 pub mod lock;
+mod many;
 pub mod migration;
 pub mod quota;
 pub mod read;

@@ -1,10 +1,13 @@
 //! What the API reads: jobs with their tasks, artefacts and quota.
 
+use std::collections::BTreeMap;
+
 use schemas::{
     AccountId, GpuMicros, JobId, TaskId,
-    task::{Artefact, TaskKind, Variant},
+    task::{Artefact, TaskKind, TaskSpec, Variant},
 };
 use sea_orm::{ColumnTrait, Condition, EntityTrait, QueryFilter, QueryOrder, QuerySelect};
+use uuid::Uuid;
 
 use super::{
     Store, StoreError,
@@ -107,6 +110,21 @@ impl Store {
             .map_err(failed("read a job"))?;
         let models = model.into_iter().collect();
         Ok(self.views(models).await?.pop())
+    }
+
+    /// The whole specs of these tasks, words included; memory has only their shapes.
+    pub async fn specs(&self, ids: &[TaskId]) -> Result<BTreeMap<TaskId, TaskSpec>, StoreError> {
+        let rows: Vec<(Uuid, String)> = task::Entity::find()
+            .select_only()
+            .column(task::Column::Id)
+            .column(task::Column::Spec)
+            .filter(task::Column::Id.is_in(ids.iter().map(|id| id.0)))
+            .into_tuple()
+            .all(&self.readers)
+            .await
+            .map_err(failed("read what a task is"))?;
+        let spec = |(id, text): (Uuid, String)| Ok((TaskId(id), from_json("task.spec", &text)?));
+        rows.into_iter().map(spec).collect()
     }
 
     /// A page of a project's jobs; `limit` 0 gives an empty page.

@@ -8,10 +8,19 @@ use std::{
 use anyhow::{Context, Result};
 
 use super::{
-    raw,
+    raw, rivals,
     row::{self, Row},
 };
-use crate::{cargo, postgres, run, target};
+use crate::{cargo, postgres, postgres::Server, run, target};
+
+/// What a rival tells, and what we call the same. Its `work` is a job fetched, run as nothing and ended.
+const SAME: &[(&str, &str)] = &[
+    ("single", "durable submits, single calls"),
+    ("batched", "durable submits, batched"),
+    ("work", "durable leases"),
+    ("p50", "submit to lease p50"),
+    ("p99", "submit to lease p99"),
+];
 
 #[derive(clap::Args)]
 pub struct Farm {
@@ -37,14 +46,35 @@ impl Farm {
         let server = postgres::start_durable()?;
         let url = server.database("farm");
         let ours = self.measure(&folder, "postgres", Some(&url))?;
-        let seconds = if self.tiny { 1 } else { 10 };
+        rows.extend(self.beside(&ours, &server, &folder)?);
+        Ok(rows)
+    }
+
+    /// The rows of PostgreSQL, once for each rival that did the same.
+    fn beside(&self, ours: &[Row], server: &Server, folder: &Path) -> Result<Vec<Row>> {
+        let mut rows = ours.to_vec();
+        let (seconds, jobs) = if self.tiny { (1, 100) } else { (10, 5_000) };
         for clients in raw::CLIENTS {
-            let rate = raw::commits(&server, &folder, clients, seconds)?;
+            let rate = raw::commits(server, folder, clients, seconds)?;
             let name = format!("one row a commit, {clients} clients");
             let rates = ours.iter().filter(|row| row.unit == "1/s");
             rows.extend(rates.map(|row| row.beside(&name, rate)));
         }
-        rows.extend(ours.into_iter().filter(|row| row.unit != "1/s"));
+        for rival in rivals::ALL {
+            let told = match rival.measure(server, jobs) {
+                Ok(told) => told,
+                Err(error) => {
+                    println!("skipped: {}: {error:#}", rival.name);
+                    continue;
+                }
+            };
+            for (what, name) in SAME {
+                let own = ours.iter().find(|row| row.name.starts_with(name));
+                if let (Some(row), Some(value)) = (own, told.get(*what)) {
+                    rows.push(row.beside(rival.name, *value));
+                }
+            }
+        }
         Ok(rows)
     }
 

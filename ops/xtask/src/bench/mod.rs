@@ -7,6 +7,7 @@ mod engine;
 mod farm;
 mod machine;
 mod raw;
+mod rivals;
 mod row;
 
 use std::fs;

@@ -1,6 +1,7 @@
 //! Scripts: one line a command, one line what came of it. Each arrow and each refusal of the tables.
 
 mod agents;
+mod backlog;
 mod budgets;
 mod capacity;
 mod failures;
@@ -555,7 +556,16 @@ impl World {
     }
 
     fn why(&self, task: &str) -> String {
-        let waiting = self.farm.waiting(self.task_id(task));
+        let id = self.task_id(task);
+        let job = JobId(Uuid::from_u128(id.0.as_u128() / 100));
+        let packed = || self.farm.live(job)?.waiting;
+        let waiting = self
+            .farm
+            .waiting(id)
+            .or_else(|| match self.farm.is_packed(job) {
+                true => packed(),
+                false => None,
+            });
         waiting.map_or("it does not wait".into(), |why| format!("{why:?}"))
     }
 }

@@ -1,0 +1,390 @@
+//! Jobs that wait behind others of their kind, packed: the queue holds only the first of each line.
+//!
+//! A line is one account, band, rank and kind of weights; its jobs are alike in all that the order of
+//! service looks at but their age, so the first stands for all. When it begins or ends, the next one is
+//! unpacked and takes its place. That keeps the queue, a copy of the farm and a restart small,
+//! however many jobs wait.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    sync::Arc,
+};
+
+use schemas::{AccountId, GpuMicros, JobId};
+
+use super::{
+    limits::PREEMPT_LOOKED_AT,
+    packed::{Head, Line},
+    rows::Band,
+};
+
+/// Jobs in one chunk. Copies of the farm share chunks until one of them changes.
+const CHUNK: usize = 128;
+/// Parts of the index by id, for the same reason.
+const PARTS: usize = 256;
+
+/// Unpacked jobs that a line has at least, if it has so many: as many as are looked at at once when
+/// devices are taken for them.
+const HEADS: u32 = PREEMPT_LOOKED_AT as u32;
+
+/// Number of a line while it is there.
+pub(super) type LineId = u32;
+
+#[derive(Clone, Debug)]
+pub(super) struct Backlog {
+    numbers: BTreeMap<Line, LineId>,
+    lines: BTreeMap<LineId, Row>,
+    last: LineId,
+    /// Where each packed job is.
+    index: Vec<Arc<BTreeMap<JobId, (LineId, i64)>>>,
+    /// Unpacked jobs that a line must have.
+    at_least: u32,
+    /// Eligible tasks of each band.
+    ready: [u64; 3],
+}
+
+#[derive(Clone, Debug)]
+struct Row {
+    line: Line,
+    /// Its unpacked jobs that wait.
+    heads: u32,
+    chunks: VecDeque<Arc<Chunk>>,
+}
+
+/// Some jobs of a line in the order of their submission.
+#[derive(Clone, Debug, Default)]
+struct Chunk {
+    entries: Vec<Entry>,
+    bytes: Vec<u8>,
+    total: Sum,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Entry {
+    seq: i64,
+    estimate: GpuMicros,
+    /// Where its bytes end.
+    end: u32,
+    ready: u16,
+    blocked: u16,
+}
+
+/// Packed jobs in numbers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Sum {
+    pub jobs: u64,
+    /// Tasks that could start.
+    pub ready: u64,
+    /// Tasks that wait for those.
+    pub blocked: u64,
+    /// Expected device time of all of them.
+    pub estimate_us: i64,
+}
+
+impl Sum {
+    fn add(&mut self, entry: &Entry) {
+        self.jobs += 1;
+        self.ready += u64::from(entry.ready);
+        self.blocked += u64::from(entry.blocked);
+        self.estimate_us = self.estimate_us.saturating_add(entry.estimate.0);
+    }
+
+    fn take(&mut self, entry: &Entry) {
+        self.jobs -= 1;
+        self.ready -= u64::from(entry.ready);
+        self.blocked -= u64::from(entry.blocked);
+        self.estimate_us -= entry.estimate.0;
+    }
+
+    pub fn and(self, other: Self) -> Self {
+        Self {
+            jobs: self.jobs + other.jobs,
+            ready: self.ready + other.ready,
+            blocked: self.blocked + other.blocked,
+            estimate_us: self.estimate_us.saturating_add(other.estimate_us),
+        }
+    }
+}
+
+impl Default for Backlog {
+    fn default() -> Self {
+        Self {
+            numbers: BTreeMap::new(),
+            lines: BTreeMap::new(),
+            last: 0,
+            index: vec![Arc::default(); PARTS],
+            at_least: HEADS,
+            ready: [0; 3],
+        }
+    }
+}
+
+impl Backlog {
+    /// Whether jobs are packed at all from now on.
+    pub fn allow(&mut self, packing: bool) {
+        self.at_least = if packing { HEADS } else { u32::MAX };
+    }
+
+    /// The line with this number, made if there is none.
+    pub fn line(&mut self, line: Line) -> LineId {
+        if let Some(number) = self.numbers.get(&line) {
+            return *number;
+        }
+        self.last += 1;
+        self.numbers.insert(line, self.last);
+        let row = Row {
+            line,
+            heads: 0,
+            chunks: VecDeque::new(),
+        };
+        self.lines.insert(self.last, row);
+        self.last
+    }
+
+    /// Puts a job at the end of its line. Jobs of a line come in the order of their submission.
+    pub fn push(&mut self, head: &Head, bytes: &[u8]) {
+        let id = self.line(head.line);
+        let chunks = &mut self.row(id).chunks;
+        if chunks.back().is_none_or(|last| last.entries.len() == CHUNK) {
+            chunks.push_back(Arc::default());
+        }
+        let last = chunks.back_mut().expect("one was just made sure of");
+        Arc::make_mut(last).push(head, bytes);
+        self.index_of(head.job).insert(head.job, (id, head.seq));
+        self.ready[head.line.band as usize] += u64::from(head.ready);
+    }
+
+    /// The bytes of the first job of a line that lacks unpacked ones.
+    pub fn pop_if_due(&mut self, id: LineId) -> Option<Vec<u8>> {
+        let row = self.lines.get(&id)?;
+        if row.heads >= self.at_least {
+            return None;
+        }
+        let seq = row.chunks.front()?.entries[0].seq;
+        self.take_at(id, seq)
+    }
+
+    /// The bytes of any packed job.
+    pub fn take(&mut self, job: JobId) -> Option<Vec<u8>> {
+        let (id, seq) = *self.place(job)?;
+        self.take_at(id, seq)
+    }
+
+    fn take_at(&mut self, id: LineId, seq: i64) -> Option<Vec<u8>> {
+        let row = self.row(id);
+        let band = row.line.band as usize;
+        let at = row.chunks.partition_point(|chunk| chunk.last() < seq);
+        let chunk = Arc::make_mut(row.chunks.get_mut(at)?);
+        let (entry, bytes) = chunk.remove(seq)?;
+        if chunk.entries.is_empty() {
+            row.chunks.remove(at);
+        }
+        self.ready[band] -= u64::from(entry.ready);
+        Some(bytes)
+    }
+
+    /// The job that these bytes are is packed no more.
+    pub fn forget(&mut self, job: JobId) {
+        self.index_of(job).remove(&job);
+    }
+
+    /// An unpacked job of the line begins (1) or ends (-1) to wait.
+    pub fn count_head(&mut self, id: LineId, by: i32) {
+        let row = self.row(id);
+        row.heads = row
+            .heads
+            .checked_add_signed(by)
+            .expect("only what was counted is taken off");
+        if row.heads == 0 && row.chunks.is_empty() {
+            let line = row.line;
+            self.lines.remove(&id);
+            self.numbers.remove(&line);
+        }
+    }
+
+    /// Whether a new job of the line would wait behind an unpacked one.
+    pub fn has_heads(&self, line: &Line) -> bool {
+        let row = self.numbers.get(line).and_then(|id| self.lines.get(id));
+        row.is_some_and(|row| row.heads >= self.at_least)
+    }
+
+    pub fn bytes(&self, job: JobId) -> Option<&[u8]> {
+        let (id, seq) = self.place(job)?;
+        let row = self.lines.get(id)?;
+        let at = row.chunks.partition_point(|chunk| chunk.last() < *seq);
+        row.chunks.get(at)?.find(*seq)
+    }
+
+    /// All jobs, line by line.
+    pub fn all(&self) -> impl Iterator<Item = &[u8]> {
+        let chunks = self.lines.values().flat_map(|row| &row.chunks);
+        chunks.flat_map(|chunk| (0..chunk.entries.len()).map(|at| chunk.bytes_at(at)))
+    }
+
+    /// Accounts with packed jobs, and the bytes of these.
+    pub fn by_account(&self) -> impl Iterator<Item = (AccountId, &[u8])> {
+        self.lines.values().flat_map(|row| {
+            let chunks = row.chunks.iter();
+            let jobs =
+                chunks.flat_map(|chunk| (0..chunk.entries.len()).map(|at| chunk.bytes_at(at)));
+            jobs.map(|bytes| (row.line.account, bytes))
+        })
+    }
+
+    /// Jobs behind this place, line by line, with their places.
+    pub fn behind(
+        &self,
+        (line, seq): (LineId, i64),
+    ) -> impl Iterator<Item = ((LineId, i64), &[u8])> {
+        self.lines.range(line..).flat_map(move |(id, row)| {
+            let from = if *id == line { seq } else { i64::MIN };
+            let chunks = row.chunks.partition_point(|chunk| chunk.last() <= from);
+            let chunks = row.chunks.range(chunks..);
+            let jobs = chunks.flat_map(|chunk| {
+                let jobs = chunk.entries.iter().enumerate();
+                jobs.map(|(at, entry)| (entry.seq, chunk.bytes_at(at)))
+            });
+            jobs.filter(move |(seq, _)| *seq > from)
+                .map(|(seq, bytes)| ((*id, seq), bytes))
+        })
+    }
+
+    /// Packed jobs of each line.
+    pub fn sums(&self) -> impl Iterator<Item = (LineId, Sum)> {
+        let sum = |(id, row): (&LineId, &Row)| (*id, row.before(i64::MAX));
+        self.lines.iter().map(sum)
+    }
+
+    pub fn line_ids(&self) -> Vec<LineId> {
+        self.lines.keys().copied().collect()
+    }
+
+    /// Packed jobs that are older than the one with this number.
+    pub fn before(&self, seq: i64) -> Sum {
+        let rows = self.lines.values().map(|row| row.before(seq));
+        rows.fold(Sum::default(), Sum::and)
+    }
+
+    /// Jobs of an account that are served before those of this rank and number, in one band.
+    pub fn ahead(&self, account: AccountId, band: Band, rank: i32, seq: i64) -> Sum {
+        let line = |class, rank| Line {
+            account,
+            band,
+            class,
+            rank,
+        };
+        let own = line(0, i32::MIN)..=line(u32::MAX, i32::MAX);
+        let rows = self.numbers.range(own).map(|(line, id)| {
+            let row = &self.lines[id];
+            match line.rank.cmp(&rank) {
+                std::cmp::Ordering::Less => row.before(i64::MAX),
+                std::cmp::Ordering::Equal => row.before(seq),
+                std::cmp::Ordering::Greater => Sum::default(),
+            }
+        });
+        rows.fold(Sum::default(), Sum::and)
+    }
+
+    /// Eligible tasks of packed jobs.
+    pub fn ready(&self, band: Band) -> u64 {
+        self.ready[band as usize]
+    }
+
+    pub fn holds(&self, job: JobId) -> bool {
+        self.place(job).is_some()
+    }
+
+    pub fn line_of(&self, job: JobId) -> Option<LineId> {
+        self.place(job).map(|(id, _)| *id)
+    }
+
+    fn place(&self, job: JobId) -> Option<&(LineId, i64)> {
+        self.index[part(job)].get(&job)
+    }
+
+    fn index_of(&mut self, job: JobId) -> &mut BTreeMap<JobId, (LineId, i64)> {
+        Arc::make_mut(&mut self.index[part(job)])
+    }
+
+    fn row(&mut self, id: LineId) -> &mut Row {
+        self.lines
+            .get_mut(&id)
+            .expect("numbers of lines are of those that are there")
+    }
+}
+
+/// The last byte of an id is as good as random, also where ids grow with time.
+fn part(job: JobId) -> usize {
+    usize::from(job.0.as_bytes()[15]) % PARTS
+}
+
+impl Row {
+    fn before(&self, seq: i64) -> Sum {
+        let mut sum = Sum::default();
+        for chunk in &self.chunks {
+            if chunk.last() < seq {
+                sum = sum.and(chunk.total);
+                continue;
+            }
+            let older = chunk.entries.iter().take_while(|entry| entry.seq < seq);
+            older.for_each(|entry| sum.add(entry));
+            break;
+        }
+        sum
+    }
+}
+
+impl Chunk {
+    fn push(&mut self, head: &Head, bytes: &[u8]) {
+        debug_assert!(self.entries.last().is_none_or(|last| last.seq < head.seq));
+        self.bytes.extend_from_slice(bytes);
+        let entry = Entry {
+            seq: head.seq,
+            estimate: head.estimate,
+            end: self.bytes.len() as u32,
+            ready: head.ready,
+            blocked: head.blocked,
+        };
+        self.total.add(&entry);
+        self.entries.push(entry);
+        if self.entries.len() == CHUNK {
+            self.entries.shrink_to_fit();
+            self.bytes.shrink_to_fit();
+        }
+    }
+
+    fn last(&self) -> i64 {
+        self.entries.last().map_or(i64::MIN, |entry| entry.seq)
+    }
+
+    fn find(&self, seq: i64) -> Option<&[u8]> {
+        let at = self.entries.binary_search_by_key(&seq, |entry| entry.seq);
+        Some(self.bytes_at(at.ok()?))
+    }
+
+    fn bytes_at(&self, at: usize) -> &[u8] {
+        &self.bytes[self.start(at)..self.entries[at].end as usize]
+    }
+
+    fn start(&self, at: usize) -> usize {
+        match at {
+            0 => 0,
+            at => self.entries[at - 1].end as usize,
+        }
+    }
+
+    fn remove(&mut self, seq: i64) -> Option<(Entry, Vec<u8>)> {
+        let at = self
+            .entries
+            .binary_search_by_key(&seq, |entry| entry.seq)
+            .ok()?;
+        let (start, end) = (self.start(at), self.entries[at].end as usize);
+        let bytes: Vec<u8> = self.bytes.drain(start..end).collect();
+        let entry = self.entries.remove(at);
+        for later in &mut self.entries[at..] {
+            later.end -= bytes.len() as u32;
+        }
+        self.total.take(&entry);
+        Some((entry, bytes))
+    }
+}

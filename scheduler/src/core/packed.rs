@@ -1,0 +1,257 @@
+//! A job that waits and is like any new one, in a hundred bytes: in memory and in the table `waiting`.
+//!
+//! ```text
+//! format 1 | job 16 | project 16 | 1, user 16 or 0 | band 1 | rank | seq | seed 8 | created_at_ms | held | tasks
+//!   task: id 16 | shape | estimate | number of inputs | inputs
+//! ```
+//! Numbers are LEB128, negative ones zigzag. Everything else of the rows is what every new job has; a
+//! job of which that is not true cannot be packed, so packing never loses anything.
+
+use std::sync::Arc;
+
+use schemas::{AccountId, GpuMicros, JobId, TaskId, task::TaskSpec};
+use uuid::Uuid;
+
+use super::{
+    rows::{Band, JobRow, ReservationRow, TaskRow},
+    shapes::{ShapeId, Shapes},
+};
+
+/// Grows when the bytes mean something else; rows of another format are read from their own tables.
+pub const FORMAT: u8 = 1;
+/// What has to be in [`Head`] is found before these.
+const ID: usize = 16;
+
+/// All rows of a job.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Whole {
+    pub job: JobRow,
+    /// In task order.
+    pub tasks: Vec<TaskRow>,
+    pub reservation: ReservationRow,
+}
+
+/// What the order of service needs of a packed job.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Head {
+    pub job: JobId,
+    pub line: Line,
+    pub seq: i64,
+    /// Tasks that could start, and those that wait for them.
+    pub ready: u16,
+    pub blocked: u16,
+    pub estimate: GpuMicros,
+}
+
+/// Packed jobs that are served one after the other: alike in all but their age.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Line {
+    pub account: AccountId,
+    pub band: Band,
+    /// Of the weights that its shots need.
+    pub class: ShapeId,
+    pub rank: i32,
+}
+
+/// The job in bytes; `None` if it is not like any new one.
+pub(super) fn pack(whole: &Whole, shapes: &Shapes) -> Option<Vec<u8>> {
+    let (job, held) = (&whole.job, whole.reservation.held);
+    let mut bytes = vec![FORMAT];
+    bytes.extend(job.id.0.as_bytes());
+    bytes.extend(job.project.0.as_bytes());
+    bytes.push(job.user.is_some().into());
+    bytes.extend(job.user.iter().flat_map(|user| *user.0.as_bytes()));
+    bytes.push(job.band as u8);
+    put(&mut bytes, zigzag(job.rank.into()));
+    put(&mut bytes, zigzag(job.seq));
+    bytes.extend(job.seed.to_le_bytes());
+    put(&mut bytes, zigzag(job.created_at_ms));
+    put(&mut bytes, zigzag(held.0));
+    put(&mut bytes, whole.tasks.len() as u64);
+    for task in &whole.tasks {
+        bytes.extend(task.id.0.as_bytes());
+        put(&mut bytes, shapes.number(&task.spec)?.into());
+        put(&mut bytes, zigzag(task.estimate.0));
+        put(&mut bytes, task.inputs.len() as u64);
+        for input in &task.inputs {
+            put(&mut bytes, (*input).into());
+        }
+    }
+    bytes.shrink_to_fit();
+    let same = unpack(&bytes, shapes).as_ref() == Some(whole);
+    (same && head(&bytes, shapes).is_some()).then_some(bytes)
+}
+
+/// `None` for bytes of another format, or that name a shape which is not known.
+pub(super) fn unpack(bytes: &[u8], shapes: &Shapes) -> Option<Whole> {
+    let mut from = Reader::new(bytes)?;
+    let start = from.start()?;
+    let job = JobRow::new(&start);
+    let reservation = ReservationRow::new(start.id, start.account(), start.held);
+    let mut tasks = Vec::new();
+    for index in 0..from.number()? {
+        let task = from.task()?;
+        let spec: Arc<TaskSpec> = shapes.find(task.shape)?.clone();
+        let mut row = TaskRow::new(task.id, start.id, index as u32, spec);
+        row.estimate = task.estimate;
+        row.state = super::rows::TaskState::new(task.inputs.len(), start.created_at_ms);
+        row.inputs = task.inputs;
+        tasks.push(row);
+    }
+    Some(Whole {
+        job,
+        tasks,
+        reservation,
+    })
+}
+
+/// `None` as for [`unpack`], and where its shots need different weights.
+pub(super) fn head(mut bytes: &[u8], shapes: &Shapes) -> Option<Head> {
+    split_first(&mut bytes, shapes).map(|(head, _)| head)
+}
+
+/// Takes the first of several jobs off.
+pub(super) fn split_first<'a>(bytes: &mut &'a [u8], shapes: &Shapes) -> Option<(Head, &'a [u8])> {
+    let whole = *bytes;
+    let mut from = Reader::new(whole)?;
+    let head = read_head(&mut from, shapes)?;
+    *bytes = from.0;
+    Some((head, &whole[..whole.len() - from.0.len()]))
+}
+
+fn read_head(from: &mut Reader, shapes: &Shapes) -> Option<Head> {
+    let start = from.start()?;
+    let (mut class, mut estimate) = (None, GpuMicros::ZERO);
+    let (mut ready, mut blocked) = (0, 0);
+    for _ in 0..from.number()? {
+        let task = from.task()?;
+        estimate.0 = estimate.0.saturating_add(task.estimate.0);
+        match task.inputs.is_empty() {
+            true => ready += 1,
+            false => blocked += 1,
+        }
+        if matches!(**shapes.find(task.shape)?, TaskSpec::Render(_)) {
+            let own = shapes.class(task.shape)?;
+            if *class.get_or_insert(own) != own {
+                return None;
+            }
+        }
+    }
+    Some(Head {
+        job: start.id,
+        line: Line {
+            account: start.account(),
+            band: start.band,
+            class: class?,
+            rank: start.rank,
+        },
+        seq: start.seq,
+        ready,
+        blocked,
+        estimate,
+    })
+}
+
+/// What a new job's rows are made of.
+pub(super) struct Start {
+    pub id: JobId,
+    pub project: AccountId,
+    pub user: Option<AccountId>,
+    pub band: Band,
+    pub rank: i32,
+    pub seq: i64,
+    pub seed: u64,
+    pub created_at_ms: i64,
+    pub held: GpuMicros,
+}
+
+impl Start {
+    fn account(&self) -> AccountId {
+        self.user.unwrap_or(self.project)
+    }
+}
+
+struct PackedTask {
+    id: TaskId,
+    shape: ShapeId,
+    estimate: GpuMicros,
+    inputs: Vec<u32>,
+}
+
+struct Reader<'a>(&'a [u8]);
+
+impl<'a> Reader<'a> {
+    fn new(bytes: &'a [u8]) -> Option<Self> {
+        let (format, rest) = bytes.split_first()?;
+        (*format == FORMAT).then_some(Self(rest))
+    }
+
+    fn start(&mut self) -> Option<Start> {
+        Some(Start {
+            id: JobId(self.id()?),
+            project: AccountId(self.id()?),
+            user: match self.take::<1>()? {
+                [0] => None,
+                _ => Some(AccountId(self.id()?)),
+            },
+            band: *Band::ALL.get(usize::from(self.take::<1>()?[0]))?,
+            rank: i32::try_from(self.signed()?).ok()?,
+            seq: self.signed()?,
+            seed: u64::from_le_bytes(self.take()?),
+            created_at_ms: self.signed()?,
+            held: GpuMicros(self.signed()?),
+        })
+    }
+
+    fn task(&mut self) -> Option<PackedTask> {
+        let id = TaskId(self.id()?);
+        let shape = ShapeId::try_from(self.number()?).ok()?;
+        let estimate = GpuMicros(self.signed()?);
+        let inputs = (0..self.number()?).map(|_| u32::try_from(self.number()?).ok());
+        Some(PackedTask {
+            id,
+            shape,
+            estimate,
+            inputs: inputs.collect::<Option<_>>()?,
+        })
+    }
+
+    fn take<const N: usize>(&mut self) -> Option<[u8; N]> {
+        let (now, rest) = self.0.split_first_chunk::<N>()?;
+        self.0 = rest;
+        Some(*now)
+    }
+
+    fn id(&mut self) -> Option<Uuid> {
+        self.take::<ID>().map(Uuid::from_bytes)
+    }
+
+    fn number(&mut self) -> Option<u64> {
+        let mut number = 0;
+        for place in (0..64).step_by(7) {
+            let byte = self.take::<1>()?[0];
+            number |= u64::from(byte & 0x7f) << place;
+            if byte < 0x80 {
+                return Some(number);
+            }
+        }
+        None
+    }
+
+    fn signed(&mut self) -> Option<i64> {
+        let number = self.number()?;
+        Some((number >> 1).cast_signed() ^ -(number & 1).cast_signed())
+    }
+}
+
+fn put(bytes: &mut Vec<u8>, mut number: u64) {
+    while number >= 0x80 {
+        bytes.push(number as u8 | 0x80);
+        number >>= 7;
+    }
+    bytes.push(number as u8);
+}
+
+fn zigzag(number: i64) -> u64 {
+    ((number << 1) ^ (number >> 63)).cast_unsigned()
+}
