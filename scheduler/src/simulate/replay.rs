@@ -7,7 +7,7 @@ use std::{collections::BTreeMap, fmt};
 
 use schemas::{
     AgentId, BootId, TaskId,
-    agent::{Heartbeat, LeaseRequest},
+    agent::{Heartbeat, LeaseRequest, Phase},
 };
 use serde::Serialize;
 
@@ -191,11 +191,16 @@ impl Replay {
             self.now = self.now.max(at);
             let boot = self.nodes[&id].0;
             self.nodes.insert(id, (boot, at));
+            // Work whose steps are not known must not look as if it stood still.
+            let mut leases = self.farm.leases_named(id);
+            leases
+                .iter_mut()
+                .for_each(|told| told.phase = Phase::Encode);
             let beat = Heartbeat {
                 agent: id,
                 boot,
                 term: self.farm.term(),
-                leases: self.farm.leases_named(id),
+                leases,
                 devices: Vec::new(),
             };
             self.run(Some(Command::Heartbeat(Box::new(beat))), watch);

@@ -1,6 +1,6 @@
 //! Readings of devices by the minute, notices to operators, known latents of probes.
 
-use schemas::{AgentId, Digest};
+use schemas::{AgentId, Digest, TaskId};
 use sea_orm::{
     ColumnTrait, DatabaseTransaction, DbErr, EntityTrait, IntoActiveModel, QueryFilter, QueryOrder,
     QuerySelect, sea_query::OnConflict,
@@ -10,7 +10,7 @@ use super::{
     Store, StoreError,
     commit::insert,
     convert::{digest, from_json, json, text},
-    entity::{device_sample, golden, notice},
+    entity::{device_sample, golden, notice, task},
     failed,
     load::all,
 };
@@ -30,7 +30,16 @@ pub async fn learn(tx: &DatabaseTransaction, key: &GoldenKey, known: Digest) -> 
     insert(tx, model).await
 }
 
+/// A recipe is completed by its words, which only the database has.
 pub async fn note(tx: &DatabaseTransaction, row: &NoticeRow) -> Result<(), DbErr> {
+    let mut detail = row.detail.clone();
+    if let Some(recipe) = detail.get_mut("recipe")
+        && let Ok(id) = row.subject.parse::<TaskId>()
+        && let Some(task) = task::Entity::find_by_id(id.0).one(tx).await?
+        && let Ok(whole) = serde_json::from_str(&task.spec)
+    {
+        *recipe = whole;
+    }
     let model = notice::Model {
         seq: row.seq,
         at_ms: row.at_ms,
@@ -38,7 +47,7 @@ pub async fn note(tx: &DatabaseTransaction, row: &NoticeRow) -> Result<(), DbErr
         actor: row.actor.as_deref().map(text),
         subject: text(&row.subject),
         // In JSON a NUL is written as six letters, so PostgreSQL takes it.
-        detail: row.detail.to_string(),
+        detail: detail.to_string(),
     };
     insert(tx, model).await
 }

@@ -377,3 +377,27 @@ async fn what_is_committed_after_a_full_disk_is_there_for_everyone() {
     let other = Store::open_to_read(&url).await.unwrap().unwrap();
     assert!(other.job(PROJECT, id).await.unwrap().is_some());
 }
+
+#[tokio::test]
+async fn a_recipe_in_a_notice_has_its_words_again() {
+    let (_folder, store, mut farm) = store().await;
+    apply(&store, &mut farm, Command::Submit(Box::new(job(1, 1))), 4).await;
+    let row = farm.durable().tasks[0].clone();
+    let recipe = serde_json::json!(*row.spec);
+    assert_eq!(recipe["prompt"], "", "memory has only the shape");
+    let notice = crate::core::rows::NoticeRow {
+        seq: farm.seq() + 1,
+        at_ms: 5,
+        kind: "poison".into(),
+        actor: None,
+        subject: row.id.to_string(),
+        detail: serde_json::json!({"recipe": recipe}),
+    };
+    let write = Write::InsertNotice(notice);
+    store
+        .commit(farm.term(), farm.seq() + 1, &[write])
+        .await
+        .unwrap();
+    let told = store.notices(1).await.unwrap().remove(0);
+    assert_eq!(told.detail["recipe"]["prompt"], "a red ball falls");
+}
