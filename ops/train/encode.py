@@ -18,7 +18,7 @@ from . import models, scenes, sound, stage, train_audio, train_vae
 
 SHARD, STATISTICS_SHARDS = 256, 5  # Five shards hold every size.
 CACHE = stage.RUNS / "cache"
-SIZE_CYCLE = [0, 1, 0, 2, 0]  # 60 % square, 20 % each of the others.
+SIZE_CYCLE = [0, 1, 2, 0, 2]  # Two fifths square, two fifths portrait, a fifth landscape: a film is portrait unless asked otherwise.
 
 
 def codecs(variant):
@@ -29,14 +29,14 @@ def codecs(variant):
 
 
 @torch.no_grad()
-def encode_scene(vae, audio, scene):
+def encode_scene(vae, audio, scene, device):
     """Raw latents video [f, h, w, C], audio [L, 16 c], and the token masks of objects and of sound."""
     frames, mask = scenes.render(scene, with_mask=True)
-    with torch.autocast("cpu", torch.bfloat16):
-        video = train_vae.encode_mean(vae, train_vae.pixels(frames)[None])[0].float()
+    with stage.autocast(device):
+        video = train_vae.encode_mean(vae, train_vae.pixels(frames)[None].to(device))[0].float().cpu()
         count = sound.latents_of(scene["frames"], scene["fps"])
         mel = sound.log_mel(torch.from_numpy(scenes.sound(scene))[None])[:, :, : sound.mel_frames(count)]
-        heard = train_audio.encode_mean(audio, mel)[0].float()
+        heard = train_audio.encode_mean(audio, mel.to(device))[0].float().cpu()
     return (video.permute(1, 2, 3, 0), heard.transpose(0, 1).flatten(1), object_tokens(mask), sound_tokens(mel[0, 0], count))
 
 
@@ -52,12 +52,12 @@ def sound_tokens(mel, count):
     return torch.cat([loud[:1], loud[1:].unflatten(0, (-1, 4)).amax(1)])[:count]
 
 
-def make_shard(vae, audio, index, objects, rng):
+def make_shard(vae, audio, index, objects, rng, device):
     size = scenes.SIZES[SIZE_CYCLE[index % len(SIZE_CYCLE)]]
     rows, kept = [], []
     for _ in range(SHARD):
         scene = scenes.draw_scene(int(rng.integers(scenes.VALIDATION_SEED)), size=size, count=objects or int(rng.choice((1, 2))))
-        rows.append(encode_scene(vae, audio, scene))
+        rows.append(encode_scene(vae, audio, scene, device))
         kept.append(scene)
     video, heard, seen, loud = (torch.stack(c) for c in zip(*rows))
     return {"video": video.half(), "audio": heard.half(), "seen": seen, "loud": loud, "scenes": kept, "objects": objects}
@@ -76,6 +76,7 @@ def main():
     args.add_argument("--shards", type=int, required=True)
     args.add_argument("--objects", type=int, default=0, help="0: one or two")
     args.add_argument("--processes", type=int, default=2, help="single-thread workers: two threads of one process wait for each other")
+    stage.add_device(args)
     args = args.parse_args()
     CACHE.mkdir(parents=True, exist_ok=True)
     first = len(list(CACHE.glob("*.pt")))
@@ -87,10 +88,10 @@ def main():
 def worker(rank, args, indices):
     """Every `processes`-th shard, so that a shard is the same whoever makes it."""
     torch.set_num_threads(1)
-    vae, audio = codecs(args.variant)
+    vae, audio = (part.to(args.device) for part in codecs(args.variant))
     clock, log = stage.Clock(1e9), stage.Log("encode")
     for done, index in enumerate(indices[rank::args.processes], 1):
-        shard = make_shard(vae, audio, index, args.objects, np.random.default_rng((4, index)))
+        shard = make_shard(vae, audio, index, args.objects, np.random.default_rng((4, index)), args.device)
         temporary = CACHE / f"{index:04}.writing"
         torch.save(shard, temporary)
         temporary.replace(CACHE / f"{index:04}.pt")

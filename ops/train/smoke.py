@@ -1,8 +1,10 @@
 """Two minutes on a CPU: every stage runs, stops and resumes in a scratch folder, and the losses fall.
 
     python -m ops.train.smoke
+    python -m ops.train.smoke --variant t1 --device cuda --feeders 4
 """
 
+import argparse
 import json
 import pathlib
 import subprocess
@@ -22,6 +24,12 @@ STAGES = [
 
 
 def main():
+    args = argparse.ArgumentParser()
+    args.add_argument("--variant", default="t0")
+    args.add_argument("--device", default="cpu")
+    args.add_argument("--feeders", default="0")
+    args = args.parse_args()
+    where = ["--variant", args.variant, "--device", args.device, "--feeders", args.feeders]
     root = pathlib.Path(__file__).resolve().parents[2]
     with tempfile.TemporaryDirectory() as scratch:
         # The stages find runs/ through stage.RUNS; the scratch folder takes its place.
@@ -29,7 +37,7 @@ def main():
         for name, options in STAGES:
             code = f"{start} import ops.train.{name} as m; sys.argv = sys.argv[1:]; " + (
                 "import ops.train.encode as e; e.SHARD = 16; ") + "m.main()"
-            subprocess.run([sys.executable, "-W", "ignore", "-c", code, scratch, *options], cwd=root, check=True)
+            subprocess.run([sys.executable, "-W", "ignore", "-c", code, scratch, *options, *(where if name != "tokenizer" else ["--variant", args.variant])], cwd=root, check=True)
         for log, key in (("vae", "loss"), ("dit", "video")):
             values = [r[key] for r in map(json.loads, (pathlib.Path(scratch) / f"{log}.jsonl").read_text().splitlines()) if key in r]
             print(log, values[0], "->", values[-1])

@@ -31,8 +31,9 @@ _BANK, _WINDOW = filterbank(), torch.hann_window(N_FFT)
 
 def log_mel(wave):
     """[B, samples] -> [B, 1, samples / 160 + 1, 64]."""
-    spectrum = torch.stft(wave, N_FFT, HOP, N_FFT, _WINDOW, center=True, pad_mode="reflect", return_complex=True).abs()
-    return (spectrum.transpose(1, 2) @ _BANK).clamp_min(FLOOR).log().unsqueeze(1)
+    window, bank = (table.to(wave.device) for table in (_WINDOW, _BANK))
+    spectrum = torch.stft(wave, N_FFT, HOP, N_FFT, window, center=True, pad_mode="reflect", return_complex=True).abs()
+    return (spectrum.transpose(1, 2) @ bank).clamp_min(FLOOR).log().unsqueeze(1)
 
 
 def mel_frames(latents):

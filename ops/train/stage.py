@@ -1,12 +1,45 @@
-"""What every training stage shares: the clock, the log, the state file, the learning-rate shape."""
+"""What every training stage shares: the device, the clock, the log, the state file, the learning-rate shape."""
 
 import json
 import pathlib
 import time
 
+import numpy as np
 import torch
 
 RUNS = pathlib.Path(__file__).with_name("runs")
+
+
+def add_device(parser):
+    """--device: where the modules live; --feeders: processes that draw the next batches meanwhile, 0 draws them in line."""
+    has_gpu = torch.cuda.is_available()
+    parser.add_argument("--device", default="cuda" if has_gpu else "cpu")
+    parser.add_argument("--feeders", type=int, default=12 if has_gpu else 0)
+
+
+def autocast(device):
+    return torch.autocast(torch.device(device).type, torch.bfloat16)
+
+
+class _Drawn(torch.utils.data.IterableDataset):
+    def __init__(self, draw, seed):
+        self.draw, self.seed = draw, seed
+
+    def __iter__(self):
+        worker = torch.utils.data.get_worker_info()
+        torch.set_num_threads(1)
+        rng = np.random.default_rng((*self.seed, worker.id if worker else 0))
+        while True:
+            yield self.draw(rng)
+
+
+def batches(draw, seed, args):
+    """Endless batches of `draw(rng)`, from the feeders if there are any, on the device. `seed` is a tuple of numbers."""
+    ahead = dict(prefetch_factor=4, multiprocessing_context="spawn") if args.feeders else {}
+    loader = torch.utils.data.DataLoader(_Drawn(draw, seed), batch_size=None, num_workers=args.feeders,
+                                         pin_memory=args.device != "cpu", **ahead)
+    for batch in loader:
+        yield tuple(part.to(args.device, non_blocking=True) if torch.is_tensor(part) else part for part in batch)
 
 
 class Clock:

@@ -3,8 +3,9 @@
     python -m ops.train.train_audio --part vae --minutes 5
     python -m ops.train.train_audio --part vocoder --minutes 6
 
-The vocoder's loss compares short-time spectra of five window lengths; the shortest (64 samples, 4 ms)
-keeps the impacts sharp, which the synchrony of picture and sound is measured on.
+The vocoder's loss compares short-time spectra of six window lengths; the shortest (64 samples, 4 ms)
+keeps the impacts sharp, which the synchrony of picture and sound is measured on. The distance of the
+log-mels beside it hears what the spectra's floor hides: noise far below the sound, in silence.
 """
 
 import argparse
@@ -19,6 +20,7 @@ POOL = 2500
 VAE_FRAMES = 201  # 51 latents, 2 s.
 VOCODER_FRAMES = 81
 WINDOWS = (64, 128, 256, 512, 1024, 2048)
+MEL_WEIGHT = 0.1
 
 
 def pool_of(seed, count):
@@ -56,7 +58,7 @@ def vae_loss(vae, mel, noise):
 
 
 def spectra(wave):
-    return [torch.stft(wave, n, n // 4, n, torch.hann_window(n), return_complex=True).abs() for n in WINDOWS]
+    return [torch.stft(wave, n, n // 4, n, torch.hann_window(n, device=wave.device), return_complex=True).abs() for n in WINDOWS]
 
 
 def vocoder_loss(out, wave):
@@ -64,7 +66,8 @@ def vocoder_loss(out, wave):
     for n, a, b in zip(WINDOWS, spectra(out), spectra(wave)):
         scale = n ** 0.5
         loss = loss + ((a + 0.003 * scale).log() - (b + 0.003 * scale).log()).abs().mean() + 2 * (a - b).abs().mean() / scale
-    return loss / len(WINDOWS)
+    quiet = (sound.log_mel(out) - sound.log_mel(wave)).abs().mean()
+    return loss / len(WINDOWS) + MEL_WEIGHT * quiet, quiet
 
 
 @torch.no_grad()
@@ -85,7 +88,7 @@ def onset_errors(wave_of, count=40):
 
 
 def vae_steps(args, clock, log):
-    vae = models.audio_vae(args.variant)
+    vae = models.audio_vae(args.variant).to(args.device)
     state = stage.load("audio_vae") if args.resume else None
     if state:
         vae.load_state_dict(state["vae"])
@@ -93,8 +96,8 @@ def vae_steps(args, clock, log):
     clock.start = stage.time.monotonic() if args.pool else clock.start
     rng, optimiser, step, mean = np.random.default_rng(args.seed), Muon(vae.named_parameters(), lr=0.015), 0, None
     while not clock.over():
-        mel, _, _ = crops(rng, waves, mels, VAE_FRAMES, args.batch)
-        with torch.autocast("cpu", torch.bfloat16):
+        mel = crops(rng, waves, mels, VAE_FRAMES, args.batch)[0].to(args.device)
+        with stage.autocast(args.device):
             loss, l1 = vae_loss(vae, mel, 0.05 if clock.progress() > 0.7 else 0.0)
         loss.backward()
         optimiser.step(stage.rate(step, clock.progress()))
@@ -105,31 +108,35 @@ def vae_steps(args, clock, log):
 
 
 def vocoder_steps(args, clock, log):
-    vae = models.audio_vae(args.variant)
+    vae = models.audio_vae(args.variant).to(args.device)
     vae.load_state_dict(stage.load("audio_vae")["vae"])
-    net = models.vocoder(args.variant)
+    net = models.vocoder(args.variant).to(args.device)
     state = stage.load("vocoder") if args.resume else None
+    total = state["steps"] if state else 0
     if state:
         net.load_state_dict(state["vocoder"])
     waves, mels = pool_of(args.seed + 1, args.pool)
-    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
-        rebuilt = torch.cat([vae.decoder(encode_mean(vae, m[:, :, :405])).float() for m in mels.split(25)])
+    with torch.no_grad(), stage.autocast(args.device):
+        rebuilt = torch.cat([vae.decoder(encode_mean(vae, m[:, :, :405].to(args.device))).float().cpu() for m in mels.split(25)])
     clock.start = stage.time.monotonic()
-    rng, optimiser, step, mean = np.random.default_rng(args.seed), Muon(net.named_parameters(), lr=0.01), 0, None
+    rng, optimiser, step, mean, saved = np.random.default_rng((args.seed, total)), Muon(net.named_parameters(), lr=args.lr), 0, None, 0.0
     while not clock.over():
         source = rebuilt if rng.random() < clock.progress() * 1.6 else mels[:, :, :405]
         mel, picked, at = crops(rng, waves, source, VOCODER_FRAMES, args.batch)
-        out = net(mel)[:, 0]
-        wave = torch.stack([waves[i, t * 160: (t + VOCODER_FRAMES) * 160] for i, t in zip(picked, at)])
-        inner = slice(160 * 5, -160 * 5)
-        loss = vocoder_loss(out[:, inner], wave[:, inner]) if rng.random() < 0.7 else vocoder_loss(out, wave)
+        out = net(mel.to(args.device))[:, 0]
+        wave = torch.stack([waves[i, t * 160: (t + VOCODER_FRAMES) * 160] for i, t in zip(picked, at)]).to(args.device)
+        inner = slice(160 * 5, -160 * 5) if rng.random() < 0.7 else slice(None)
+        loss, quiet = vocoder_loss(out[:, inner], wave[:, inner])
         loss.backward()
         optimiser.step(stage.rate(step, clock.progress()))
-        step, mean = step + 1, loss.item() if mean is None else 0.97 * mean + 0.03 * loss.item()
+        pair = np.array([loss.item(), quiet.item()])
+        step, mean = step + 1, pair if mean is None else 0.97 * mean + 0.03 * pair
         if step % 50 == 0 or step == 5:
-            log.write(part="vocoder", step=step, loss=mean, minutes=clock.elapsed() / 60, samples_per_s=step * args.batch / clock.elapsed())
-    stage.save("vocoder", vocoder=net.state_dict(), steps=step + (state["steps"] if state else 0))
-    report(vae, net, log)
+            log.write(part="vocoder", step=total + step, loss=mean[0], mel_l1=mean[1], minutes=clock.elapsed() / 60, samples_per_s=step * args.batch / clock.elapsed())
+        if clock.elapsed() - saved > 120 or clock.over():
+            saved = clock.elapsed()
+            stage.save("vocoder", vocoder=net.state_dict(), steps=total + step)
+    report(vae.cpu(), net.cpu(), log)
 
 
 @torch.no_grad()
@@ -153,6 +160,8 @@ def main():
     args.add_argument("--seed", type=int, default=0)
     args.add_argument("--threads", type=int, default=2)
     args.add_argument("--resume", action="store_true")
+    args.add_argument("--lr", type=float, default=0.01, help="of the vocoder")
+    stage.add_device(args)
     args = args.parse_args()
     torch.set_num_threads(args.threads)
     torch.manual_seed(args.seed)

@@ -64,7 +64,7 @@ class Shards:
 
 
 def make_batch(shards, rng, shared, tok, args, progress):
-    size = scenes.SIZES[int(shared.choice(3, p=(0.6, 0.2, 0.2)))]
+    size = scenes.SIZES[int(shared.choice(3, p=(0.4, 0.2, 0.4)))]  # As the clips are encoded.
     if size not in shards.by_size:
         size = (64, 64)
     half = int(progress >= 0.5)
@@ -78,8 +78,8 @@ def make_batch(shards, rng, shared, tok, args, progress):
     ids, mask = (torch.from_numpy(t) for t in tokenizer.encode(tok, texts))
     grid = (length, size[1] // 16, size[0] // 16)
     first = shared.random() < FIRST_FRAME and length > 1
-    return dict(first=first, x0=video[:, :length].flatten(1, 3), a0=audio[:, :heard], seen=seen[:, :length].flatten(1), loud=loud[:, :heard],
-                ids=ids, mask=mask, grid=grid)
+    parts = dict(x0=video[:, :length].flatten(1, 3), a0=audio[:, :heard], seen=seen[:, :length].flatten(1), loud=loud[:, :heard], ids=ids, mask=mask)
+    return {name: part.to(args.device) for name, part in parts.items()} | dict(first=first, grid=grid)
 
 
 def draw_sigmas(n, mean, length):
@@ -97,7 +97,8 @@ def draw_sigmas(n, mean, length):
 def losses(denoiser, b, mean):
     x0, a0 = b["x0"], b["a0"]
     s = draw_sigmas(len(x0), mean, b["grid"][0])
-    s_a = torch.where(torch.rand(len(x0)) < TWO_SIGMAS, draw_sigmas(len(x0), mean, b["grid"][0]), s)
+    s_a = torch.where(torch.rand(len(x0)) < TWO_SIGMAS, draw_sigmas(len(x0), mean, b["grid"][0]), s).to(x0.device)
+    s = s.to(x0.device)
     noise, audio_noise = torch.randn_like(x0), torch.randn_like(a0)
     x, a = torch.lerp(x0, noise, s[:, None, None]), torch.lerp(a0, audio_noise, s_a[:, None, None])
     t, weight = s, 1 + OBJECT_WEIGHT * b["seen"].float()
@@ -161,7 +162,7 @@ def worker(rank, args):
     torch.manual_seed(args.seed)  # The same start in every worker.
     shards = Shards(stage.load("statistics"))
     shards.refresh()
-    denoiser, tok = Denoiser(args.variant), tokenizer.load()
+    denoiser, tok = Denoiser(args.variant).to(args.device), tokenizer.load()
     optimiser = Muon(denoiser.named_parameters(), lr=args.lr, adam_only=("embed_tokens", "registers", "scale_shift_table", "gate_logits"))
     ema = stage.Ema([denoiser])
     state, step = stage.load(STATE) if args.resume else None, 0
@@ -169,8 +170,9 @@ def worker(rank, args):
         denoiser.load_state_dict(state["model"])
         if "optimiser" in state:  # A restored export has none.
             optimiser.load_state_dict(state["optimiser"])
-        ema.shadow, step = [s.float() for s in state["ema"]], state["steps"]
-    ltx2.dispatch_attention_fn = plain_attention
+        ema.shadow, step = [s.float().to(args.device) for s in state["ema"]], state["steps"]
+    if args.device == "cpu":
+        ltx2.dispatch_attention_fn = plain_attention
     if args.compile:
         switch = compile_blocks(denoiser)
     torch.manual_seed(args.seed + 1000 * step + rank)
@@ -185,7 +187,7 @@ def worker(rank, args):
         b = make_batch(shards, rng, shared, tok, args, progress)
         if args.compile:
             switch["on"] = b["grid"][0] == max(LENGTHS) and not b["first"]
-        with torch.autocast("cpu", torch.bfloat16):
+        with stage.autocast(args.device):
             video, audio = losses(denoiser, b, args.mean)
         (video + args.audio_weight * audio).backward()
         if args.processes > 1:
@@ -218,7 +220,7 @@ def main():
     args.add_argument("--batch", type=int, default=8, help="clips of 64 x 64 and full length a worker and step")
     args.add_argument("--seed", type=int, default=0)
     args.add_argument("--threads", type=int, default=1)
-    args.add_argument("--processes", type=int, default=2)
+    args.add_argument("--processes", type=int, help="on a CPU two, on another device one")
     args.add_argument("--port", type=int, default=29517)
     args.add_argument("--lr", type=float, default=0.02)
     args.add_argument("--decay", type=float, default=0.4, help="last share of the clock in which the rate falls")
@@ -227,7 +229,9 @@ def main():
     args.add_argument("--compile", action="store_true")
     args.add_argument("--resume", action="store_true")
     args.add_argument("--save-every-s", type=float, default=120)
+    stage.add_device(args)
     args = args.parse_args()
+    args.processes = args.processes or (2 if args.device == "cpu" else 1)
     if args.processes > 1:
         mp.spawn(worker, (args,), nprocs=args.processes)
     else:

@@ -8,6 +8,7 @@ the loss weighs the objects five times: they are a few per cent of the pixels.
 """
 
 import argparse
+import functools
 
 import numpy as np
 import torch
@@ -29,7 +30,9 @@ def random_scene(rng, size, frames):
     return scenes.draw_scene(int(rng.integers(scenes.VALIDATION_SEED)), count=int(rng.choice((1, 2))), size=size)
 
 
-def batch_of(rng, size, frames, count):
+def batch_of(sizes, frames, count, rng):
+    """Pictures [count, 3, frames, h, w] in [-1, 1] and masks of the objects, of one of the sizes."""
+    size = sizes[int(rng.integers(len(sizes)))]
     shots, masks = [], []
     for _ in range(count):
         scene = random_scene(rng, size, frames)
@@ -64,7 +67,7 @@ def psnr(vae, size=(64, 64), frames=65, count=8, sheet=None):
     values, rows = [], []
     for i in range(count):
         scene = scenes.draw_scene(scenes.VALIDATION_SEED + 5000 + i, size=size)
-        x = pixels(scenes.render(scene, np.arange(frames) / scenes.FPS))[None]
+        x = pixels(scenes.render(scene, np.arange(frames) / scenes.FPS))[None].to(next(vae.parameters()).device)
         y = forward(vae, x, 0.0).clamp(-1, 1)
         values.append(-10 * torch.log10((((x - y) / 2) ** 2).mean()).item())
         picked = [j for j in range(0, frames, max(1, frames // 8))][:8]
@@ -84,26 +87,26 @@ def main():
     args.add_argument("--batch", type=int)
     args.add_argument("--seed", type=int, default=0)
     args.add_argument("--threads", type=int, default=2)
-    args.add_argument("--bf16", type=int, default=1)
     args.add_argument("--resume", action="store_true", help="start from runs/vae.pt (the clips phase always does)")
+    stage.add_device(args)
     args = args.parse_args()
     torch.set_num_threads(args.threads)
     torch.manual_seed(args.seed)
     images = args.phase == "images"
-    vae = models.video_vae(args.variant)
+    vae = models.video_vae(args.variant).to(args.device)
     state = stage.load("vae") if args.resume or not images else None
     if state:
         vae.load_state_dict(state["vae"])
     total = state["steps"] if state else 0
     frames, batch = (1, args.batch or 32) if images else (FRAMES, args.batch or 4)
     optimiser = Muon(vae.named_parameters(), lr=0.02 if images else 0.015)
-    rng, clock, log = np.random.default_rng((args.seed, total)), stage.Clock(args.minutes), stage.Log("vae")
-    shapes, step, mean, saved = [s for s, n in zip(scenes.SIZES, (3, 1, 1)) for _ in range(n)], 0, None, 0.0
+    sizes = [(64, 64)] if images else [s for s, n in zip(scenes.SIZES, (3, 1, 1)) for _ in range(n)]
+    drawn = stage.batches(functools.partial(batch_of, sizes, frames, batch), (args.seed, total), args)
+    clock, log, step, mean, saved = stage.Clock(args.minutes), stage.Log("vae"), 0, None, 0.0
     while not clock.over():
-        size = (64, 64) if images else shapes[int(rng.integers(len(shapes)))]
-        x, mask = batch_of(rng, size, frames, batch)
+        x, mask = next(drawn)
         noise = 0.05 if clock.progress() > 0.7 else 0.0
-        with torch.autocast("cpu", torch.bfloat16, enabled=bool(args.bf16)):
+        with stage.autocast(args.device):
             out = forward(vae, x, noise)
         loss = loss_of(out.float(), x, mask)
         loss.backward()
