@@ -25,11 +25,12 @@ const MAINTENANCE: &str = "postgres";
 const NO_DATABASE: &str = "3D000";
 const MADE_BY_ANOTHER: [&str; 2] = ["42P04", "23505"];
 /// What every connection asks of the server: durable commits, and that neither a lock nor a
-/// transaction outlives a scheduler that vanished without closing its connection.
+/// transaction outlives a scheduler that vanished without closing its connection. One that froze
+/// within a transaction holds the leader's row: it is let go before the lock is (`lock.rs`).
 const SESSION: [(&str, &str); 6] = [
     ("synchronous_commit", "on"),
     ("lock_timeout", "10s"),
-    ("idle_in_transaction_session_timeout", "10s"),
+    ("idle_in_transaction_session_timeout", "5s"),
     ("tcp_keepalives_idle", "3"),
     ("tcp_keepalives_interval", "1"),
     ("tcp_keepalives_count", "3"),
