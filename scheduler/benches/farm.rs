@@ -16,10 +16,13 @@ fn main() -> Result<(), Failed> {
     let mut arguments = env::args().skip(1).filter(|word| word != "--bench");
     let mut out = File::create(arguments.next().ok_or("name a file for the rows")?)?;
     let database = env::var("DAILIES_BENCH_DATABASE").ok();
-    let plan = match env::var_os("DAILIES_BENCH_TINY") {
+    let mut plan = match env::var_os("DAILIES_BENCH_TINY") {
         Some(_) => Plan::tiny(),
         None => Plan::full(),
     };
+    if let Ok(jobs) = env::var("DAILIES_BENCH_RESTART") {
+        plan.restart = jobs.parse()?; // filling a database with a million takes minutes
+    }
     let Some(database) = database else {
         return tell(&mut out, &decide::measure(&plan));
     };

@@ -45,13 +45,11 @@ pub async fn measure(plan: &Plan, url: DatabaseUrl, name: &str) -> Result<Vec<Ro
     for row in accounts(plan) {
         bench.dispatcher.add_account(row).await?;
     }
-    for node in 0..plan.nodes {
-        let welcome = bench.dispatcher.hello(hello(plan, node)).await?;
-        welcome.map_err(|refusal| refusal.to_string())?;
-    }
+    bench.hello().await?;
     rows.extend(bench.latency().await?);
     rows.push(bench.single().await?);
     rows.push(bench.batched().await?);
+    bench.hello().await?; // nodes that were silent so long count as gone
     rows.push(bench.leases().await?);
     bench.fill().await?;
     let before = bench.jobs.load(Ordering::Relaxed);
@@ -122,6 +120,15 @@ impl Bench {
     fn rate(&self, what: &str, count: u64, took: Duration, told: &str) -> Row {
         let value = count as f64 / took.as_secs_f64();
         self.row(what, value, "1/s", format!("{count} in all; {told}"))
+    }
+
+    /// Every node says hello.
+    async fn hello(&self) -> Result<(), Failed> {
+        for node in 0..self.plan.nodes {
+            let welcome = self.dispatcher.hello(hello(&self.plan, node)).await?;
+            welcome.map_err(|refusal| refusal.to_string())?;
+        }
+        Ok(())
     }
 
     async fn single(&self) -> Result<Row, Failed> {

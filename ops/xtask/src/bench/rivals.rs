@@ -74,7 +74,7 @@ fn procrastinate(folder: &Path) -> Result<Command> {
         run(Command::new(&python).args(["-m", "pip"]).args(packages))?;
     }
     let mut command = Command::new(python);
-    command.arg(script("procrastinate.py"));
+    command.arg(script("noop_procrastinate.py"));
     Ok(command)
 }
 

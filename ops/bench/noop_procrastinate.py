@@ -1,6 +1,6 @@
 """procrastinate doing what `cargo xtask bench farm` does: no-op jobs in the same PostgreSQL.
 
-usage: procrastinate.py ADDRESS JOBS    prints one JSON object a line: what, value
+usage: noop_procrastinate.py ADDRESS JOBS    prints one JSON object a line: what, value
 """
 
 import asyncio
