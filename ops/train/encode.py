@@ -52,10 +52,10 @@ def sound_tokens(mel, count):
     return torch.cat([loud[:1], loud[1:].unflatten(0, (-1, 4)).amax(1)])[:count]
 
 
-def make_shard(vae, audio, index, objects, rng, device):
+def make_shard(vae, audio, index, objects, rng, device, clips):
     size = scenes.SIZES[SIZE_CYCLE[index % len(SIZE_CYCLE)]]
     rows, kept = [], []
-    for _ in range(SHARD):
+    for _ in range(clips):
         scene = scenes.draw_scene(int(rng.integers(scenes.VALIDATION_SEED)), size=size, count=objects or int(rng.choice((1, 2))))
         rows.append(encode_scene(vae, audio, scene, device))
         kept.append(scene)
@@ -75,6 +75,7 @@ def main():
     args.add_argument("--variant", default="t0")
     args.add_argument("--shards", type=int, required=True)
     args.add_argument("--objects", type=int, default=0, help="0: one or two")
+    args.add_argument("--clips", type=int, default=SHARD, help="clips of a shard")
     args.add_argument("--processes", type=int, default=2, help="single-thread workers: two threads of one process wait for each other")
     stage.add_device(args)
     args = args.parse_args()
@@ -91,11 +92,11 @@ def worker(rank, args, indices):
     vae, audio = (part.to(args.device) for part in codecs(args.variant))
     clock, log = stage.Clock(1e9), stage.Log("encode")
     for done, index in enumerate(indices[rank::args.processes], 1):
-        shard = make_shard(vae, audio, index, args.objects, np.random.default_rng((4, index)), args.device)
+        shard = make_shard(vae, audio, index, args.objects, np.random.default_rng((4, index)), args.device, args.clips)
         temporary = CACHE / f"{index:04}.writing"
         torch.save(shard, temporary)
         temporary.replace(CACHE / f"{index:04}.pt")
-        log.write(shard=index, objects=args.objects, size=shard["scenes"][0]["size"], clips_per_s=done * SHARD / clock.elapsed())
+        log.write(shard=index, objects=args.objects, size=shard["scenes"][0]["size"], clips_per_s=done * args.clips / clock.elapsed())
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@
 
 import argparse
 import json
+import os
 import pathlib
 import subprocess
 import sys
@@ -17,7 +18,7 @@ STAGES = [
     ("train_vae", ["--phase", "clips", "--minutes", "0.2", "--batch", "2"]),
     ("train_audio", ["--part", "vae", "--minutes", "0.2", "--pool", "50", "--batch", "4"]),
     ("train_audio", ["--part", "vocoder", "--minutes", "0.2", "--pool", "50", "--batch", "4"]),
-    ("encode", ["--shards", "5", "--objects", "1"]),
+    ("encode", ["--shards", "5", "--objects", "1", "--clips", "16"]),
     ("train_dit", ["--minutes", "0.4", "--processes", "1", "--batch", "8"]),
     ("train_dit", ["--minutes", "0.2", "--processes", "1", "--batch", "8", "--resume"]),
 ]
@@ -32,12 +33,12 @@ def main():
     where = ["--variant", args.variant, "--device", args.device, "--feeders", args.feeders]
     root = pathlib.Path(__file__).resolve().parents[2]
     with tempfile.TemporaryDirectory() as scratch:
-        # The stages find runs/ through stage.RUNS; the scratch folder takes its place.
-        start = "import sys, pathlib, ops.train.stage as s; s.RUNS = pathlib.Path(sys.argv[1]);"
+        # Workers that a stage starts find the scratch folder too.
+        told = {**os.environ, "DAILIES_TRAIN_RUNS": scratch}
         for name, options in STAGES:
-            code = f"{start} import ops.train.{name} as m; sys.argv = sys.argv[1:]; " + (
-                "import ops.train.encode as e; e.SHARD = 16; ") + "m.main()"
-            subprocess.run([sys.executable, "-W", "ignore", "-c", code, scratch, *options, *(where if name != "tokenizer" else ["--variant", args.variant])], cwd=root, check=True)
+            given = where if name != "tokenizer" else where[:2]
+            command = [sys.executable, "-W", "ignore", "-m", f"ops.train.{name}", *options, *given]
+            subprocess.run(command, cwd=root, check=True, env=told)
         for log, key in (("vae", "loss"), ("dit", "video")):
             values = [r[key] for r in map(json.loads, (pathlib.Path(scratch) / f"{log}.jsonl").read_text().splitlines()) if key in r]
             print(log, values[0], "->", values[-1])

@@ -1,13 +1,14 @@
 """What every training stage shares: the device, the clock, the log, the state file, the learning-rate shape."""
 
 import json
+import os
 import pathlib
 import time
 
 import numpy as np
 import torch
 
-RUNS = pathlib.Path(__file__).with_name("runs")
+RUNS = pathlib.Path(os.environ.get("DAILIES_TRAIN_RUNS") or pathlib.Path(__file__).with_name("runs"))
 
 
 def add_device(parser):

@@ -56,7 +56,7 @@ class Shards:
         weights = np.array([1.0 if not s["objects"] else max(single_share, 0.01) for s in shards])
         rows = []
         for i in rng.choice(len(shards), count, p=weights / weights.sum()):
-            j = int(rng.integers(encode.SHARD))
+            j = int(rng.integers(len(shards[i]["scenes"])))
             shard = shards[i]
             rows.append((shard["video"][j], shard["audio"][j], shard["seen"][j], shard["loud"][j], shard["scenes"][j]))
         video, audio, seen, loud, kept = zip(*rows)
