@@ -1,72 +1,16 @@
 //! `dailies submit --dry-run` and `dailies list` against a real scheduler without agents.
 
-use std::{
-    io::{BufRead, BufReader},
-    path::Path,
-    process::{Child, Command, Output, Stdio},
-};
+mod farm;
 
-/// A real scheduler on a free port; ended when dropped.
-struct Serving {
-    process: Child,
-    url: String,
-}
+use farm::Farm;
 
-impl Serving {
-    fn start(dir: &Path) -> Self {
-        let mut process = dailies(dir)
-            .args(["serve", "--listen", "127.0.0.1:0", "--data", "data"])
-            .env("DAILIES__SCHEDULER__API__PRICE__PER_GPU_HOUR", "3600")
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap();
-        let lines = BufReader::new(process.stdout.take().unwrap()).lines();
-        let base = lines
-            .map(Result::unwrap)
-            .find(|line| line.starts_with("base_url"));
-        let url = base.unwrap().split_whitespace().nth(1).unwrap().to_string();
-        Self { process, url }
-    }
-
-    fn run(&self, dir: &Path, args: &[&str]) -> Output {
-        let command = &mut dailies(dir);
-        command.args(args).args(["--url", &self.url]);
-        command.output().unwrap()
-    }
-
-    fn told(&self, dir: &Path, args: &[&str]) -> String {
-        let output = self.run(dir, args);
-        let error = String::from_utf8_lossy(&output.stderr).into_owned();
-        assert!(output.status.success(), "{error}");
-        String::from_utf8(output.stdout).unwrap()
-    }
-
-    fn refused(&self, dir: &Path, args: &[&str]) -> String {
-        let output = self.run(dir, args);
-        assert!(!output.status.success());
-        String::from_utf8(output.stderr).unwrap()
-    }
-}
-
-impl Drop for Serving {
-    fn drop(&mut self) {
-        self.process.kill().unwrap();
-        self.process.wait().unwrap();
-    }
-}
-
-fn dailies(dir: &Path) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_dailies"));
-    command.current_dir(dir).env_remove("DAILIES_API_KEY");
-    command
-}
+const PRICE: [(&str, &str); 1] = [("DAILIES__SCHEDULER__API__PRICE__PER_GPU_HOUR", "3600")];
 
 #[test]
 fn a_dry_run_tells_price_place_and_end_and_makes_nothing() {
     let folder = tempfile::tempdir().unwrap();
     let dir = folder.path();
-    let farm = Serving::start(dir);
+    let farm = Farm::start(dir, "serve", &PRICE);
     let one = farm.told(dir, &["submit", "--dry-run", "a ball"]);
     for said in [
         "one film by builtin; nothing was made",

@@ -1,64 +1,8 @@
 //! `dailies nodes` and the priorities of keys against a real farm.
 
-use std::{
-    io::{BufRead, BufReader},
-    path::Path,
-    process::{Child, Command, Output, Stdio},
-};
+mod farm;
 
-/// A whole farm on a free port; ended when dropped.
-struct Farm {
-    process: Child,
-    url: String,
-}
-
-impl Farm {
-    fn start(dir: &Path, command: &str) -> Self {
-        let mut process = dailies(dir)
-            .args([command, "--listen", "127.0.0.1:0", "--data", "data"])
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap();
-        let lines = BufReader::new(process.stdout.take().unwrap()).lines();
-        let base = lines
-            .map(Result::unwrap)
-            .find(|line| line.starts_with("base_url"));
-        let url = base.unwrap().split_whitespace().nth(1).unwrap().to_string();
-        Self { process, url }
-    }
-
-    fn run(&self, dir: &Path, args: &[&str]) -> Output {
-        let url = ["--url", &self.url];
-        dailies(dir).args(args).args(url).output().unwrap()
-    }
-
-    fn told(&self, dir: &Path, args: &[&str]) -> String {
-        let output = self.run(dir, args);
-        let error = String::from_utf8_lossy(&output.stderr).into_owned();
-        assert!(output.status.success(), "{error}");
-        String::from_utf8(output.stdout).unwrap()
-    }
-
-    fn refused(&self, dir: &Path, args: &[&str]) -> String {
-        let output = self.run(dir, args);
-        assert!(!output.status.success());
-        String::from_utf8(output.stderr).unwrap()
-    }
-}
-
-impl Drop for Farm {
-    fn drop(&mut self) {
-        self.process.kill().unwrap();
-        self.process.wait().unwrap();
-    }
-}
-
-fn dailies(dir: &Path) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_dailies"));
-    command.current_dir(dir).env_remove("DAILIES_API_KEY");
-    command
-}
+use farm::{Farm, dailies};
 
 /// The words of the first line about a node.
 fn words(table: &str) -> Vec<&str> {
@@ -68,7 +12,7 @@ fn words(table: &str) -> Vec<&str> {
 #[test]
 fn an_operator_sees_a_node_and_takes_it_out_and_back() {
     let dir = tempfile::tempdir().unwrap();
-    let (dir, farm) = (dir.path(), Farm::start(dir.path(), "up"));
+    let (dir, farm) = (dir.path(), Farm::start(dir.path(), "up", &[]));
     // The agent joins a moment after the address is told; each look is a process of its own.
     let name = (0..1_000)
         .map(|_| farm.told(dir, &["nodes"]))
@@ -105,7 +49,7 @@ fn an_operator_sees_a_node_and_takes_it_out_and_back() {
 #[test]
 fn an_order_that_cannot_be_obeyed_says_why() {
     let dir = tempfile::tempdir().unwrap();
-    let (dir, farm) = (dir.path(), Farm::start(dir.path(), "serve"));
+    let (dir, farm) = (dir.path(), Farm::start(dir.path(), "serve", &[]));
     let empty = farm.told(dir, &["nodes"]);
     assert!(empty.contains("dailies agent"), "{empty}");
     let error = farm.refused(dir, &["nodes", "drain", "attic"]);
@@ -118,7 +62,7 @@ fn an_order_that_cannot_be_obeyed_says_why() {
 fn a_key_has_a_highest_priority_and_is_told_so() {
     let dir = tempfile::tempdir().unwrap();
     let dir = dir.path();
-    drop(Farm::start(dir, "serve"));
+    drop(Farm::start(dir, "serve", &[]));
     let make = |args: &[&str]| {
         let made = dailies(dir).args(["keys"]).args(args).output().unwrap();
         String::from_utf8(made.stdout).unwrap()
@@ -136,7 +80,7 @@ fn a_key_has_a_highest_priority_and_is_told_so() {
         ["urgent", "normal", "high"]
     );
 
-    let farm = Farm::start(dir, "serve");
+    let farm = Farm::start(dir, "serve", &[]);
     let submit = |key: &str, priority: &str| {
         let args = ["submit", "a ball", "--priority", priority, "--key", key];
         farm.run(dir, &args)

@@ -1,67 +1,26 @@
 //! `dailies quota` against a real scheduler: what it shows, grants and refuses.
 
-use std::{
-    io::{BufRead, BufReader},
-    path::Path,
-    process::{Child, Command, Output, Stdio},
-};
+mod farm;
 
-/// A real scheduler on a free port; ended when dropped.
-struct Serving {
-    process: Child,
-    url: String,
-}
+use std::path::Path;
+
+use farm::{Farm, dailies};
+
+/// A scheduler that is asked with `dailies quota`.
+struct Serving(Farm);
 
 impl Serving {
     fn start(dir: &Path) -> Self {
-        let mut process = dailies(dir)
-            .args(["serve", "--listen", "127.0.0.1:0", "--data", "data"])
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap();
-        let lines = BufReader::new(process.stdout.take().unwrap()).lines();
-        let base = lines
-            .map(Result::unwrap)
-            .find(|line| line.starts_with("base_url"));
-        let url = base.unwrap().split_whitespace().nth(1).unwrap().to_string();
-        Self { process, url }
-    }
-
-    fn quota(&self, dir: &Path, args: &[&str]) -> Output {
-        dailies(dir)
-            .arg("quota")
-            .args(args)
-            .args(["--url", &self.url])
-            .output()
-            .unwrap()
+        Self(Farm::start(dir, "serve", &[]))
     }
 
     fn told(&self, dir: &Path, args: &[&str]) -> String {
-        let output = self.quota(dir, args);
-        let error = String::from_utf8_lossy(&output.stderr).into_owned();
-        assert!(output.status.success(), "{error}");
-        String::from_utf8(output.stdout).unwrap()
+        self.0.told(dir, &[&["quota"], args].concat())
     }
 
     fn refused(&self, dir: &Path, args: &[&str]) -> String {
-        let output = self.quota(dir, args);
-        assert!(!output.status.success());
-        String::from_utf8(output.stderr).unwrap()
+        self.0.refused(dir, &[&["quota"], args].concat())
     }
-}
-
-impl Drop for Serving {
-    fn drop(&mut self) {
-        self.process.kill().unwrap();
-        self.process.wait().unwrap();
-    }
-}
-
-fn dailies(dir: &Path) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_dailies"));
-    command.current_dir(dir).env_remove("DAILIES_API_KEY");
-    command
 }
 
 /// The words of the line about an account.
@@ -181,7 +140,7 @@ fn keys_are_made_and_ended_beside_a_running_farm() {
     let key = keys(&["create", "night shift", "--admin"]);
     let asked = |key: &str| {
         let output = dailies(dir)
-            .args(["quota", "--url", &serving.url, "--key", key.trim()])
+            .args(["quota", "--url", &serving.0.url, "--key", key.trim()])
             .output();
         output.unwrap().status.success()
     };
