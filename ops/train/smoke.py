@@ -1,4 +1,4 @@
-"""Two minutes on a CPU: every stage runs, stops and resumes in a scratch folder, and the losses fall.
+"""Five minutes on a CPU: every stage runs, stops and resumes in a scratch folder, and the losses fall.
 
     python -m ops.train.smoke
     python -m ops.train.smoke --variant t1 --device cuda --feeders 4
@@ -19,8 +19,8 @@ STAGES = [
     ("train_audio", ["--part", "vae", "--minutes", "0.2", "--pool", "50", "--batch", "4"]),
     ("train_audio", ["--part", "vocoder", "--minutes", "0.2", "--pool", "50", "--batch", "4"]),
     ("encode", ["--shards", "5", "--objects", "1", "--clips", "16"]),
-    ("train_dit", ["--minutes", "0.4", "--processes", "1", "--batch", "8"]),
-    ("train_dit", ["--minutes", "0.2", "--processes", "1", "--batch", "8", "--resume"]),
+    ("train_dit", ["--minutes", "2.0", "--processes", "1", "--batch", "8"]),
+    ("train_dit", ["--minutes", "0.5", "--processes", "1", "--batch", "8", "--resume"]),
 ]
 
 
