@@ -24,7 +24,8 @@ use serde::{Serialize, de::DeserializeOwned};
 use tokio::io::AsyncWriteExt;
 use tokio_util::io::ReaderStream;
 
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+use crate::connect::{ConnectError, connections, is_secure};
+
 const CALL_TIMEOUT: Duration = Duration::from_secs(30);
 /// Leaving does not wait long for a scheduler that is away.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(2);
@@ -40,8 +41,13 @@ const SHOWN_CHARS_MAX: usize = 200;
 
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
-    #[error("the scheduler's address '{url}' is not one that can be called: http://HOST:PORT is")]
+    #[error(
+        "the scheduler's address '{url}' is not one that can be called: http://HOST:PORT and \
+         https://HOST are"
+    )]
     BadUrl { url: String },
+    #[error(transparent)]
+    Connect(#[from] ConnectError),
     #[error(
         "cannot read the agent token from {path}. 'dailies serve' writes it in its data folder"
     )]
@@ -118,14 +124,13 @@ impl Client {
             url: bases.to_string(),
         };
         let base = |base: &str| {
-            let url = reqwest::Url::parse(base.trim()).ok();
-            let fits = url.is_some_and(|url| url.scheme() == "http" && url.host_str().is_some());
-            fits.then(|| base.trim().trim_end_matches('/').to_string())
+            let base = base.trim();
+            is_secure(base).map(|_| base.trim_end_matches('/').to_string())
         };
         let bases: Option<Arc<[String]>> = bases.split(',').map(base).collect();
         let bases = bases.ok_or_else(bad)?;
         Ok(Self {
-            http: connections().map_err(|_| bad())?,
+            http: connections(any_secure(&bases))?,
             bases,
             current: Arc::default(),
             token: token.trim().to_string(),
@@ -135,11 +140,8 @@ impl Client {
     /// The same client with connections of its own, for another runtime. Which address answers, one
     /// learns from the other.
     pub fn beside(&self) -> Result<Self, ClientError> {
-        let bad = |_| ClientError::BadUrl {
-            url: self.bases.join(","),
-        };
         Ok(Self {
-            http: connections().map_err(bad)?,
+            http: connections(any_secure(&self.bases))?,
             ..self.clone()
         })
     }
@@ -352,11 +354,8 @@ impl Client {
     }
 }
 
-fn connections() -> reqwest::Result<reqwest::Client> {
-    reqwest::Client::builder()
-        .connect_timeout(CONNECT_TIMEOUT)
-        .no_proxy()
-        .build()
+fn any_secure(bases: &[String]) -> bool {
+    bases.iter().any(|base| is_secure(base) == Some(true))
 }
 
 /// The path of an upload with its lease as query; ids and numbers need no escapes.
@@ -392,14 +391,14 @@ mod tests {
     use crate::scripted::serve;
 
     #[test]
-    fn only_plain_http_addresses_are_taken() {
+    fn only_addresses_of_http_are_taken() {
         assert!(Client::new("http://127.0.0.1:8080/", "t").is_ok());
         assert!(Client::new("http://a:1, http://b:2", "t").is_ok());
         for url in [
             "",
             "127.0.0.1:8080",
             "ftp://host",
-            "https://host",
+            "https://",
             "http://a:1,",
         ] {
             assert!(Client::new(url, "t").is_err(), "{url}");

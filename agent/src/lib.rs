@@ -8,6 +8,7 @@ pub mod assemble;
 pub mod catalogue;
 pub mod client;
 pub mod clock;
+pub mod connect;
 mod desk;
 pub mod device;
 pub mod doctor;

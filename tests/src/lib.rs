@@ -1,5 +1,6 @@
 //! Harness for tests with real processes: start `dailies`, talk to it, kill it.
 
+pub mod certificate;
 pub mod farm;
 pub mod postgres;
 
@@ -192,7 +193,7 @@ impl Api {
         Self {
             base_url: base_url.trim_end_matches('/').into(),
             key: key.trim().into(),
-            http: reqwest::Client::new(),
+            http: agent::connect::connections(false).expect("a client is made"),
             runtime: runtime.expect("a runtime starts"),
         }
     }

@@ -3,12 +3,15 @@
 
 use std::{
     fs,
-    os::unix::{fs::chown, process::CommandExt},
+    os::unix::{
+        fs::{PermissionsExt, chown},
+        process::CommandExt,
+    },
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
 };
 
-use crate::wait;
+use crate::{certificate::Certificate, wait};
 
 /// Where Debian and its children put the programs of each version.
 const VERSIONS: &str = "/usr/lib/postgresql";
@@ -19,11 +22,40 @@ pub struct Postgres {
     folder: tempfile::TempDir,
     programs: PathBuf,
     child: Option<Child>,
+    /// Of a server that is reached over TCP, by TLS alone.
+    port: Option<u16>,
 }
 
 impl Postgres {
     /// `None` without its programs.
     pub fn start() -> Option<Self> {
+        let mut this = Self::cluster()?;
+        this.start_again();
+        Some(this)
+    }
+
+    /// One that is reached over TCP and takes nobody without TLS.
+    pub fn start_secure(certificate: &Certificate) -> Option<Self> {
+        let mut this = Self::cluster()?;
+        this.port = Some(free_port());
+        for (from, to) in [
+            (certificate.file(), "server.crt"),
+            (certificate.key_file(), "server.key"),
+        ] {
+            let to = this.data().join(to);
+            fs::copy(from, &to).expect("a file is copied");
+            fs::set_permissions(&to, fs::Permissions::from_mode(0o600)).expect("own file");
+            if let Some((user, group)) = server_ids() {
+                chown(&to, Some(user), Some(group)).expect("root may");
+            }
+        }
+        let rules = "local all all trust\nhostssl all all 127.0.0.1/32 trust\n";
+        fs::write(this.data().join("pg_hba.conf"), rules).expect("a file is written");
+        this.start_again();
+        Some(this)
+    }
+
+    fn cluster() -> Option<Self> {
         let mut found: Vec<PathBuf> = fs::read_dir(VERSIONS)
             .ok()?
             .flatten()
@@ -31,10 +63,11 @@ impl Postgres {
             .filter(|programs| programs.join("initdb").is_file())
             .collect();
         found.sort();
-        let mut this = Self {
+        let this = Self {
             folder: tempfile::tempdir().expect("a temporary folder"),
             programs: found.pop()?,
             child: None,
+            port: None,
         };
         if let Some((user, group)) = server_ids() {
             chown(this.folder.path(), Some(user), Some(group)).expect("root may");
@@ -46,12 +79,14 @@ impl Postgres {
             .arg(this.data())
             .status();
         assert!(made.expect("it starts").success(), "no cluster was made");
-        this.start_again();
         Some(this)
     }
 
     /// The address of a database on it.
     pub fn url(&self) -> String {
+        if let Some(port) = self.port {
+            return format!("postgres://dailies@localhost:{port}/farm");
+        }
         let folder = self.folder.path().display();
         format!("postgres://dailies@localhost/farm?host={folder}")
     }
@@ -74,12 +109,18 @@ impl Postgres {
             }
             if self.child.is_none() {
                 let mut server = self.program("postgres");
-                server.args(["-c", "listen_addresses=", "-c", "fsync=off", "-k"]);
+                let listen = self.port.map_or("", |_| "127.0.0.1");
+                server.args(["-c", &format!("listen_addresses={listen}")]);
+                if let Some(port) = self.port {
+                    server.args(["-c", "ssl=on", "-p", &port.to_string()]);
+                }
+                server.args(["-c", "fsync=off", "-k"]);
                 let server = server.arg(folder).arg("-D").arg(self.data()).spawn();
                 self.child = Some(server.expect("it starts"));
             }
             let mut ready = self.program("pg_isready");
-            let ready = ready.arg("-q").arg("-h").arg(folder).status();
+            let port = self.port.unwrap_or(5432).to_string();
+            let ready = ready.args(["-q", "-p", &port, "-h"]).arg(folder).status();
             ready.expect("it starts").success().then_some(())
         });
     }
@@ -107,6 +148,12 @@ impl Drop for Postgres {
             let _ = child.wait();
         }
     }
+}
+
+/// PostgreSQL cannot be asked to choose one itself.
+fn free_port() -> u16 {
+    let listener = std::net::TcpListener::bind(("127.0.0.1", 0)).expect("a port is free");
+    listener.local_addr().expect("it is bound").port()
 }
 
 /// Absent when this is not root.

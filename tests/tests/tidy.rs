@@ -175,12 +175,21 @@ const DOORS: &[(&str, &[&str])] = &[
         "hyper_util",
         &["scheduler/src/outbound.rs", "scheduler/src/artifacts/"],
     ),
-    ("rustls", &["scheduler/src/outbound.rs"]),
+    (
+        "rustls",
+        &[
+            "scheduler/src/outbound.rs",
+            "scheduler/tests/",
+            "agent/src/connect.rs",
+            "tests/",
+        ],
+    ),
     ("governor", &["scheduler/src/api/"]),
     (
         "reqwest",
         &[
             "agent/src/client.rs",
+            "agent/src/connect.rs",
             "ops/cli/src/api.rs",
             "scheduler/tests/",
             "tests/",

@@ -10,7 +10,8 @@ use crate::signals;
 
 #[derive(Args, Debug)]
 pub struct AgentArgs {
-    /// Address of the scheduler; with standbys all of them, as A,B [default: http://127.0.0.1:8080]
+    /// Address of the scheduler, http:// or https://; with standbys all of them, as A,B [default:
+    /// http://127.0.0.1:8080]
     #[arg(long, value_name = "URL")]
     scheduler: Option<String>,
     /// File with the agent token, from the scheduler's data folder [default: data/agent-token]

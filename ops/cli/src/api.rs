@@ -7,7 +7,8 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context, Result, anyhow, bail};
+use agent::connect::{CONNECT_TIMEOUT, connections, is_secure};
+use anyhow::{Context, Result, bail};
 use clap::Args;
 use reqwest::{Method, RequestBuilder, Response, StatusCode, multipart};
 use schemas::{
@@ -26,7 +27,6 @@ const DOWNLOAD_TIMEOUT: Duration = Duration::from_secs(3_600);
 const QUOTA: &str = "organization/quota";
 const NODES: &str = "organization/nodes";
 const KEYS: &str = "organization/keys";
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// File in the scheduler's data folder with the key that it made at its first start.
 pub const KEY_FILE: &str = "api-key";
 
@@ -125,11 +125,8 @@ pub struct Api {
 
 impl Api {
     pub fn new(args: &ServerArgs) -> Result<Self> {
-        let http = reqwest::Client::builder()
-            .connect_timeout(CONNECT_TIMEOUT)
-            .no_proxy()
-            .build()?;
-        let bases = args.url.split(',').map(base).collect::<Result<_>>()?;
+        let bases: Vec<String> = args.url.split(',').map(base).collect::<Result<_>>()?;
+        let http = connections(bases.iter().any(|base| is_secure(base) == Some(true)))?;
         let key = match &args.key {
             Some(key) => key.clone(),
             None => read_key(&args.data.join(KEY_FILE))?,
@@ -346,10 +343,8 @@ impl Api {
 /// Without the path that SDKs want behind it.
 fn base(url: &str) -> Result<String> {
     let base = url.trim().trim_end_matches('/').trim_end_matches("/v1");
-    let url = reqwest::Url::parse(base)
-        .map_err(|_| anyhow!("'{base}' is no address: write http://HOST:PORT"))?;
-    if url.scheme() != "http" {
-        bail!("'{base}' cannot be called: this build speaks http:// only");
+    if is_secure(base).is_none() {
+        bail!("'{base}' is no address of a scheduler: write http://HOST:PORT or https://HOST");
     }
     Ok(base.to_string())
 }
@@ -413,7 +408,7 @@ mod tests {
         let api = Api::new(&args("http://a:1/v1,http://b:2", Some("sk-1"))).unwrap();
         assert_eq!(api.bases, ["http://a:1", "http://b:2"]);
         assert!(Api::new(&args("127.0.0.1:9", Some("sk-1"))).is_err());
-        assert!(Api::new(&args("https://host", Some("sk-1"))).is_err());
+        assert!(Api::new(&args("ftp://host", Some("sk-1"))).is_err());
     }
 
     #[test]
