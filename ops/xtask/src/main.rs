@@ -3,6 +3,7 @@
 mod bench;
 mod cuda;
 mod demo;
+mod farm;
 mod ffmpeg;
 mod parcel;
 mod postgres;

@@ -4,6 +4,7 @@
 //! object a line, into a file that it names ([`row::read`]). Everything else is done once, here.
 
 mod engine;
+mod eta;
 mod farm;
 mod machine;
 mod raw;
@@ -29,6 +30,8 @@ pub struct Bench {
 enum Name {
     /// The engine: a film through Dailies and through diffusers, rates, memory.
     Engine(engine::Engine),
+    /// What the farm foretells: how many films end inside their interval, and how far off it is.
+    Eta(eta::Eta),
     /// The scheduler: submits, leases, decisions, restart and memory, beside other queues.
     Farm(farm::Farm),
 }
@@ -38,6 +41,7 @@ impl Bench {
         let machine = Machine::look();
         let (name, rows) = match &self.name {
             Name::Engine(engine) => ("engine", engine.run()?),
+            Name::Eta(eta) => ("eta", eta.run()?),
             Name::Farm(farm) => ("farm", farm.run()?),
         };
         println!("{machine}\n{}", row::table(&rows));
