@@ -17,10 +17,13 @@ use crate::space_depth::{Write, depth_to_space};
 use crate::stft_mel::{MelScale, MelWeights, stft_mel};
 use crate::{Device, KernelError, Tensor};
 
+/// Values of a salt and a shape.
+type Noise<'a> = &'a dyn Fn(u64, &[usize]) -> Result<Tensor, KernelError>;
+
 /// Where a case runs, and its random numbers there.
 struct Place<'a> {
     device: &'a Device,
-    noise: &'a dyn Fn(u64, &[usize]) -> Result<Tensor, KernelError>,
+    noise: Noise<'a>,
 }
 
 impl Place<'_> {
