@@ -64,6 +64,10 @@ pub enum Event {
         task: TaskId,
         attempt: u32,
     },
+    /// A device asked, and a group that was overtaken too long claimed devices.
+    Claim {
+        request: LeaseRequest,
+    },
     Heartbeat {
         beat: Box<Heartbeat>,
     },
@@ -100,6 +104,7 @@ impl Event {
             Self::Quota { .. } => "quota",
             Self::Hello { .. } => "hello",
             Self::Grant { .. } => "grant",
+            Self::Claim { .. } => "claim",
             Self::Heartbeat { .. } => "heartbeat",
             Self::Checkpoint { .. } => "checkpoint",
             Self::Report { .. } => "report",
@@ -157,7 +162,7 @@ impl Event {
             Self::Account { row } => Command::AddAccount(row),
             Self::Quota { order } => Command::OrderQuota(order),
             Self::Hello { hello } => Command::Hello(hello),
-            Self::Grant { request, .. } => Command::Lease(request),
+            Self::Grant { request, .. } | Self::Claim { request } => Command::Lease(request),
             Self::Heartbeat { beat } => Command::Heartbeat(beat),
             Self::Checkpoint { report } => Command::Checkpoint(report),
             Self::Report { report } => Command::Report(report),
@@ -186,12 +191,17 @@ impl Farm {
     /// Logs what has just been applied, if it changed more than progress.
     pub(super) fn log(&mut self, event: Event, reply: &Reply) {
         let taken = std::mem::take(&mut self.taken);
+        let claimed = self.claimed.take();
         let is_told = match &event {
             Event::Start => true,
             Event::Heartbeat { beat } => self.fails_to_name(beat.agent),
             _ => false,
         };
-        if !is_told && taken.is_empty() && !self.writes.iter().any(Write::is_notable) {
+        if !is_told
+            && claimed.is_none()
+            && taken.is_empty()
+            && !self.writes.iter().any(Write::is_notable)
+        {
             return;
         }
         if !taken.is_empty() {
@@ -211,7 +221,7 @@ impl Farm {
                 task: offer.lease.task,
                 attempt: offer.lease.attempt,
             },
-            (event, _) => event,
+            (event, _) => claimed.map_or(event, |request| Event::Claim { request }),
         };
         self.log_one(event);
     }
@@ -259,7 +269,7 @@ impl Farm {
 
     /// What is known of all running work; kept when a device is taken away because of it.
     fn progress(&self) -> Vec<LeaseProgress> {
-        let running = self.busy.values().map(|id| self.task_at(*id));
+        let running = self.running().map(|id| self.task_at(id));
         running.filter_map(|task| self.progress_of(task)).collect()
     }
 

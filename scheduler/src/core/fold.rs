@@ -8,6 +8,7 @@ use super::{
     backlog::Backlog,
     budget::BudgetRow,
     capacity::CapacityRow,
+    claims::Claims,
     costs::{CostRow, Costs},
     decay::Decayed,
     expiry::ExpiryRow,
@@ -107,6 +108,7 @@ impl Farm {
             prices: Default::default(),
             promises: BTreeMap::new(),
             handovers: BTreeMap::new(),
+            claims: Claims::default(),
             buckets: BTreeMap::new(),
             preempt_from_ms: 0,
             suspicions: BTreeMap::new(),
@@ -120,6 +122,7 @@ impl Farm {
             taken: Vec::new(),
             takes_none: false,
             observed: Vec::new(),
+            claimed: None,
             to_cancel: BTreeSet::new(),
             finished: Vec::new(),
         }

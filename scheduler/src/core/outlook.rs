@@ -12,6 +12,7 @@ use schemas::{
 
 use super::{
     Farm,
+    claims::Claims,
     costs::{Service, Spread},
     decay::Decayed,
     fold::Snapshot,
@@ -33,6 +34,7 @@ pub struct Frame {
     pub limits: Limits,
     pub rows: Snapshot,
     pub prices: PriceBook,
+    pub claims: Claims,
 }
 
 /// A job that has not ended, with all that a look ahead needs of it.
@@ -150,6 +152,7 @@ impl Farm {
             limits: self.limits.clone(),
             rows: self.frame(),
             prices: self.prices(),
+            claims: self.claims.clone(),
         }
     }
 
