@@ -98,6 +98,7 @@ impl Farm {
             loads: BTreeMap::new(),
             leased: [0; 3],
             quarantined: BTreeSet::new(),
+            cpu_nodes: BTreeSet::new(),
             stopped: BTreeMap::new(),
             pool_used: BTreeMap::new(),
             eligible: BTreeMap::new(),
@@ -107,6 +108,7 @@ impl Farm {
             prices: Default::default(),
             promises: BTreeMap::new(),
             handovers: BTreeMap::new(),
+            yielding: BTreeSet::new(),
             buckets: BTreeMap::new(),
             preempt_from_ms: 0,
             suspicions: BTreeMap::new(),
@@ -298,6 +300,7 @@ impl Farm {
             }
             self.agents.insert(id, Agent::new(row, self.now));
             self.index_health(id);
+            self.index_cpu(id);
         }
     }
 

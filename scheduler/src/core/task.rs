@@ -425,6 +425,7 @@ impl Farm {
         let since_ms = self.now;
         let live = self.live_mut(id);
         live.yields = live.yields.or(Some(Yields { since_ms, why }));
+        self.yielding.insert(id);
     }
 
     fn write_step(&mut self, id: TaskId) {
