@@ -70,7 +70,7 @@ impl Farm {
             let rates = ours.iter().filter(|row| row.unit == "1/s");
             rows.extend(rates.map(|row| row.beside(&name, rate)));
         }
-        for rival in rivals::ALL {
+        for rival in &rivals::ALL {
             let told = match self.rival(rival, server, jobs) {
                 Ok(told) => told,
                 Err(error) => {
