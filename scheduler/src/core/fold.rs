@@ -104,6 +104,7 @@ impl Farm {
             eligible: BTreeMap::new(),
             short_since: BTreeMap::new(),
             recent: BTreeMap::new(),
+            attempts_seen: [0; 2],
             planned: BTreeMap::new(),
             prices: Default::default(),
             promises: BTreeMap::new(),

@@ -154,6 +154,8 @@ pub struct Farm {
     // What only this leader knows.
     /// By pool.
     recent: BTreeMap<String, Recent>,
+    /// Attempts that succeeded and that failed.
+    attempts_seen: [u64; 2],
     /// Device time that is planned for an hour of a window whose hours have prices.
     planned: BTreeMap<(String, i64), i64>,
     promises: BTreeMap<JobId, Promise>,
