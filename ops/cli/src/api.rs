@@ -71,6 +71,7 @@ pub struct Wish<'a> {
     pub not_before: Option<&'a str>,
     pub deadline: Option<&'a str>,
     pub devices: u32,
+    pub quote: Option<&'a str>,
 }
 
 impl Wish<'_> {
@@ -104,6 +105,7 @@ impl Wish<'_> {
                 "devices",
                 (self.devices > 1).then(|| self.devices.to_string()),
             ),
+            ("quote", own(self.quote)),
         ];
         for (name, value) in fields.into_iter().chain(more) {
             if let Some(value) = value {

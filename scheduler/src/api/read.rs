@@ -38,6 +38,7 @@ const CREATE_FIELDS: &[&str] = &[
     "deadline",
     "devices",
     "user",
+    "quote",
 ];
 /// Fields that old programs send and that change nothing.
 const IGNORED_FIELDS: &[&str] = &["safety_identifier", "n"];
@@ -159,6 +160,7 @@ pub fn read_request(mut fields: Fields) -> Result<VideoRequest, Refusal> {
         not_before: instant(&mut fields, "not_before")?,
         deadline: instant(&mut fields, "deadline")?,
         devices: integer(&mut fields, "devices", "")?,
+        quote: text(&mut fields, "quote", "")?,
     })
 }
 

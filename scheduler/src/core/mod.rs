@@ -70,7 +70,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use schemas::{
     AccountId, AgentId, Digest, GpuMicros, JobId, TaskId,
-    agent::{FailureClass, LeaseProgress, LeaseRequest},
+    agent::{FailureClass, LeaseProgress},
     task::TaskSpec,
 };
 
@@ -147,6 +147,8 @@ pub struct Farm {
     /// Leases by the band of their job.
     leased: [u32; 3],
     quarantined: BTreeSet<(AgentId, u32)>,
+    /// Nodes whose CPU takes CPU work.
+    cpu_nodes: BTreeSet<AgentId>,
     /// Accounts whose budget is used up, and until when.
     stopped: BTreeMap<AccountId, i64>,
     /// Devices by account and pool, and those that tasks wait for by account; only where there are capacity rules.
@@ -157,11 +159,15 @@ pub struct Farm {
     // What only this leader knows.
     /// By pool.
     recent: BTreeMap<String, Recent>,
+    /// Attempts that succeeded and that failed.
+    attempts_seen: [u64; 2],
     /// Device time that is planned for an hour of a window whose hours have prices.
     planned: BTreeMap<(String, i64), i64>,
     promises: BTreeMap<JobId, Promise>,
     handovers: BTreeMap<(AgentId, u32), Handover>,
     claims: Claims,
+    /// Running work that was told to give its device back.
+    yielding: BTreeSet<TaskId>,
     buckets: BTreeMap<String, Bucket>,
     /// No device is taken before: those that the leader before asked may still be on their way.
     preempt_from_ms: i64,
@@ -184,8 +190,8 @@ pub struct Farm {
     /// A replay says when devices may be taken.
     takes_none: bool,
     observed: Vec<Observed>,
-    /// The poll that placed a claim.
-    claimed: Option<LeaseRequest>,
+    /// A claim was placed.
+    claimed: bool,
     /// Accounts whose jobs a budget ends.
     to_cancel: BTreeSet<AccountId>,
     finished: Vec<Finished>,
@@ -376,6 +382,7 @@ impl Farm {
         let row = task.row.clone();
         if !matches!(row.state, TaskState::Leased(_)) && task.live.take().is_some() {
             self.wake = true; // its device is free
+            self.yielding.remove(&id);
         }
         self.writes.push(Write::UpdateTask { was, row });
         self.index_task(id);

@@ -136,7 +136,7 @@ impl Farm {
             && self.pass_over(group)
         {
             self.keep_progress(); // which the claim was placed by
-            self.claimed = Some(request.clone());
+            self.claimed = true;
             return self.pick(request.agent, request.device).found;
         }
         picked.found
@@ -241,12 +241,7 @@ impl Farm {
 
     /// GPU work waits that this agent could do, and a CPU elsewhere can do the CPU work.
     fn gpu_work_waits(&self, agent: AgentId) -> bool {
-        let cpu_can = self.agents.values().any(|other| {
-            let row = &other.row;
-            let cpu = row.open_devices().any(|d| is_cpu_class(&d.class));
-            row.ffmpeg.is_some() && cpu
-        });
-        cpu_can
+        !self.cpu_nodes.is_empty()
             && self.queue.classes().any(|class| match class {
                 Class::Render { weights, .. } => self.agents[&agent]
                     .row
@@ -255,6 +250,16 @@ impl Farm {
                     .any(|w| w.name == *weights),
                 Class::Assemble => false,
             })
+    }
+
+    /// Keeps the set of nodes whose CPU takes CPU work as the rows have it.
+    pub(super) fn index_cpu(&mut self, agent: AgentId) {
+        let row = &self.agents[&agent].row;
+        let cpu = row.open_devices().any(|d| is_cpu_class(&d.class));
+        match row.ffmpeg.is_some() && cpu {
+            true => self.cpu_nodes.insert(agent),
+            false => self.cpu_nodes.remove(&agent),
+        };
     }
 
     fn grant(&mut self, id: TaskId, request: &LeaseRequest, group: Group) -> LeaseReply {

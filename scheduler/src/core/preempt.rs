@@ -125,9 +125,12 @@ impl Farm {
         let mut kept = self.handovers.iter();
         let kept = kept.find(|(_, h)| h.task == task && h.until_ms > self.now);
         kept.map(|(device, _)| *device).or_else(|| {
-            let mut busy = self.busy.iter();
-            let found = busy.find(|(_, id)| self.yields_for(**id) == Some(task));
-            found.map(|(device, _)| *device)
+            let mut yielding = self.yielding.iter();
+            let victim = yielding.find(|id| self.yields_for(**id) == Some(task))?;
+            match self.task_at(*victim).row.state {
+                TaskState::Leased(holder) => Some((holder.agent, holder.device)),
+                _ => None,
+            }
         })
     }
 
@@ -238,7 +241,7 @@ impl Farm {
         let victim = self.busy.get(&(holder.agent, holder.device)).copied();
         let others = |id: &TaskId| Some(*id) != victim && self.yields_for(*id) == Some(task);
         // Those that came first wait for the last.
-        let patience_ms = match self.running().any(|id| others(&id)) {
+        let patience_ms = match self.yielding.iter().any(others) {
             true => self.limits.yield_grace_ms,
             false => 0,
         };
