@@ -51,6 +51,9 @@ pub struct SubmitArgs {
     /// goes before other work.
     #[arg(long, value_name = "INSTANT")]
     deadline: Option<String>,
+    /// For the price of an estimate that '--dry-run' made; it holds for five minutes.
+    #[arg(long, value_name = "QUOTE", conflicts_with = "dry_run")]
+    quote: Option<String>,
     /// Make nothing: say what it would cost, when it would start and when it would be done.
     #[arg(long)]
     dry_run: bool,
@@ -138,6 +141,7 @@ fn wish<'a>(args: &'a SubmitArgs, prompt: &'a str) -> Wish<'a> {
         user: args.user.as_deref(),
         not_before: args.not_before.as_deref(),
         deadline: args.deadline.as_deref(),
+        quote: args.quote.as_deref(),
     }
 }
 
@@ -209,6 +213,12 @@ fn table(estimate: &Estimate) -> String {
         row("place", format!("{place}; {why}"));
         row("end", eta::of(&estimate.eta));
     }
+    if let Some(quote) = &estimate.quote {
+        row(
+            "quote",
+            format!("{quote} is this price for five minutes: --quote"),
+        );
+    }
     told
 }
 
@@ -249,6 +259,7 @@ mod tests {
             quota_after: Some(QuotaAfter {
                 gpu_seconds_remaining: 300.0,
             }),
+            quote: Some("quote_1".into()),
             valid_until: 0,
         };
         expect![[r#"
@@ -257,10 +268,12 @@ mod tests {
               quota   4 h 58 min of a device expected, 6 h 3 min held; 5 min 0 s of your quota left then
               place   4; starts at once
               end     its end cannot be foretold
+              quote   quote_1 is this price for five minutes: --quote
         "#]]
         .assert_eq(&table(&estimate));
         (estimate.count, estimate.price, estimate.quota_after) = (1, None, None);
         (estimate.gpu_seconds, estimate.queue_position) = (None, None);
+        estimate.quote = None;
         assert_eq!(table(&estimate), "one film by sora-2; nothing was made\n");
     }
 

@@ -37,6 +37,7 @@ const CREATE_FIELDS: &[&str] = &[
     "not_before",
     "deadline",
     "user",
+    "quote",
 ];
 /// Fields that old programs send and that change nothing.
 const IGNORED_FIELDS: &[&str] = &["safety_identifier", "n"];
@@ -157,6 +158,7 @@ pub fn read_request(mut fields: Fields) -> Result<VideoRequest, Refusal> {
         user: text(&mut fields, "user", "")?.filter(|user| !user.is_empty()),
         not_before: instant(&mut fields, "not_before")?,
         deadline: instant(&mut fields, "deadline")?,
+        quote: text(&mut fields, "quote", "")?,
     })
 }
 
