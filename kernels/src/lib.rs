@@ -41,7 +41,7 @@ mod simd;
 #[cfg(test)]
 mod testing;
 
-pub use device::{Cpu, Cuda, Device};
+pub use device::{Cpu, Cuda, Device, Team};
 pub use error::KernelError;
 pub use repeat::Repeat;
 pub use shape::{DType, FloatFormat, Shape};
