@@ -7,7 +7,10 @@ use std::{
 
 use anyhow::{Context, Result, bail, ensure};
 use clap::Args;
-use schemas::video::{Estimate, Money, Video};
+use schemas::{
+    task::GROUP_SIZES,
+    video::{Estimate, Money, Video},
+};
 
 use crate::{
     api::{Api, ServerArgs, Wish, is_over_rate},
@@ -51,6 +54,13 @@ pub struct SubmitArgs {
     /// goes before other work.
     #[arg(long, value_name = "INSTANT")]
     deadline: Option<String>,
+    /// Devices of one node that work on each shot at once; charged for all of them. It waits until so
+    /// many are free together.
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = devices)]
+    devices: u32,
+    /// For the price of an estimate that '--dry-run' made; it holds for five minutes.
+    #[arg(long, value_name = "QUOTE", conflicts_with = "dry_run")]
+    quote: Option<String>,
     /// Make nothing: say what it would cost, when it would start and when it would be done.
     #[arg(long)]
     dry_run: bool,
@@ -74,6 +84,7 @@ pub struct SubmitArgs {
 const HELP: &str = "Examples:
   dailies submit \"a red ball bounces\" -o film.mp4
   dailies submit --dry-run --seconds 12 \"a red ball bounces\"     price, start and end before you say yes
+  dailies submit --devices 4 \"a red ball bounces\"                four devices of one node work on each shot
   dailies submit --dry-run --start overnight --prompts night.txt  one film for each line, all together";
 
 pub async fn run(args: SubmitArgs) -> Result<()> {
@@ -102,6 +113,11 @@ pub async fn run(args: SubmitArgs) -> Result<()> {
         return watch::follow_and_save(&api, video, target).await;
     }
     Ok(())
+}
+
+fn devices(text: &str) -> Result<u32, String> {
+    let known = text.parse().ok().filter(|n| GROUP_SIZES.contains(n));
+    known.ok_or_else(|| "a group has 1, 2, 4 or 8 devices".into())
 }
 
 /// One for each film.
@@ -138,6 +154,8 @@ fn wish<'a>(args: &'a SubmitArgs, prompt: &'a str) -> Wish<'a> {
         user: args.user.as_deref(),
         not_before: args.not_before.as_deref(),
         deadline: args.deadline.as_deref(),
+        devices: args.devices,
+        quote: args.quote.as_deref(),
     }
 }
 
@@ -209,6 +227,12 @@ fn table(estimate: &Estimate) -> String {
         row("place", format!("{place}; {why}"));
         row("end", eta::of(&estimate.eta));
     }
+    if let Some(quote) = &estimate.quote {
+        row(
+            "quote",
+            format!("{quote} is this price for five minutes: --quote"),
+        );
+    }
     told
 }
 
@@ -249,6 +273,7 @@ mod tests {
             quota_after: Some(QuotaAfter {
                 gpu_seconds_remaining: 300.0,
             }),
+            quote: Some("quote_1".into()),
             valid_until: 0,
         };
         expect![[r#"
@@ -257,10 +282,12 @@ mod tests {
               quota   4 h 58 min of a device expected, 6 h 3 min held; 5 min 0 s of your quota left then
               place   4; starts at once
               end     its end cannot be foretold
+              quote   quote_1 is this price for five minutes: --quote
         "#]]
         .assert_eq(&table(&estimate));
         (estimate.count, estimate.price, estimate.quota_after) = (1, None, None);
         (estimate.gpu_seconds, estimate.queue_position) = (None, None);
+        estimate.quote = None;
         assert_eq!(table(&estimate), "one film by sora-2; nothing was made\n");
     }
 

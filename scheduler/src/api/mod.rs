@@ -26,6 +26,7 @@ mod once;
 mod page;
 mod quota;
 mod quota_rules;
+mod quotes;
 mod range;
 mod read;
 mod standby;
@@ -83,6 +84,7 @@ struct Edge {
     in_flight: inflight::InFlight,
     unsaved_errors: once::UnsavedErrors,
     hashes: hashes::Hashes,
+    quotes: quotes::Quotes,
     stop: CancellationToken,
 }
 
@@ -104,6 +106,7 @@ impl ApiState {
             in_flight: inflight::InFlight::default(),
             unsaved_errors: once::UnsavedErrors::default(),
             hashes: hashes::Hashes::default(),
+            quotes: quotes::Quotes::default(),
             stop,
         };
         Self {

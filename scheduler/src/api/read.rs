@@ -36,7 +36,9 @@ const CREATE_FIELDS: &[&str] = &[
     "start",
     "not_before",
     "deadline",
+    "devices",
     "user",
+    "quote",
 ];
 /// Fields that old programs send and that change nothing.
 const IGNORED_FIELDS: &[&str] = &["safety_identifier", "n"];
@@ -157,6 +159,8 @@ pub fn read_request(mut fields: Fields) -> Result<VideoRequest, Refusal> {
         user: text(&mut fields, "user", "")?.filter(|user| !user.is_empty()),
         not_before: instant(&mut fields, "not_before")?,
         deadline: instant(&mut fields, "deadline")?,
+        devices: integer(&mut fields, "devices", "")?,
+        quote: text(&mut fields, "quote", "")?,
     })
 }
 
