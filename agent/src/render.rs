@@ -194,7 +194,8 @@ async fn take(
     let shoot = move || {
         shot::write(&studio.ffmpeg, &path, &|| watched.is_abandoned(), |feed| {
             let began = Instant::now();
-            let generated = generate(&weights, &recipe, start, &mut look, &metrics, feed);
+            let run = || generate(&weights, &recipe, start, &mut look, &metrics, feed);
+            let generated = watched.on_team(run);
             watched.held.enter(Phase::Mux);
             (
                 generated,

@@ -25,7 +25,7 @@ use crate::{
     core::limits::SHOTS_MAX,
     core::rows::{Dedupe, Idempotency, NewJob, NewTask},
     core::users::User,
-    pricing::{Quote, charged},
+    pricing::{Quote, charged, of_group},
     review::{self, Blocklist, Verdict},
     storyboard::{self, Shot},
 };
@@ -39,7 +39,7 @@ pub struct Order {
     pub seed: u64,
     /// Render tasks in film order, then `Assemble`.
     pub tasks: Vec<TaskSpec>,
-    /// Expected device time of each task.
+    /// Expected time of each task on its devices.
     pub estimates: Vec<GpuMicros>,
     pub hold: GpuMicros,
     /// First frames that must be in the artefact store before the job is submitted.
@@ -144,6 +144,7 @@ fn tasks(wish: &Wish, shots: &[Shot], first_frames: &[Bytes]) -> Vec<TaskSpec> {
             steps: wish.steps,
             guidance_scale: wish.guidance_scale,
             first_frame: shot.reference.map(|place| frames[place]),
+            devices: wish.devices,
         })
     };
     let mut tasks: Vec<TaskSpec> = shots.iter().enumerate().map(render).collect();
@@ -160,7 +161,9 @@ fn tasks(wish: &Wish, shots: &[Shot], first_frames: &[Bytes]) -> Vec<TaskSpec> {
 impl Order {
     /// What the whole job is expected to be charged.
     pub fn price(&self) -> GpuMicros {
-        charged(self.estimates.iter().copied(), self.record.band())
+        let each = self.estimates.iter().zip(&self.tasks);
+        let times = each.map(|(time, spec)| of_group(*time, spec));
+        charged(times, self.record.band())
     }
 
     /// The job for the farm. `mint` makes a new task id at each call.

@@ -82,6 +82,7 @@ fn job(project: AccountId, shots: u32) -> NewJob {
             steps: Some(8),
             guidance_scale: None,
             first_frame: None,
+            devices: 1,
         })
     };
     let mut tasks: Vec<NewTask> = (0..shots)
@@ -168,6 +169,7 @@ impl Agent {
                 vocabulary: vec!["ball".into()],
             }],
             ffmpeg: Some("5.1".into()),
+            group_max: 1,
         }
     }
 

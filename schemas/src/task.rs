@@ -19,6 +19,25 @@ impl TaskSpec {
             Self::Assemble(_) => TaskKind::Assemble,
         }
     }
+
+    /// Devices of one node that it runs on at once: a group, granted whole.
+    pub fn devices(&self) -> u32 {
+        match self {
+            Self::Render(spec) => spec.devices,
+            Self::Assemble(_) => 1,
+        }
+    }
+}
+
+/// Sizes that a group of devices may have.
+pub const GROUP_SIZES: [u32; 4] = [1, 2, 4, 8];
+
+fn one_device() -> u32 {
+    1
+}
+
+fn is_one(devices: &u32) -> bool {
+    *devices == 1
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -52,6 +71,9 @@ pub struct RenderSpec {
     pub guidance_scale: Option<f32>,
     /// First frame to start from: an image (PNG, JPEG or WebP) in the artefact store.
     pub first_frame: Option<Digest>,
+    /// Devices of one node that work on it together, one of [`GROUP_SIZES`]. Decides no latent.
+    #[serde(default = "one_device", skip_serializing_if = "is_one")]
+    pub devices: u32,
 }
 
 /// The film: shots in order, at the size that was asked for.

@@ -70,6 +70,7 @@ pub struct Wish<'a> {
     pub user: Option<&'a str>,
     pub not_before: Option<&'a str>,
     pub deadline: Option<&'a str>,
+    pub devices: u32,
     pub quote: Option<&'a str>,
 }
 
@@ -100,6 +101,10 @@ impl Wish<'_> {
             ("user", own(self.user)),
             ("not_before", own(self.not_before)),
             ("deadline", own(self.deadline)),
+            (
+                "devices",
+                (self.devices > 1).then(|| self.devices.to_string()),
+            ),
             ("quote", own(self.quote)),
         ];
         for (name, value) in fields.into_iter().chain(more) {

@@ -7,7 +7,10 @@ use std::{
 
 use anyhow::{Context, Result, bail, ensure};
 use clap::Args;
-use schemas::video::{Estimate, Money, Video};
+use schemas::{
+    task::GROUP_SIZES,
+    video::{Estimate, Money, Video},
+};
 
 use crate::{
     api::{Api, ServerArgs, Wish, is_over_rate},
@@ -51,6 +54,10 @@ pub struct SubmitArgs {
     /// goes before other work.
     #[arg(long, value_name = "INSTANT")]
     deadline: Option<String>,
+    /// Devices of one node that work on each shot at once; charged for all of them. It waits until so
+    /// many are free together.
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = devices)]
+    devices: u32,
     /// For the price of an estimate that '--dry-run' made; it holds for five minutes.
     #[arg(long, value_name = "QUOTE", conflicts_with = "dry_run")]
     quote: Option<String>,
@@ -77,6 +84,7 @@ pub struct SubmitArgs {
 const HELP: &str = "Examples:
   dailies submit \"a red ball bounces\" -o film.mp4
   dailies submit --dry-run --seconds 12 \"a red ball bounces\"     price, start and end before you say yes
+  dailies submit --devices 4 \"a red ball bounces\"                four devices of one node work on each shot
   dailies submit --dry-run --start overnight --prompts night.txt  one film for each line, all together";
 
 pub async fn run(args: SubmitArgs) -> Result<()> {
@@ -105,6 +113,11 @@ pub async fn run(args: SubmitArgs) -> Result<()> {
         return watch::follow_and_save(&api, video, target).await;
     }
     Ok(())
+}
+
+fn devices(text: &str) -> Result<u32, String> {
+    let known = text.parse().ok().filter(|n| GROUP_SIZES.contains(n));
+    known.ok_or_else(|| "a group has 1, 2, 4 or 8 devices".into())
 }
 
 /// One for each film.
@@ -141,6 +154,7 @@ fn wish<'a>(args: &'a SubmitArgs, prompt: &'a str) -> Wish<'a> {
         user: args.user.as_deref(),
         not_before: args.not_before.as_deref(),
         deadline: args.deadline.as_deref(),
+        devices: args.devices,
         quote: args.quote.as_deref(),
     }
 }

@@ -42,6 +42,9 @@ pub struct JobRecord {
     pub not_before: Option<i64>,
     #[serde(default)]
     pub deadline: Option<i64>,
+    /// Devices that work on each shot at once; absent: one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub devices: Option<u32>,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -87,6 +90,7 @@ pub(super) fn record(wish: &Wish, shots: &[Shot]) -> JobRecord {
         window: wish.window.clone(),
         not_before: wish.not_before,
         deadline: wish.deadline,
+        devices: Some(wish.devices).filter(|devices| *devices > 1),
     }
 }
 

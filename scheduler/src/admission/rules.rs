@@ -1,5 +1,7 @@
 //! What a request may say: every rule of the create call, and the defaults of what it does not say.
 
+use schemas::task::GROUP_SIZES;
+
 use super::{
     Catalogue, Code, Model, Priority, Reference, Refusal, ShotRequest, Size, VideoRequest,
 };
@@ -49,6 +51,8 @@ pub(super) struct Wish<'a> {
     /// Unix seconds, both.
     pub not_before: Option<i64>,
     pub deadline: Option<i64>,
+    /// Devices that work on each shot at once.
+    pub devices: u32,
 }
 
 pub(super) fn check<'a>(
@@ -79,6 +83,7 @@ pub(super) fn check<'a>(
         window: window(request, catalogue)?,
         not_before: instant("not_before", request.not_before)?,
         deadline: instant("deadline", request.deadline)?,
+        devices: devices(request)?,
     };
     add_takes(&mut wish, request)?;
     Ok(wish)
@@ -262,6 +267,19 @@ fn steps(request: &VideoRequest) -> Result<Option<u32>, Refusal> {
             format!("it is 1 to {STEPS_MAX}"),
         )),
     }
+}
+
+fn devices(request: &VideoRequest) -> Result<u32, Refusal> {
+    let asked = request.devices.unwrap_or(1);
+    let known = GROUP_SIZES
+        .into_iter()
+        .find(|size| i64::from(*size) == asked);
+    known.ok_or_else(|| {
+        Refusal::wrong_value(
+            "devices",
+            format!("supported values are {}", list(GROUP_SIZES)),
+        )
+    })
 }
 
 fn guidance(request: &VideoRequest) -> Result<Option<f32>, Refusal> {

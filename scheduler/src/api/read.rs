@@ -36,6 +36,7 @@ const CREATE_FIELDS: &[&str] = &[
     "start",
     "not_before",
     "deadline",
+    "devices",
     "user",
     "quote",
 ];
@@ -158,6 +159,7 @@ pub fn read_request(mut fields: Fields) -> Result<VideoRequest, Refusal> {
         user: text(&mut fields, "user", "")?.filter(|user| !user.is_empty()),
         not_before: instant(&mut fields, "not_before")?,
         deadline: instant(&mut fields, "deadline")?,
+        devices: integer(&mut fields, "devices", "")?,
         quote: text(&mut fields, "quote", "")?,
     })
 }

@@ -94,6 +94,7 @@ fn render(prompt: String, seed: u64) -> RenderSpec {
         steps: None,
         guidance_scale: None,
         first_frame: None,
+        devices: 1,
     }
 }
 
@@ -130,6 +131,7 @@ pub fn hello(plan: &Plan, node: u64) -> Hello {
         devices: (0..plan.devices_a_node).map(device).collect(),
         weights: vec![weights()],
         ffmpeg: Some("5.1".into()),
+        group_max: 1,
     }
 }
 

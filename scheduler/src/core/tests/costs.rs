@@ -27,6 +27,7 @@ fn render(frames: u32, steps: Option<u32>) -> TaskSpec {
         steps,
         guidance_scale: None,
         first_frame: None,
+        devices: 1,
     })
 }
 
