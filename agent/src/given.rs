@@ -7,6 +7,7 @@ use std::{
 };
 
 use diffusion::{SoundFormat, Wave};
+pub use schemas::given::Fit;
 
 use crate::mux::{Ffmpeg, MuxError, Run, Stop, words};
 
@@ -37,14 +38,21 @@ pub enum GivenError {
     Mux(#[from] MuxError),
 }
 
-/// How pictures of another aspect are made to fit.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
-pub enum Fit {
-    /// Scaled until they cover the frame, then cut at the middle.
-    #[default]
-    Cover,
-    /// Scaled until they lie inside the frame, with black around them.
-    Contain,
+impl GivenError {
+    /// The same about the file's name without its folder.
+    pub fn named_alone(mut self) -> Self {
+        let (Self::Read { path, .. }
+        | Self::Lacks { path, .. }
+        | Self::Short { path, .. }
+        | Self::Damaged { path, .. }) = &mut self
+        else {
+            return self;
+        };
+        if let Some(name) = path.file_name() {
+            *path = name.into();
+        }
+        self
+    }
 }
 
 /// Size and rate to make the pictures of.

@@ -6,6 +6,7 @@ use crate::latent::Grid;
 use crate::memory::{self, Memory};
 use crate::model::Weights;
 use crate::recipe::Recipe;
+use crate::run;
 
 /// The course of a run.
 #[derive(Debug, Clone, PartialEq)]
@@ -42,6 +43,12 @@ impl Weights {
             guidance: (guidance.video.scale, guidance.audio.scale),
             memory: memory::fit(self, &grid, self.device.free_bytes()),
         })
+    }
+
+    /// Denoising steps of a run of `recipe`, over all of its stages.
+    pub fn steps(&self, recipe: &Recipe) -> u32 {
+        let stages = run::stages(self, recipe);
+        stages.iter().map(run::Stage::steps).sum()
     }
 
     /// Pictures of the longest clip of this size that `free_bytes` of memory beyond the weights are

@@ -448,7 +448,7 @@ fn a_reference_becomes_the_first_frame_of_the_first_shot() {
         seconds: Some("8".into()),
         ..request()
     });
-    let digest = Digest::of(&order.first_frames[0]);
+    let digest = Digest::of(&order.files[0]);
     assert_eq!(renders(&order)[0].first_frame, Some(digest));
     assert_eq!(renders(&order)[1].first_frame, None);
     let own = ShotRequest {

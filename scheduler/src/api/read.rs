@@ -12,7 +12,8 @@ use super::{
     node::{Fields, Node},
 };
 use crate::admission::{
-    Code, Priority, Reference, ReferenceFit, Refusal, ShotRequest, VideoRequest,
+    Code, Keyframe, Lineage, Operation, Priority, Reference, ReferenceFit, Refusal, Retake,
+    ShotRequest, Source, VideoRequest,
 };
 
 /// Fields of the create body that do something.
@@ -37,6 +38,57 @@ const CREATE_FIELDS: &[&str] = &[
     "not_before",
     "deadline",
     "user",
+    "last_reference",
+    "keyframes",
+    "reference_strength",
+    "audio_reference",
+    "video_reference",
+    "retake",
+    "strength",
+    "context_seconds",
+];
+/// Fields of a remix and of an edit: the rest comes from the video that it is made of.
+const REMIX_FIELDS: &[&str] = &[
+    "prompt",
+    "seed",
+    "negative_prompt",
+    "steps",
+    "num_inference_steps",
+    "guidance_scale",
+    "metadata",
+    "dry_run",
+    "priority",
+    "start",
+    "not_before",
+    "deadline",
+    "user",
+    "audio_reference",
+    "retake",
+    "strength",
+    "video",
+];
+/// Fields of an extension.
+const EXTENSION_FIELDS: &[&str] = &[
+    "prompt",
+    "seconds",
+    "seed",
+    "negative_prompt",
+    "steps",
+    "num_inference_steps",
+    "guidance_scale",
+    "metadata",
+    "dry_run",
+    "priority",
+    "start",
+    "not_before",
+    "deadline",
+    "user",
+    "last_reference",
+    "keyframes",
+    "reference_strength",
+    "reference_fit",
+    "context_seconds",
+    "video",
 ];
 /// Fields that old programs send and that change nothing.
 const IGNORED_FIELDS: &[&str] = &["safety_identifier", "n"];
@@ -50,6 +102,8 @@ const SHOT_FIELDS: &[&str] = &[
     "characters",
 ];
 const REFERENCE_FIELDS: &[&str] = &["file_id", "image_url"];
+const KEYFRAME_FIELDS: &[&str] = &["seconds", "input_reference"];
+const RETAKE_FIELDS: &[&str] = &["from", "to", "what"];
 /// Bytes of a reference image after decoding.
 pub const IMAGE_BYTES_MAX: usize = 20 << 20;
 
@@ -123,6 +177,63 @@ pub fn read_many(fields: &mut Fields) -> Result<Many, Refusal> {
     Ok(Many { count, prompts })
 }
 
+/// A request to make a video of another.
+pub struct Derived {
+    /// Id of the other one.
+    pub video: String,
+    pub wish: VideoRequest,
+}
+
+/// Reads the body of a remix (whose video the path names), an edit or an extension.
+pub fn read_derived(
+    mut fields: Fields,
+    operation: Operation,
+    video: Option<String>,
+) -> Result<Derived, Refusal> {
+    let known = match operation {
+        Operation::Extend => EXTENSION_FIELDS,
+        _ => REMIX_FIELDS,
+    };
+    // An edit may name a model; it is that of its video.
+    if operation == Operation::Edit {
+        text(&mut fields, "model", "")?;
+    }
+    refuse_unknown(&fields, "", &[known, IGNORED_FIELDS])?;
+    let own = take_id(&mut fields, "video")?;
+    if matches!(fields.get("video"), Some(Node::File(_))) {
+        return Err(Refusal::wrong_value(
+            "video",
+            "this server makes videos of its own ones only; send the id of one as 'video[id]'",
+        ));
+    }
+    let video = match (video, own) {
+        (Some(_), Some(_)) => {
+            return Err(Refusal::wrong_value("video", "the path names it already"));
+        }
+        (video, own) => video.or(own).ok_or_else(|| Refusal::missing("video"))?,
+    };
+    let wish = read_request(fields)?;
+    Ok(Derived { video, wish })
+}
+
+/// Takes `{id}` out of a field that may also be a file; a file stays.
+pub fn take_id(fields: &mut Fields, name: &str) -> Result<Option<String>, Refusal> {
+    let mut object = match fields.remove(name).map(json_inside) {
+        None | Some(Node::Null) => return Ok(None),
+        Some(Node::Object(object)) => object,
+        Some(file @ Node::File(_)) => {
+            fields.insert(name.into(), file);
+            return Ok(None);
+        }
+        Some(other) => return Err(expected("a file or an object", &other, name)),
+    };
+    let dotted = format!("{name}.");
+    refuse_unknown(&object, &dotted, &[&["id"]])?;
+    let id = text(&mut object, "id", &dotted)?;
+    id.map(Some)
+        .ok_or_else(|| Refusal::missing(&format!("{dotted}id")))
+}
+
 /// Reads the body of `POST /v1/videos` and `POST /v1/videos/estimate`.
 pub fn read_request(mut fields: Fields) -> Result<VideoRequest, Refusal> {
     refuse_unknown(&fields, "", &[CREATE_FIELDS, IGNORED_FIELDS])?;
@@ -143,7 +254,17 @@ pub fn read_request(mut fields: Fields) -> Result<VideoRequest, Refusal> {
         model: text(&mut fields, "model", "")?,
         seconds: seconds(&mut fields, "")?,
         size: text(&mut fields, "size", "")?,
-        input_reference: reference(&mut fields, "")?,
+        input_reference: reference(&mut fields, "input_reference", "")?,
+        last_reference: reference(&mut fields, "last_reference", "")?,
+        keyframes: keyframes(&mut fields)?,
+        reference_strength: decimal(&mut fields, "reference_strength")?,
+        audio_reference: source(&mut fields, "audio_reference", is_sound)?,
+        video_reference: source(&mut fields, "video_reference", is_film)?,
+        retake: retake(&mut fields)?,
+        strength: decimal(&mut fields, "strength")?,
+        context_seconds: decimal(&mut fields, "context_seconds")?,
+        continues: None,
+        lineage: Lineage::default(),
         reference_fit: reference_fit(&mut fields)?,
         seed: integer(&mut fields, "seed", "")?,
         negative_prompt: text(&mut fields, "negative_prompt", "")?.unwrap_or_default(),
@@ -378,29 +499,118 @@ fn shot(item: Node, path: &str) -> Result<ShotRequest, Refusal> {
     let dotted = format!("{path}.");
     refuse_unknown(&fields, &dotted, &[SHOT_FIELDS])?;
     refuse_characters(&mut fields, &format!("{dotted}characters"))?;
-    match text(&mut fields, "join", &dotted)?.as_deref() {
-        None | Some("cut") => {}
+    let continues = match text(&mut fields, "join", &dotted)?.as_deref() {
+        None | Some("cut") => false,
+        Some("continue") => true,
         Some(_) => {
             return Err(Refusal::wrong_value(
                 &format!("{dotted}join"),
-                "this server joins shots with 'cut' only",
+                "supported values are 'cut' and 'continue'",
             ));
         }
-    }
+    };
     let missing = |name: &str| Refusal::missing(&format!("{dotted}{name}"));
     Ok(ShotRequest {
         prompt: text(&mut fields, "prompt", &dotted)?.ok_or_else(|| missing("prompt"))?,
         seconds: seconds(&mut fields, &dotted)?.ok_or_else(|| missing("seconds"))?,
         seed: integer(&mut fields, "seed", &dotted)?,
         negative_prompt: text(&mut fields, "negative_prompt", &dotted)?,
-        input_reference: reference(&mut fields, &dotted)?,
+        input_reference: reference(&mut fields, "input_reference", &dotted)?,
+        continues,
     })
 }
 
+/// `[{seconds, input_reference}]`
+fn keyframes(fields: &mut Fields) -> Result<Vec<Keyframe>, Refusal> {
+    let items = match fields.remove("keyframes").map(json_inside) {
+        None | Some(Node::Null) => return Ok(Vec::new()),
+        Some(Node::List(items)) => items,
+        Some(Node::Object(indexed)) => from_indexes(indexed, "keyframes")?,
+        Some(other) => return Err(expected("an array of objects", &other, "keyframes")),
+    };
+    let keyframe = |(place, item): (usize, Node)| {
+        let path = format!("keyframes[{place}]");
+        let mut fields = match json_inside(item) {
+            Node::Object(fields) => fields,
+            other => return Err(expected("an object", &other, &path)),
+        };
+        let dotted = format!("{path}.");
+        refuse_unknown(&fields, &dotted, &[KEYFRAME_FIELDS])?;
+        let missing = |name: &str| Refusal::missing(&format!("{dotted}{name}"));
+        let seconds = decimal(&mut fields, "seconds")?.ok_or_else(|| missing("seconds"))?;
+        let image = reference(&mut fields, "input_reference", &dotted)?;
+        Ok(Keyframe {
+            seconds,
+            input_reference: image.ok_or_else(|| missing("input_reference"))?,
+        })
+    };
+    items.into_iter().enumerate().map(keyframe).collect()
+}
+
+/// `{from, to, what}`: seconds, and one of `video`, `audio` and `both`.
+fn retake(fields: &mut Fields) -> Result<Option<Retake>, Refusal> {
+    let mut object = match fields.remove("retake").map(json_inside) {
+        None | Some(Node::Null) => return Ok(None),
+        Some(Node::Object(object)) => object,
+        Some(other) => return Err(expected("an object", &other, "retake")),
+    };
+    refuse_unknown(&object, "retake.", &[RETAKE_FIELDS])?;
+    let mut second = |name: &str| {
+        decimal(&mut object, name)?.ok_or_else(|| Refusal::missing(&format!("retake.{name}")))
+    };
+    let (from_s, to_s) = (second("from")?, second("to")?);
+    let (picture, sound) = match text(&mut object, "what", "retake.")?.as_deref() {
+        None | Some("both") => (true, true),
+        Some("video") => (true, false),
+        Some("audio") => (false, true),
+        Some(_) => {
+            return Err(Refusal::wrong_value(
+                "retake.what",
+                "supported values are 'video', 'audio' and 'both'",
+            ));
+        }
+    };
+    Ok(Some(Retake {
+        from_s,
+        to_s,
+        picture,
+        sound,
+    }))
+}
+
+/// A file with sound or picture, by its first bytes.
+fn source(
+    fields: &mut Fields,
+    name: &str,
+    is_known: fn(&[u8]) -> bool,
+) -> Result<Option<Source>, Refusal> {
+    match fields.remove(name) {
+        None | Some(Node::Null) => Ok(None),
+        Some(Node::File(bytes)) if is_known(&bytes) => Ok(Some(Source::sent(bytes))),
+        Some(Node::File(_)) => {
+            let why = format!("The file in '{name}' is of no kind that this server reads.");
+            Err(Refusal::new(Code::InvalidVideo, why).about(name))
+        }
+        Some(other) => Err(expected("a file", &other, name)),
+    }
+}
+
+/// MP4 or MOV, WebM or Matroska.
+fn is_film(bytes: &[u8]) -> bool {
+    bytes.get(4..8) == Some(b"ftyp") || bytes.starts_with(b"\x1a\x45\xdf\xa3")
+}
+
+/// A film, WAV, FLAC, Ogg or MP3.
+fn is_sound(bytes: &[u8]) -> bool {
+    let starts = |with: &[&[u8]]| with.iter().any(|start| bytes.starts_with(start));
+    let is_mpeg = matches!(bytes, [0xff, second, ..] if second & 0xe0 == 0xe0);
+    is_film(bytes) || is_mpeg || starts(&[b"RIFF", b"fLaC", b"OggS", b"ID3"])
+}
+
 /// A file, or an object with exactly one of `file_id` and `image_url`.
-fn reference(fields: &mut Fields, path: &str) -> Result<Option<Reference>, Refusal> {
-    let param = format!("{path}input_reference");
-    let mut object = match fields.remove("input_reference").map(json_inside) {
+fn reference(fields: &mut Fields, name: &str, path: &str) -> Result<Option<Reference>, Refusal> {
+    let param = format!("{path}{name}");
+    let mut object = match fields.remove(name).map(json_inside) {
         None | Some(Node::Null) => return Ok(None),
         Some(Node::File(bytes)) => return checked_size(bytes, &param).map(Some),
         Some(Node::Object(object)) => object,

@@ -16,10 +16,14 @@ pub fn shape_of(spec: &TaskSpec) -> TaskSpec {
             seed: 0,
             guidance_scale: None,
             first_frame: None,
+            given: None,
             weights: spec.weights.clone(),
             ..*spec
         }),
-        TaskSpec::Assemble(spec) => TaskSpec::Assemble(spec.clone()),
+        TaskSpec::Assemble(spec) => TaskSpec::Assemble(AssembleSpec {
+            before: None,
+            ..spec.clone()
+        }),
     }
 }
 
@@ -105,6 +109,7 @@ impl Shape {
                 steps,
                 guidance_scale: _,
                 first_frame: _,
+                given: _,
             }) => {
                 let numbers = [0, *shot, *width, *height, *frames, *fps];
                 (weights, numbers, *steps, &[])
@@ -115,6 +120,7 @@ impl Shape {
                 height,
                 fps,
                 shot_frames,
+                before: _,
             }) => ("", [1, *shots, *width, *height, *fps, 0], None, shot_frames),
         }
     }

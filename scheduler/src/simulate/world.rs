@@ -528,6 +528,7 @@ fn job(scenario: &Scenario, film: &Film, index: usize) -> NewJob {
         height: 720,
         fps: 24,
         shot_frames: vec![121; row.shots as usize],
+        before: None,
     };
     tasks.push(task(
         row.shots,
@@ -568,6 +569,7 @@ fn render(shot: u32, steps: u32, seed: usize) -> RenderSpec {
         steps: Some(steps),
         guidance_scale: None,
         first_frame: None,
+        given: None,
     }
 }
 

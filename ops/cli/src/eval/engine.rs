@@ -108,6 +108,7 @@ fn recipe(scene: &Scene, seed: u64) -> Recipe {
         guidance: GuidanceChanges::default(),
         shift: Shift::default(),
         refine: None,
+        renoise: None,
         given: Given::default(),
     }
 }
