@@ -258,6 +258,7 @@ impl From<MaterialError> for Broken {
     fn from(error: MaterialError) -> Self {
         match error {
             MaterialError::Given(error) => error.into(),
+            MaterialError::Mux(error) => error.into(),
             MaterialError::Lost => {
                 Self::failed(FailureClass::Internal, "a file of the order is missing")
             }

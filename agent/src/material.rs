@@ -17,7 +17,7 @@ use schemas::{
 use crate::{
     first_frame::{self, FirstFrameError},
     given::{self, GivenError, Shape},
-    mux::{Ffmpeg, Stop},
+    mux::{Ffmpeg, MuxError, Stop},
     splice::Cut,
 };
 
@@ -33,6 +33,8 @@ const ORIGINAL: SoundFormat = SoundFormat {
 pub enum MaterialError {
     #[error(transparent)]
     Given(#[from] GivenError),
+    #[error(transparent)]
+    Mux(#[from] MuxError),
     #[error(transparent)]
     Image(#[from] FirstFrameError),
     #[error("the order names a file that is not there")]
@@ -160,7 +162,11 @@ impl Reader<'_> {
         let Shape {
             width, height, fit, ..
         } = self.native();
-        Ok(first_frame::read(self.path(digest)?, width, height, fit)?)
+        let picture = first_frame::read(self.path(digest)?, width, height, fit)?;
+        match self.info.still_crf {
+            Some(crf) => Ok(given::compressed(self.ffmpeg, picture, crf, self.stop)?),
+            None => Ok(picture),
+        }
     }
 
     /// Pictures of the given film at the engine's size; the last one stands until the end.

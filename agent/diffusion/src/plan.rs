@@ -3,7 +3,7 @@
 use crate::error::DiffusionError;
 use crate::info::Size;
 use crate::latent::Grid;
-use crate::memory::{self, Memory};
+use crate::memory::{self, Load, Memory};
 use crate::model::Weights;
 use crate::recipe::Recipe;
 use crate::run;
@@ -41,7 +41,7 @@ impl Weights {
             audio_tokens: grid.audio,
             text_tokens: self.text_tokens(),
             guidance: (guidance.video.scale, guidance.audio.scale),
-            memory: memory::fit(self, &grid, self.device.free_bytes()),
+            memory: memory::fit(self, &grid, Load::of(recipe), self.device.free_bytes()),
         })
     }
 
@@ -63,7 +63,7 @@ impl Weights {
                 ..Recipe::with_defaults(String::new(), 0, &self.info)
             };
             let grid = Grid::of(&recipe, &self.compression);
-            memory::fit(self, &grid, Some(free_bytes)).run_bytes() <= free_bytes
+            memory::fit(self, &grid, Load::default(), Some(free_bytes)).run_bytes() <= free_bytes
         };
         if !fits(1) {
             return None;

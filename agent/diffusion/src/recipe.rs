@@ -259,6 +259,7 @@ mod tests {
             sample_rate: 16_000,
             channels: 1,
             first_frame: true,
+            still_crf: None,
             hears: Some(SoundFormat {
                 rate: 16_000,
                 channels: 1,

@@ -272,7 +272,11 @@ impl Sampler<'_> {
                 .velocity(self.device, latents, context, positions, rows, pass)
         };
         let plan = self.guidance;
-        let whole = Pass::default();
+        let keyframes = self.keyframes()?;
+        let whole = Pass {
+            keyframes: keyframes.as_ref(),
+            ..Pass::default()
+        };
         let perturbed = Pass {
             perturbed_blocks: &plan.perturbed_blocks,
             ..whole
@@ -289,6 +293,18 @@ impl Sampler<'_> {
             perturbed: optional(plan.needs_perturbed(), perturbed)?,
             isolated: optional(plan.needs_isolated(), isolated)?,
         })
+    }
+
+    /// Marks tokens whose latent frame is one picture, for models that know the mark: where pictures are given, the
+    /// first frame and those behind the grid.
+    fn keyframes(&self) -> Result<Option<Tensor>, KernelError> {
+        if self.conditions.stills.is_empty() || !self.transformer.config().keyframe_embedding {
+            return Ok(None);
+        }
+        let (grid, frame) = (self.grid.video_tokens(), self.grid.frame_tokens());
+        let mark = |token| f32::from(u8::from(token < frame || token >= grid));
+        let marks: Vec<f32> = (0..self.tokens().0).map(mark).collect();
+        Tensor::from_f32(self.device, &[marks.len()], marks).map(Some)
     }
 
     fn advance(

@@ -1,5 +1,8 @@
 //! `dailies`: the one binary. One file a subcommand; this one parses and dispatches.
 
+#[macro_use]
+mod out;
+
 mod agent_cmd;
 mod api;
 mod ask;

@@ -29,6 +29,7 @@ mod quota;
 mod quota_rules;
 mod range;
 mod read;
+mod read_given;
 mod standby;
 mod submit;
 mod videos;

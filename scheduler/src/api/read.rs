@@ -3,17 +3,13 @@
 //! A form has only texts, so a text is accepted for a number or a boolean when it reads as one.
 //! An object or an array may come as one text part with JSON inside.
 
-use base64::Engine as _;
-use bytes::Bytes;
-
 use super::{
     estimate::COUNT_MAX,
-    form::IMAGE_URL_CHARS_MAX,
     node::{Fields, Node},
+    read_given::{is_film, is_sound, keyframes, reference, retake, source, take_id},
 };
 use crate::admission::{
-    Code, Keyframe, Lineage, Operation, Priority, Reference, ReferenceFit, Refusal, Retake,
-    ShotRequest, Source, VideoRequest,
+    Code, Lineage, Operation, Priority, ReferenceFit, Refusal, ShotRequest, VideoRequest,
 };
 
 /// Fields of the create body that do something.
@@ -101,12 +97,6 @@ const SHOT_FIELDS: &[&str] = &[
     "join",
     "characters",
 ];
-const REFERENCE_FIELDS: &[&str] = &["file_id", "image_url"];
-const KEYFRAME_FIELDS: &[&str] = &["seconds", "input_reference"];
-const RETAKE_FIELDS: &[&str] = &["from", "to", "what"];
-/// Bytes of a reference image after decoding.
-pub const IMAGE_BYTES_MAX: usize = 20 << 20;
-
 /// For how many films an estimate is asked: one request `count` times, or one for each of `prompts`.
 #[derive(Clone, Debug)]
 pub struct Many {
@@ -216,24 +206,6 @@ pub fn read_derived(
     Ok(Derived { video, wish })
 }
 
-/// Takes `{id}` out of a field that may also be a file; a file stays.
-pub fn take_id(fields: &mut Fields, name: &str) -> Result<Option<String>, Refusal> {
-    let mut object = match fields.remove(name).map(json_inside) {
-        None | Some(Node::Null) => return Ok(None),
-        Some(Node::Object(object)) => object,
-        Some(file @ Node::File(_)) => {
-            fields.insert(name.into(), file);
-            return Ok(None);
-        }
-        Some(other) => return Err(expected("a file or an object", &other, name)),
-    };
-    let dotted = format!("{name}.");
-    refuse_unknown(&object, &dotted, &[&["id"]])?;
-    let id = text(&mut object, "id", &dotted)?;
-    id.map(Some)
-        .ok_or_else(|| Refusal::missing(&format!("{dotted}id")))
-}
-
 /// Reads the body of `POST /v1/videos` and `POST /v1/videos/estimate`.
 pub fn read_request(mut fields: Fields) -> Result<VideoRequest, Refusal> {
     refuse_unknown(&fields, "", &[CREATE_FIELDS, IGNORED_FIELDS])?;
@@ -281,7 +253,11 @@ pub fn read_request(mut fields: Fields) -> Result<VideoRequest, Refusal> {
     })
 }
 
-fn refuse_unknown(fields: &Fields, path: &str, known: &[&[&str]]) -> Result<(), Refusal> {
+pub(super) fn refuse_unknown(
+    fields: &Fields,
+    path: &str,
+    known: &[&[&str]],
+) -> Result<(), Refusal> {
     let all = || known.iter().copied().flatten().copied();
     let Some(name) = fields
         .keys()
@@ -339,11 +315,11 @@ fn refuse_characters(fields: &mut Fields, param: &str) -> Result<(), Refusal> {
     }
 }
 
-fn expected(what: &str, got: &Node, param: &str) -> Refusal {
+pub(super) fn expected(what: &str, got: &Node, param: &str) -> Refusal {
     Refusal::wrong_type(param, &format!("expected {what}, but got {}", got.kind()))
 }
 
-fn text(fields: &mut Fields, name: &str, path: &str) -> Result<Option<String>, Refusal> {
+pub(super) fn text(fields: &mut Fields, name: &str, path: &str) -> Result<Option<String>, Refusal> {
     match fields.remove(name) {
         None | Some(Node::Null) => Ok(None),
         Some(Node::Text(text)) => Ok(Some(text)),
@@ -376,7 +352,7 @@ fn integer(fields: &mut Fields, name: &str, path: &str) -> Result<Option<i64>, R
         .ok_or_else(|| expected("an integer", &node, &format!("{path}{name}")))
 }
 
-fn decimal(fields: &mut Fields, name: &str) -> Result<Option<f64>, Refusal> {
+pub(super) fn decimal(fields: &mut Fields, name: &str) -> Result<Option<f64>, Refusal> {
     let node = match fields.remove(name) {
         None | Some(Node::Null) => return Ok(None),
         Some(node) => node,
@@ -439,7 +415,7 @@ fn reference_fit(fields: &mut Fields) -> Result<ReferenceFit, Refusal> {
 }
 
 /// A text with JSON inside becomes that JSON, for fields that are objects or arrays.
-fn json_inside(node: Node) -> Node {
+pub(super) fn json_inside(node: Node) -> Node {
     let Node::Text(text) = &node else { return node };
     if !text.starts_with(['{', '[']) {
         return node;
@@ -478,7 +454,7 @@ fn shots(fields: &mut Fields) -> Result<Vec<ShotRequest>, Refusal> {
 }
 
 /// `{"0": a, "1": b}` of an indexed form to `[a, b]`.
-fn from_indexes(mut indexed: Fields, param: &str) -> Result<Vec<Node>, Refusal> {
+pub(super) fn from_indexes(mut indexed: Fields, param: &str) -> Result<Vec<Node>, Refusal> {
     (0..indexed.len())
         .map(|i| {
             indexed.remove(&i.to_string()).ok_or_else(|| {
@@ -518,181 +494,6 @@ fn shot(item: Node, path: &str) -> Result<ShotRequest, Refusal> {
         input_reference: reference(&mut fields, "input_reference", &dotted)?,
         continues,
     })
-}
-
-/// `[{seconds, input_reference}]`
-fn keyframes(fields: &mut Fields) -> Result<Vec<Keyframe>, Refusal> {
-    let items = match fields.remove("keyframes").map(json_inside) {
-        None | Some(Node::Null) => return Ok(Vec::new()),
-        Some(Node::List(items)) => items,
-        Some(Node::Object(indexed)) => from_indexes(indexed, "keyframes")?,
-        Some(other) => return Err(expected("an array of objects", &other, "keyframes")),
-    };
-    let keyframe = |(place, item): (usize, Node)| {
-        let path = format!("keyframes[{place}]");
-        let mut fields = match json_inside(item) {
-            Node::Object(fields) => fields,
-            other => return Err(expected("an object", &other, &path)),
-        };
-        let dotted = format!("{path}.");
-        refuse_unknown(&fields, &dotted, &[KEYFRAME_FIELDS])?;
-        let missing = |name: &str| Refusal::missing(&format!("{dotted}{name}"));
-        let seconds = decimal(&mut fields, "seconds")?.ok_or_else(|| missing("seconds"))?;
-        let image = reference(&mut fields, "input_reference", &dotted)?;
-        Ok(Keyframe {
-            seconds,
-            input_reference: image.ok_or_else(|| missing("input_reference"))?,
-        })
-    };
-    items.into_iter().enumerate().map(keyframe).collect()
-}
-
-/// `{from, to, what}`: seconds, and one of `video`, `audio` and `both`.
-fn retake(fields: &mut Fields) -> Result<Option<Retake>, Refusal> {
-    let mut object = match fields.remove("retake").map(json_inside) {
-        None | Some(Node::Null) => return Ok(None),
-        Some(Node::Object(object)) => object,
-        Some(other) => return Err(expected("an object", &other, "retake")),
-    };
-    refuse_unknown(&object, "retake.", &[RETAKE_FIELDS])?;
-    let mut second = |name: &str| {
-        decimal(&mut object, name)?.ok_or_else(|| Refusal::missing(&format!("retake.{name}")))
-    };
-    let (from_s, to_s) = (second("from")?, second("to")?);
-    let (picture, sound) = match text(&mut object, "what", "retake.")?.as_deref() {
-        None | Some("both") => (true, true),
-        Some("video") => (true, false),
-        Some("audio") => (false, true),
-        Some(_) => {
-            return Err(Refusal::wrong_value(
-                "retake.what",
-                "supported values are 'video', 'audio' and 'both'",
-            ));
-        }
-    };
-    Ok(Some(Retake {
-        from_s,
-        to_s,
-        picture,
-        sound,
-    }))
-}
-
-/// A file with sound or picture, by its first bytes.
-fn source(
-    fields: &mut Fields,
-    name: &str,
-    is_known: fn(&[u8]) -> bool,
-) -> Result<Option<Source>, Refusal> {
-    match fields.remove(name) {
-        None | Some(Node::Null) => Ok(None),
-        Some(Node::File(bytes)) if is_known(&bytes) => Ok(Some(Source::sent(bytes))),
-        Some(Node::File(_)) => {
-            let why = format!("The file in '{name}' is of no kind that this server reads.");
-            Err(Refusal::new(Code::InvalidVideo, why).about(name))
-        }
-        Some(other) => Err(expected("a file", &other, name)),
-    }
-}
-
-/// MP4 or MOV, WebM or Matroska.
-fn is_film(bytes: &[u8]) -> bool {
-    bytes.get(4..8) == Some(b"ftyp") || bytes.starts_with(b"\x1a\x45\xdf\xa3")
-}
-
-/// A film, WAV, FLAC, Ogg or MP3.
-fn is_sound(bytes: &[u8]) -> bool {
-    let starts = |with: &[&[u8]]| with.iter().any(|start| bytes.starts_with(start));
-    let is_mpeg = matches!(bytes, [0xff, second, ..] if second & 0xe0 == 0xe0);
-    is_film(bytes) || is_mpeg || starts(&[b"RIFF", b"fLaC", b"OggS", b"ID3"])
-}
-
-/// A file, or an object with exactly one of `file_id` and `image_url`.
-fn reference(fields: &mut Fields, name: &str, path: &str) -> Result<Option<Reference>, Refusal> {
-    let param = format!("{path}{name}");
-    let mut object = match fields.remove(name).map(json_inside) {
-        None | Some(Node::Null) => return Ok(None),
-        Some(Node::File(bytes)) => return checked_size(bytes, &param).map(Some),
-        Some(Node::Object(object)) => object,
-        Some(Node::Text(_)) => {
-            return Err(Refusal::wrong_type(
-                &param,
-                "expected a file, but got a string",
-            ));
-        }
-        Some(other) => return Err(expected("a file or an object", &other, &param)),
-    };
-    if object.get("type") == Some(&Node::Text("Buffer".into())) {
-        return Err(Refusal::wrong_type(
-            &param,
-            "expected a file, but got the bytes as numbers: wrap the buffer with toFile",
-        ));
-    }
-    let dotted = format!("{param}.");
-    refuse_unknown(&object, &dotted, &[REFERENCE_FIELDS])?;
-    let file_id = text(&mut object, "file_id", &dotted)?;
-    let image_url = text(&mut object, "image_url", &dotted)?;
-    match (file_id, image_url) {
-        (None, Some(url)) => data_url(&url, &param).map(Some),
-        (Some(_), None) => Err(Refusal::wrong_value(
-            &format!("{dotted}file_id"),
-            "files are not kept on this server; upload the image itself or send a data URL",
-        )),
-        (None, None) => Err(Refusal::missing(&format!("{dotted}image_url"))),
-        (Some(_), Some(_)) => Err(Refusal::wrong_value(
-            &param,
-            "send exactly one of 'file_id' and 'image_url'",
-        )),
-    }
-}
-
-fn checked_size(bytes: Bytes, param: &str) -> Result<Reference, Refusal> {
-    if bytes.len() > IMAGE_BYTES_MAX {
-        return Err(Refusal::new(
-            Code::InvalidImage,
-            format!("The image in '{param}' has more than {IMAGE_BYTES_MAX} bytes."),
-        )
-        .about(param));
-    }
-    Ok(Reference(bytes))
-}
-
-/// `data:image/…;base64,…`. The declared type only has to be an image; the bytes decide.
-fn data_url(url: &str, param: &str) -> Result<Reference, Refusal> {
-    if url.len() > IMAGE_URL_CHARS_MAX && url.chars().count() > IMAGE_URL_CHARS_MAX {
-        return Err(Refusal::new(
-            Code::RequestTooLarge,
-            format!("'{param}.image_url' may have at most {IMAGE_URL_CHARS_MAX} characters."),
-        )
-        .about(param));
-    }
-    let bad = |why: &str| Refusal::new(Code::InvalidImageUrl, why).about(param);
-    let scheme = url
-        .split(':')
-        .next()
-        .unwrap_or_default()
-        .to_ascii_lowercase();
-    if scheme == "http" || scheme == "https" {
-        return Err(bad(
-            "This server does not fetch images; send the image as a file or as a data URL.",
-        ));
-    }
-    let malformed = || bad("'image_url' must be a data URL of the form 'data:image/png;base64,…'.");
-    let (head, data) = url.split_once(',').ok_or_else(malformed)?;
-    let head = head.to_ascii_lowercase();
-    let media = head.strip_prefix("data:").ok_or_else(malformed)?;
-    if !media.starts_with("image/") || !media.ends_with(";base64") {
-        return Err(malformed());
-    }
-    let engine = base64::engine::GeneralPurpose::new(
-        &base64::alphabet::STANDARD,
-        base64::engine::GeneralPurposeConfig::new()
-            .with_decode_padding_mode(base64::engine::DecodePaddingMode::Indifferent),
-    );
-    let bytes = engine
-        .decode(data)
-        .map_err(|_| bad("The base64 text of the data URL is broken."))?;
-    checked_size(bytes.into(), param)
 }
 
 #[cfg(test)]

@@ -25,7 +25,8 @@ use super::{
     object::{self, Beside},
     once::retry_count,
     page::page_request,
-    read::{Many, read_many, read_request, take_id},
+    read::{Many, read_many, read_request},
+    read_given::take_id,
     submit::make,
 };
 use crate::{

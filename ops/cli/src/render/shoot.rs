@@ -15,7 +15,7 @@ use agent::{
     splice::Splice,
 };
 use anyhow::{Context, Result, bail};
-use diffusion::{Control, Generated, Given, Start};
+use diffusion::{Control, Generated, Given, Phase, Start};
 use scheduler::admission::Order;
 use schemas::{
     Digest,
@@ -146,7 +146,13 @@ impl Shoot<'_> {
             let ran = (share * steps) as u64;
             let left = (ran > 0)
                 .then(|| begun.elapsed().as_secs_f64() / ran as f64 * (of - done - ran) as f64);
-            bar.show(progress.phase.name(), done + ran, of, left);
+            match progress.phase {
+                Phase::Decode => {
+                    let (made, all) = (progress.pictures, progress.pictures_total);
+                    bar.decoding(made, all, (done + ran, of));
+                }
+                phase => bar.show(phase.name(), done + ran, of, left),
+            }
             match self.stop.load(Relaxed) {
                 true => Control::Pause,
                 false => Control::Continue,
