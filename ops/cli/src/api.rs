@@ -9,6 +9,7 @@ use std::{
 
 use anyhow::{Context, Result, anyhow, bail};
 use clap::Args;
+pub use reqwest::Form;
 use reqwest::{Method, RequestBuilder, Response, StatusCode, multipart};
 use schemas::{
     keys::{ApiKey, ApiKeyList},
@@ -74,7 +75,7 @@ pub struct Wish<'a> {
 }
 
 impl Wish<'_> {
-    fn form(&self) -> Result<multipart::Form> {
+    fn form(&self) -> Result<Form> {
         let film = self.film;
         let form = self.ask.form(self.prompt, &film.make);
         let mut form = form.text("model", self.model.to_string());
@@ -89,11 +90,7 @@ impl Wish<'_> {
 }
 
 /// Files and what is said about them.
-fn with_given(
-    mut form: multipart::Form,
-    film: &FilmArgs,
-    given: &GivenArgs,
-) -> Result<multipart::Form> {
+fn with_given(mut form: Form, film: &FilmArgs, given: &GivenArgs) -> Result<Form> {
     let files = [
         ("input_reference", &film.image),
         ("last_reference", &given.last_image),
@@ -120,7 +117,7 @@ fn with_given(
 }
 
 /// A stretch to make anew.
-pub fn with_retake(form: multipart::Form, retake: &Retake) -> multipart::Form {
+pub fn with_retake(form: Form, retake: &Retake) -> Form {
     let form = form.text("retake[from]", retake.from_s.to_string());
     let form = form.text("retake[to]", retake.to_s.to_string());
     form.text("retake[what]", retake.what.clone())
@@ -190,7 +187,7 @@ impl Api {
     }
 
     /// Hands a form to one of the calls that make a video, or, as a dry run, say what it would cost.
-    pub async fn post<A: DeserializeOwned>(&self, path: &str, form: multipart::Form) -> Result<A> {
+    pub async fn post<A: DeserializeOwned>(&self, path: &str, form: Form) -> Result<A> {
         let request = self.call(Method::POST, path).await.timeout(CALL_TIMEOUT);
         self.json(request.multipart(form)).await
     }

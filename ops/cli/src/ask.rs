@@ -4,10 +4,14 @@ use std::path::PathBuf;
 
 use anyhow::Result;
 use clap::Args;
-use reqwest::multipart::Form;
 use schemas::video::Video;
 
-use crate::{api::Api, film::MakeArgs, save::Target, submit, watch};
+use crate::{
+    api::{Api, Form},
+    film::MakeArgs,
+    save::Target,
+    submit, watch,
+};
 
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "How it is asked for")]

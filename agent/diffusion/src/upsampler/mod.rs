@@ -114,7 +114,9 @@ pub fn values(
         .max(middle)
         .max(shuffled)
         .max(kept + after.max(last));
-    Ok(component.value_count() as usize + small * channels + peak)
+    // While the largest tensor is repacked it is there twice.
+    let loading = component.largest() as usize;
+    Ok(component.value_count() as usize + loading.max(small * channels + peak))
 }
 
 /// Refuses an upsampler of other latents, or of another factor than two stages have.
