@@ -56,6 +56,7 @@ pub use settings::Settings;
 use crate::{
     catalogue::{Catalogue, CatalogueError},
     client::{Client, ClientError, Try},
+    device::Opened,
     heartbeat::Beater,
     held::Leases,
     membership::Membership,
@@ -191,7 +192,10 @@ impl Node {
     fn prepare(settings: Settings) -> Result<Self, AgentError> {
         let scratch = Scratch::open(&settings.scratch)?;
         let ffmpeg = Ffmpeg::find(settings.ffmpeg.as_deref())?;
-        let device = settings.open_device()?;
+        let Opened { device, chosen } = settings.open_device()?;
+        if let Some(chosen) = chosen {
+            tracing::info!(chosen, "the device was chosen");
+        }
         let catalogue = Catalogue::open(&settings.weights, &device)?;
         let gpus = Gpus::probe();
         if let Gpus::None { why } = &gpus {

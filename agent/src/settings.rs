@@ -6,10 +6,10 @@ use std::{
 };
 
 use config::{Config, ConfigError, Environment, File};
-use kernels::{Device, KernelError};
+use kernels::KernelError;
 use serde::Deserialize;
 
-use crate::device::Engine;
+use crate::device::{Engine, Opened};
 
 /// All settings; an unknown key is an error.
 #[derive(Clone, Debug, Deserialize)]
@@ -28,7 +28,7 @@ pub struct Settings {
     pub ffmpeg: Option<PathBuf>,
     /// Threads of the engine; 0 takes one for each core.
     pub threads: usize,
-    /// `cpu`, or `cuda` for products, attention and convolutions on the first GPU.
+    /// `cpu`; `cuda` for the first GPU; `auto` for that where it can be opened, else the processor.
     pub device: Engine,
     /// Folders that hold CUDA's libraries, besides the system's.
     pub cuda_lib_dirs: Vec<PathBuf>,
@@ -92,7 +92,7 @@ impl Settings {
     ///
     /// # Errors
     /// As [`Engine::open`].
-    pub fn open_device(&self) -> Result<Device, KernelError> {
+    pub fn open_device(&self) -> Result<Opened, KernelError> {
         self.device.open(self.engine_threads(), &self.cuda_lib_dirs)
     }
 

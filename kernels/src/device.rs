@@ -5,11 +5,17 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use rayon::prelude::*;
 
-use crate::cuda::Gpu;
+use crate::Tensor;
+use crate::copy::cuda::cast;
+use crate::cuda::{Array, Element, Gpu};
 use crate::error::KernelError;
+use crate::tensor::mismatch;
 
 /// Work items below this many elements are not worth waking another thread.
 const PARALLEL_ELEMENTS_MIN: usize = 16 * 1024;
+
+/// Memory of a card that is left to others: the driver's own needs grow while kernels are loaded.
+const CARD_BYTES_KEPT: u64 = 512 << 20;
 
 /// A place where tensors live and ops run.
 #[derive(Debug, Clone)]
@@ -17,12 +23,12 @@ const PARALLEL_ELEMENTS_MIN: usize = 16 * 1024;
 pub enum Device {
     /// The processor of this machine.
     Cpu(Cpu),
-    /// A card for matrix products, attention and convolutions; see [`Cuda`].
+    /// A card; see [`Cuda`].
     Cuda(Cuda),
 }
 
-/// A card beside the processor: products, attention and convolutions run on the card in BF16, their
-/// tensors travel there and back; all other ops and all tensors stay with the processor.
+/// A card: tensors stay in its memory from op to op, activations and weights as BF16, the sampler's state
+/// as F32. The processor beside it does what a card has no kernel for.
 #[derive(Debug, Clone)]
 pub struct Cuda {
     cpu: Cpu,
@@ -43,7 +49,7 @@ impl Device {
     /// # Errors
     /// [`KernelError::Threads`] when the operating system refuses a thread.
     pub fn cuda(gpu: Gpu, threads: usize) -> Result<Self, KernelError> {
-        let cpu = Cpu::new(threads)?;
+        let (cpu, gpu) = (Cpu::new(threads)?, gpu.pooled());
         Ok(Self::Cuda(Cuda { cpu, gpu }))
     }
 
@@ -51,14 +57,6 @@ impl Device {
     pub(crate) fn host(&self) -> &Cpu {
         match self {
             Self::Cpu(cpu) | Self::Cuda(Cuda { cpu, .. }) => cpu,
-        }
-    }
-
-    /// The card, if the device has one.
-    pub(crate) fn gpu(&self) -> Option<&Gpu> {
-        match self {
-            Self::Cpu(_) => None,
-            Self::Cuda(cuda) => Some(&cuda.gpu),
         }
     }
 
@@ -78,15 +76,38 @@ impl Device {
         }
     }
 
-    /// Bytes that a run may still take, where the system tells: what Linux calls available,
-    /// because tensors lie in the processor's memory on every device.
+    /// Bytes that a run may still take: of the card's memory, or what Linux calls available; absent where
+    /// the system does not tell.
     pub fn free_bytes(&self) -> Option<u64> {
+        if let Self::Cuda(card) = self {
+            let free = card.gpu.free_bytes()?;
+            return Some(free.saturating_sub(CARD_BYTES_KEPT));
+        }
         let text = std::fs::read_to_string("/proc/meminfo").ok()?;
         let line = text
             .lines()
             .find_map(|line| line.strip_prefix("MemAvailable:"))?;
         let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
         Some(kib * 1024)
+    }
+
+    /// Takes memory of a card for a run that was predicted to need `bytes`, in one piece, so that it does
+    /// not fail half-way. Nothing to do on the processor.
+    ///
+    /// # Errors
+    /// [`KernelError::OutOfMemory`].
+    pub fn reserve(&self, bytes: u64) -> Result<(), KernelError> {
+        match self {
+            Self::Cpu(_) => Ok(()),
+            Self::Cuda(card) => card.gpu.reserve(bytes),
+        }
+    }
+
+    /// Gives memory of a card that nothing uses back, for other processes.
+    pub fn trim(&self) {
+        if let Self::Cuda(card) = self {
+            card.gpu.trim();
+        }
     }
 
     /// Floating-point operations of all matrix products, convolutions and attention since the
@@ -103,6 +124,77 @@ impl Device {
     /// Runs `work` with this device's threads at hand, so that ops inside start without a hand-over.
     pub fn scope<R: Send>(&self, work: impl FnOnce() -> R + Send) -> R {
         self.host().install(work)
+    }
+}
+
+impl Cuda {
+    /// The card.
+    pub(crate) fn gpu(&self) -> &Gpu {
+        &self.gpu
+    }
+
+    /// The processor beside it.
+    pub(crate) fn cpu(&self) -> &Cpu {
+        &self.cpu
+    }
+
+    /// The array of a tensor.
+    pub(crate) fn array(&self, tensor: &Tensor) -> Result<Array, KernelError> {
+        let array = tensor
+            .card_array()
+            .ok_or(mismatch("a card", "the processor"))??;
+        match self.gpu.holds(&array) {
+            true => Ok(array),
+            false => Err(mismatch("a card", "another card")),
+        }
+    }
+
+    /// The array of a tensor of floats as `element`, cast when it is another type.
+    pub(crate) fn cast(&self, tensor: &Tensor, element: Element) -> Result<Array, KernelError> {
+        let array = self.array(tensor)?;
+        self.cast_array(array, element)
+    }
+
+    pub(crate) fn cast_array(&self, array: Array, element: Element) -> Result<Array, KernelError> {
+        if array.element() == element {
+            return Ok(array);
+        }
+        let other = self.gpu.empty(element, array.dims())?;
+        cast(&self.gpu, &array, &other)?;
+        Ok(other)
+    }
+
+    /// As [`Cuda::cast`] to F32.
+    pub(crate) fn floats(&self, tensor: &Tensor) -> Result<Array, KernelError> {
+        self.cast(tensor, Element::F32)
+    }
+
+    /// As [`Cuda::cast`] to BF16.
+    pub(crate) fn halves(&self, tensor: &Tensor) -> Result<Array, KernelError> {
+        self.cast(tensor, Element::BF16)
+    }
+
+    /// The array of a tensor for writing; clones of the tensor keep what they have.
+    pub(crate) fn own(&self, tensor: &mut Tensor) -> Result<Array, KernelError> {
+        let array = tensor.own_array(self)?;
+        match self.gpu.holds(&array) {
+            true => Ok(array),
+            false => Err(mismatch("a card", "another card")),
+        }
+    }
+
+    /// Runs an op for which there is no kernel on the processor; `out` travels there and back.
+    pub(crate) fn on_host(
+        &self,
+        out: &mut Tensor,
+        op: impl FnOnce(&Device, &mut Tensor) -> Result<(), KernelError>,
+    ) -> Result<(), KernelError> {
+        let target = self.own(out)?;
+        let mut host = out.to_host()?;
+        op(&Device::Cpu(self.cpu.clone()), &mut host)?;
+        let found = self.array(&host.to_device(&Device::Cuda(self.clone()))?)?;
+        let found = self.cast_array(found, target.element())?;
+        self.gpu.copy(&found, &target)
     }
 }
 

@@ -33,6 +33,11 @@ fn noise(seed: usize, dims: &[usize]) -> Tensor {
     Tensor::from_f32(&Device::cpu(1).unwrap(), dims, values.collect()).unwrap()
 }
 
+/// A tensor of the processor on a device.
+fn put(device: &Device, tensor: &Tensor) -> Tensor {
+    tensor.clone().to_device(device).unwrap()
+}
+
 /// Runs an op on both devices into outputs that begin alike, and compares.
 fn compare(
     devices: &[Device; 2],
@@ -42,12 +47,12 @@ fn compare(
 ) {
     let [cpu, card] = devices.each_ref().map(|device| {
         let before = device.flop();
-        let mut out = start.clone();
+        let mut out = start.clone().to_device(device).unwrap();
         op(device, &mut out).unwrap();
         assert!(device.flop() > before, "work is counted on every device");
         out
     });
-    let distance = relative_distance(card.f32s(), cpu.f32s());
+    let distance = relative_distance(&card.values().unwrap(), &cpu.values().unwrap());
     assert!(
         distance <= tolerance && distance > 0.0,
         "off by {distance:e}: 0 would mean that the card did nothing"
@@ -69,33 +74,45 @@ fn products_and_attention_run_on_the_card() {
     let (table, half) = (noise(5, &[2, 3, n]), noise(6, &[m, n / 2]));
     let ids = (0..m as u32).map(|row| row % 2).collect();
     let groups = Tensor::from_u32(&devices[0], &[m], ids).unwrap();
-    let gate = Rows {
-        table: &table,
-        slot: 1,
-        groups: Some(&groups),
-    };
     for epilogue in [
         Epilogue::None,
         Epilogue::GeluTanh,
         Epilogue::Silu,
         Epilogue::Residual,
-        Epilogue::GatedResidual(gate),
     ] {
         compare(&devices, &start, 5e-3, |device, y| {
             let w = LinearWeights::new(device, &w)?;
             assert_eq!([w.outputs(), w.inputs()], [n, k]);
-            linear(device, &x, &w, Some(&bias), epilogue, y)
+            linear(
+                device,
+                &put(device, &x),
+                &w,
+                Some(&put(device, &bias)),
+                epilogue,
+                y,
+            )
         });
     }
-    compare(&devices, &half, 5e-3, |device, y| {
+    compare(&devices, &start, 5e-3, |device, y| {
+        let (table, groups) = (put(device, &table), put(device, &groups));
+        let gate = Epilogue::GatedResidual(Rows {
+            table: &table,
+            slot: 1,
+            groups: Some(&groups),
+        });
+        let w = LinearWeights::new(device, &w)?;
         linear(
             device,
-            &x,
-            &LinearWeights::new(device, &w)?,
-            None,
-            Epilogue::GegluTanh,
+            &put(device, &x),
+            &w,
+            Some(&put(device, &bias)),
+            gate,
             y,
         )
+    });
+    compare(&devices, &half, 5e-3, |device, y| {
+        let w = LinearWeights::pair(device, &w)?;
+        linear(device, &put(device, &x), &w, None, Epilogue::GegluTanh, y)
     });
     let heads = Heads {
         query: 2,
@@ -121,6 +138,12 @@ fn products_and_attention_run_on_the_card() {
         },
     ] {
         compare(&devices, &noise(3, &[70, 48]), 8e-3, |device, o| {
+            let (q, kv) = (put(device, &q), put(device, &kv));
+            let additive = put(device, &additive);
+            let mask = match mask {
+                Mask::Additive(_) => Mask::Additive(&additive),
+                mask => mask,
+            };
             attention(device, &q, &kv, &kv, heads, mask, o)
         });
     }
@@ -150,6 +173,7 @@ fn convolutions_run_on_the_card_with_what_comes_before_them() {
         let residual = noise(4, &dims);
         compare(&devices, &noise(5, &dims), 5e-3, |device, out| {
             let weights = ConvWeights::new(device, &weight, Some(&bias))?;
+            let (x, residual) = (put(device, &x), put(device, &residual));
             conv3d(device, &x, &weights, options, Some(&residual), out)
         });
     }
@@ -166,7 +190,7 @@ fn convolutions_run_on_the_card_with_what_comes_before_them() {
         let weights = ConvWeights::new(device, &noise(2, &[7, 8, 3, 3]), None)?;
         conv2d(
             device,
-            &noise(1, &[2, 8, 10, 8]),
+            &put(device, &noise(1, &[2, 8, 10, 8])),
             &weights,
             options,
             None,
@@ -179,7 +203,14 @@ fn convolutions_run_on_the_card_with_what_comes_before_them() {
     };
     compare(&devices, &noise(5, &[2, 40, 7]), 5e-3, |device, out| {
         let weights = ConvWeights::new(device, &noise(2, &[7, 8, 5]), None)?;
-        conv1d(device, &noise(1, &[2, 40, 8]), &weights, options, None, out)
+        conv1d(
+            device,
+            &put(device, &noise(1, &[2, 40, 8])),
+            &weights,
+            options,
+            None,
+            out,
+        )
     });
 }
 
@@ -198,7 +229,7 @@ fn weights_of_a_card_are_refused_by_the_cpu() {
         Epilogue::None,
         &mut y,
     );
-    assert!(matches!(refused, Err(KernelError::Unsupported { .. })));
+    assert!(matches!(refused, Err(KernelError::DeviceMismatch { .. })));
     assert!(
         card.class().starts_with("cuda-emulator-8.0-cpu-"),
         "{}",

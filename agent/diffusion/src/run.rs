@@ -72,13 +72,17 @@ pub(crate) fn run(
     if let Start::Resume(checkpoint) = &start {
         checkpoint.belongs_to(&run.identity)?;
     }
-    let piece = memory::admit(weights, recipe, run.grid())?.piece;
+    let memory = memory::admit(weights, recipe, run.grid())?;
+    weights.device.reserve(memory.run_bytes())?;
+    let piece = memory.piece;
     let mut ends = Ends {
         on_step,
         sink,
         piece,
     };
-    weights.device.scope(|| run.generate(start, &mut ends))
+    let made = weights.device.scope(|| run.generate(start, &mut ends));
+    weights.device.trim();
+    made
 }
 
 impl<'a> Run<'a> {

@@ -137,12 +137,12 @@ impl Sampler<'_> {
             HeldTokens::upload(self.device, conditions.audio.as_ref(), audio)?,
         );
         let mut state = self.upload(start)?;
-        let mut latents = state.download();
+        let mut latents = state.download()?;
         let steps = self.sigmas.len() as u32 - 1;
         for step in first..steps {
             self.step(&mut state, &positions, step as usize, &held)?;
             self.check_finite(&state, step + 1)?;
-            latents = state.download();
+            latents = state.download()?;
             if on_step(step + 1, &latents) == Control::Pause {
                 return Ok((latents, step + 1, Control::Pause));
             }
@@ -341,11 +341,11 @@ impl Sampler<'_> {
 }
 
 impl State {
-    fn download(&self) -> Latents {
-        Latents {
-            video: self.video.f32s().to_vec(),
-            audio: self.audio.f32s().to_vec(),
-        }
+    fn download(&self) -> Result<Latents, KernelError> {
+        Ok(Latents {
+            video: self.video.values()?.into_owned(),
+            audio: self.audio.values()?.into_owned(),
+        })
     }
 }
 

@@ -378,6 +378,10 @@ impl Machine for Driver {
             .collect())
     }
 
+    fn free_bytes(&self) -> Option<u64> {
+        Self::free_bytes(self).ok()
+    }
+
     fn synchronise(&self) -> Result<(), KernelError> {
         self.bind()?;
         // SAFETY: the stream is ours.

@@ -20,6 +20,7 @@ mod libs;
 mod lt;
 mod nvrtc;
 mod pack;
+mod pool;
 mod resources;
 mod source;
 mod wgmma;

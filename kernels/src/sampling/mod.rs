@@ -4,7 +4,9 @@
 mod cpu;
 pub mod cuda;
 
-use crate::{Device, KernelError, Tensor};
+use crate::copy::cuda::cast;
+use crate::cuda::Element;
+use crate::{Cuda, Device, KernelError, Tensor};
 
 /// Weights of the guidance passes of one stream.
 ///
@@ -90,9 +92,55 @@ pub fn guidance_step(
     if sigma.is_nan() || sigma <= 0.0 {
         return Err(KernelError::unsupported(OP, format!("a sigma of {sigma}")));
     }
-    let cpu = device.host();
-    cpu::guidance_step(cpu, x, passes, guidance, (sigma, sigma_next), held);
-    Ok(())
+    match device {
+        Device::Cpu(cpu) => {
+            cpu::guidance_step(cpu, x, passes, guidance, (sigma, sigma_next), held);
+            Ok(())
+        }
+        Device::Cuda(card) => guide_on_card(card, x, passes, guidance, (sigma, sigma_next), held),
+    }
+}
+
+fn guide_on_card(
+    card: &Cuda,
+    x: &mut Tensor,
+    passes: Passes<'_>,
+    guidance: Guidance,
+    sigmas: (f32, f32),
+    held: Option<Held<'_>>,
+) -> Result<(), KernelError> {
+    let conditional = card.array(passes.conditional)?;
+    let pass = |pass: Option<&Tensor>| {
+        pass.map(|pass| card.cast(pass, conditional.element()))
+            .transpose()
+    };
+    let (negative, perturbed, isolated) = (
+        pass(passes.negative)?,
+        pass(passes.perturbed)?,
+        pass(passes.isolated)?,
+    );
+    let on_device = cuda::DevicePasses {
+        conditional: &conditional,
+        negative: negative.as_ref(),
+        perturbed: perturbed.as_ref(),
+        isolated: isolated.as_ref(),
+    };
+    let held = match held {
+        Some(held) => Some((card.floats(held.strength)?, card.floats(held.clean)?)),
+        None => None,
+    };
+    let held = held.as_ref().map(|(strength, clean)| (strength, clean));
+    let (x, slots) = (card.own(x)?, cuda::guidance_slots(card.gpu())?);
+    cuda::guidance_step(
+        card.gpu(),
+        &x,
+        on_device,
+        guidance,
+        sigmas,
+        held,
+        &slots,
+        None,
+    )
 }
 
 /// `x = a x + b y`, element by element.
@@ -108,8 +156,17 @@ pub fn axpby(
 ) -> Result<(), KernelError> {
     x.expect_dtype("axpby", "x", crate::DType::F32)?;
     y.expect_f32("axpby", "y", x.dims())?;
-    let cpu = device.host();
-    cpu::axpby(cpu, a, x, b, y);
+    match device {
+        Device::Cpu(cpu) => cpu::axpby(cpu, a, x, b, y),
+        Device::Cuda(card) => {
+            let (target, y) = (card.own(x)?, card.floats(y)?);
+            let wide = card.cast_array(target.clone(), Element::F32)?;
+            cuda::axpby(card.gpu(), a, &wide, b, &y)?;
+            if target.element() != Element::F32 {
+                cast(card.gpu(), &wide, &target)?;
+            }
+        }
+    }
     Ok(())
 }
 
@@ -117,8 +174,11 @@ pub fn axpby(
 ///
 /// # Errors
 /// [`KernelError::DType`].
-pub fn count_nonfinite(_device: &Device, x: &Tensor) -> Result<usize, KernelError> {
+pub fn count_nonfinite(device: &Device, x: &Tensor) -> Result<usize, KernelError> {
     x.expect_dtype("count_nonfinite", "x", crate::DType::F32)?;
+    if let Device::Cuda(card) = device {
+        return cuda::count_nonfinite(card.gpu(), &card.array(x)?);
+    }
     Ok(x.f32s().iter().filter(|value| !value.is_finite()).count())
 }
 

@@ -9,7 +9,7 @@ use std::{
 
 use anyhow::{Context, Result, anyhow, bail};
 use clap::Args;
-pub use reqwest::Form;
+pub use reqwest::multipart::Form;
 use reqwest::{Method, RequestBuilder, Response, StatusCode, multipart};
 use schemas::{
     keys::{ApiKey, ApiKeyList},

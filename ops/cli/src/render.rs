@@ -18,7 +18,7 @@ use std::{
 
 use agent::{
     catalogue::{self, Entry},
-    device::Engine,
+    device::{Engine, Opened},
     mux::{self, Ffmpeg},
 };
 use anyhow::{Context, Result, bail};
@@ -57,8 +57,8 @@ pub struct RenderArgs {
     /// Threads of the engine [default: one for each core]. The film does not depend on it.
     #[arg(long)]
     threads: Option<usize>,
-    /// What computes. `cuda` multiplies, attends and convolves on the first NVIDIA GPU, in bf16, so its films
-    /// differ a little from the CPU's; `dailies doctor` says what it needs.
+    /// What computes. `cuda` is the first NVIDIA GPU, in bf16, so its films differ a little from the CPU's;
+    /// `auto` takes it where it can be opened. `dailies doctor` says what it needs.
     #[arg(long, value_enum, default_value = "cpu")]
     device: DeviceName,
     #[command(flatten)]
@@ -76,6 +76,7 @@ pub struct RenderArgs {
 enum DeviceName {
     Cpu,
     Cuda,
+    Auto,
 }
 
 impl DeviceName {
@@ -83,6 +84,7 @@ impl DeviceName {
         match self {
             Self::Cpu => Engine::Cpu,
             Self::Cuda => Engine::Cuda,
+            Self::Auto => Engine::Auto,
         }
     }
 }
@@ -111,7 +113,10 @@ fn film(args: &RenderArgs, stop: &AtomicBool) -> Result<()> {
         None => std::thread::available_parallelism().map_or(1, usize::from),
     };
     let ffmpeg = Ffmpeg::find(None)?;
-    let device = args.device.engine().open(threads, &[])?;
+    let Opened { device, chosen } = args.device.engine().open(threads, &[])?;
+    if let Some(chosen) = chosen {
+        eprintln!("rendering on {chosen}");
+    }
     let dir = match &args.weights {
         Some(dir) => dir.clone(),
         None => catalogue::find_builtin()?,

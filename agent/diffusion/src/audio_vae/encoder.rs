@@ -134,9 +134,10 @@ impl AudioEncoder {
         stft_mel(device, &wave, &self.mel, &mut mel)?;
         // The first token covers one row, every other one four.
         let used = COMPRESSION * (tokens.clamp(1, self.tokens(samples.len())) - 1) + 1;
+        let mel_values = mel.values()?;
         let value = |at: usize| {
             let (position, channel) = (at / channels, at % channels);
-            mel.f32s()[channel * rows * bins + position]
+            mel_values[channel * rows * bins + position]
         };
         let values = (0..used * bins * channels).map(value).collect();
         self.latents(&Tensor::from_f32(
@@ -152,7 +153,7 @@ impl AudioEncoder {
     /// # Errors
     /// [`KernelError::Shape`] for other mel bins or channels.
     pub fn latents(&self, mel: &Tensor) -> Result<Vec<f32>, KernelError> {
-        Ok(self.statistics.pack(self.encode(mel)?.f32s()))
+        Ok(self.statistics.pack(&self.encode(mel)?.values()?))
     }
 
     /// Encodes a spectrogram into the means of the latents F32 [1, ceil(time/4), bin, channel], of
@@ -181,7 +182,8 @@ impl AudioEncoder {
         let moments = conv(device, &x, &self.conv_out, normed, None)?;
         let latent = self.layout.latent_channels;
         let [batch, tokens, bins, channels] = four(&moments)?;
-        let rows = moments.f32s().chunks_exact(channels);
+        let values = moments.values()?;
+        let rows = values.chunks_exact(channels);
         let mean = rows.flat_map(|row| &row[..latent]).copied().collect();
         Tensor::from_f32(device, &[batch, tokens, bins, latent], mean)
     }

@@ -170,7 +170,7 @@ pub(super) fn upsample(
         large = upsampler::tone_map(device, &large, refine.tone_map)?;
     }
     Ok(Latents {
-        video: statistics.normalise(large.f32s()),
+        video: statistics.normalise(&large.values()?),
         audio: latents.audio,
     })
 }

@@ -184,7 +184,7 @@ impl Upsampler {
         let deep = conv(device, &x, &self.middle)?;
         let [b, t, h, w, channels]: [usize; 5] = deep.expect_rank("upsampler", "x")?;
         let s = self.factor;
-        let mut x = Tensor::zeros_f32(device, &[b, t, h * s, w * s, channels / (s * s)])?;
+        let mut x = Tensor::activations(device, &[b, t, h * s, w * s, channels / (s * s)])?;
         depth_to_space(device, &deep, [1, s, s], Write::Set, &mut x)?;
         for block in &self.after {
             x = block.forward(device, x)?;
@@ -195,7 +195,7 @@ impl Upsampler {
 
 fn conv(device: &Device, x: &Tensor, weights: &ConvWeights) -> Result<Tensor, KernelError> {
     let [b, t, h, w, _]: [usize; 5] = x.expect_rank("upsampler", "x")?;
-    let mut out = Tensor::zeros_f32(device, &[b, t, h, w, weights.out_channels()])?;
+    let mut out = Tensor::activations(device, &[b, t, h, w, weights.out_channels()])?;
     conv3d(device, x, weights, BORDERS, None, &mut out)?;
     Ok(out)
 }
@@ -239,7 +239,7 @@ impl NormedConv {
             residual,
             silu: true,
         };
-        let mut out = Tensor::zeros_f32(device, x.dims())?;
+        let mut out = Tensor::activations(device, x.dims())?;
         group_norm(device, &x, norm, &mut out)?;
         Ok(out)
     }

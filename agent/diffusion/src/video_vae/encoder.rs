@@ -114,7 +114,7 @@ impl VideoEncoder {
         let dims = [1, frames, height, width, COLOURS];
         let pixels = Tensor::from_f32(&self.borders.device, &dims, pixels)?;
         let mean = self.encode_tiled(&pixels, Tiling::SPACE)?;
-        Ok(self.statistics.normalise(mean.f32s()))
+        Ok(self.statistics.normalise(&mean.values()?))
     }
 
     /// Encodes pixels F32 [1, frame, row, column, 3] in -1..=1 into the means of the latents F32
@@ -126,7 +126,7 @@ impl VideoEncoder {
         let ([b, t, h, w, _], patch) = (five(pixels)?, self.layout.patch);
         let (device, borders) = (&self.borders.device, &self.borders);
         let dims = [b, t, h / patch, w / patch, COLOURS * patch * patch];
-        let mut patches = Tensor::zeros_f32(device, &dims)?;
+        let mut patches = Tensor::activations(device, &dims)?;
         patchify(device, pixels, patch, &mut patches)?;
         let mut x = borders.conv(&patches, &self.conv_in, Prologue::None, None)?;
         for block in &self.blocks {
@@ -137,7 +137,8 @@ impl VideoEncoder {
         }
         let moments = borders.conv(&x, &self.conv_out, NORM_SILU, None)?;
         let latent = self.layout.latent_channels;
-        let rows = moments.f32s().chunks_exact(latent + 1);
+        let values = moments.values()?;
+        let rows = values.chunks_exact(latent + 1);
         let mean = rows.flat_map(|row| &row[..latent]).copied().collect();
         let [b, f, h, w, _] = five(&moments)?;
         Tensor::from_f32(device, &[b, f, h, w, latent], mean)
@@ -252,7 +253,7 @@ impl Downsampler {
         let flat = borders.conv(x, &self.conv, Prologue::None, None)?;
         let ([b, t, h, w, _], [st, sh, sw]) = (five(&flat)?, self.strides);
         let dims = [b, t.div_ceil(st), h / sh, w / sw, self.out_channels];
-        let mut out = Tensor::zeros_f32(&borders.device, &dims)?;
+        let mut out = Tensor::activations(&borders.device, &dims)?;
         space_to_depth(&borders.device, &flat, self.strides, Write::Set, &mut out)?;
         space_to_depth(&borders.device, x, self.strides, Write::Add, &mut out)?;
         Ok(out)

@@ -200,6 +200,24 @@ impl Component {
         self.files[number].tensor(device, &format!("{}{name}", self.prefix), dims)
     }
 
+    /// As [`Component::tensor`], as values for the program itself.
+    ///
+    /// # Errors
+    /// As [`Component::tensor`].
+    pub fn values(
+        &self,
+        device: &Device,
+        name: &str,
+        dims: &[usize],
+    ) -> Result<Vec<f32>, WeightsError> {
+        let tensor = self.tensor(device, name, dims)?;
+        let values = tensor.values().map_err(|source| WeightsError::Upload {
+            tensor: name.to_owned(),
+            source,
+        })?;
+        Ok(values.into_owned())
+    }
+
     /// Digest over the config and all weight files.
     ///
     /// # Errors
