@@ -158,7 +158,10 @@ pub struct Estimate {
     #[serde(default)]
     pub reason: Option<Reason>,
     pub quota_after: Option<QuotaAfter>,
-    /// Unix seconds; until then the answer may be relied on.
+    /// Name it as `quote` in a create to get this price; absent where create would refuse.
+    #[serde(default)]
+    pub quote: Option<String>,
+    /// Unix seconds; until then the quote holds.
     pub valid_until: i64,
 }
 

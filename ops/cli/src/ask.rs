@@ -33,6 +33,9 @@ pub struct AskArgs {
     /// goes before other work.
     #[arg(long, value_name = "INSTANT")]
     pub deadline: Option<String>,
+    /// For the price of an estimate that '--dry-run' made; it holds for five minutes.
+    #[arg(long, value_name = "QUOTE", conflicts_with = "dry_run")]
+    pub quote: Option<String>,
     /// Make nothing: say what it would cost, when it would start and when it would be done.
     #[arg(long)]
     pub dry_run: bool,
@@ -54,6 +57,7 @@ impl AskArgs {
             ("user", text(&self.user)),
             ("not_before", text(&self.not_before)),
             ("deadline", text(&self.deadline)),
+            ("quote", text(&self.quote)),
             ("seed", make.seed.map(|seed| seed.to_string())),
             ("steps", make.steps.map(|steps| steps.to_string())),
             (

@@ -184,6 +184,12 @@ fn table(estimate: &Estimate) -> String {
         row("place", format!("{place}; {why}"));
         row("end", eta::of(&estimate.eta));
     }
+    if let Some(quote) = &estimate.quote {
+        row(
+            "quote",
+            format!("{quote} is this price for five minutes: --quote"),
+        );
+    }
     told
 }
 
@@ -224,6 +230,7 @@ mod tests {
             quota_after: Some(QuotaAfter {
                 gpu_seconds_remaining: 300.0,
             }),
+            quote: Some("quote_1".into()),
             valid_until: 0,
         };
         expect![[r#"
@@ -232,10 +239,12 @@ mod tests {
               quota   4 h 58 min of a device expected, 6 h 3 min held; 5 min 0 s of your quota left then
               place   4; starts at once
               end     its end cannot be foretold
+              quote   quote_1 is this price for five minutes: --quote
         "#]]
         .assert_eq(&table(&estimate));
         (estimate.count, estimate.price, estimate.quota_after) = (1, None, None);
         (estimate.gpu_seconds, estimate.queue_position) = (None, None);
+        estimate.quote = None;
         assert_eq!(table(&estimate), "one film by sora-2; nothing was made\n");
     }
 

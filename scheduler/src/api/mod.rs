@@ -27,6 +27,7 @@ mod once;
 mod page;
 mod quota;
 mod quota_rules;
+mod quotes;
 mod range;
 mod read;
 mod read_given;
@@ -85,6 +86,7 @@ struct Edge {
     in_flight: inflight::InFlight,
     unsaved_errors: once::UnsavedErrors,
     hashes: hashes::Hashes,
+    quotes: quotes::Quotes,
     stop: CancellationToken,
 }
 
@@ -106,6 +108,7 @@ impl ApiState {
             in_flight: inflight::InFlight::default(),
             unsaved_errors: once::UnsavedErrors::default(),
             hashes: hashes::Hashes::default(),
+            quotes: quotes::Quotes::default(),
             stop,
         };
         Self {

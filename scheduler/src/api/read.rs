@@ -34,6 +34,7 @@ const CREATE_FIELDS: &[&str] = &[
     "not_before",
     "deadline",
     "user",
+    "quote",
     "last_reference",
     "keyframes",
     "reference_strength",
@@ -58,6 +59,7 @@ const REMIX_FIELDS: &[&str] = &[
     "not_before",
     "deadline",
     "user",
+    "quote",
     "audio_reference",
     "retake",
     "strength",
@@ -79,6 +81,7 @@ const EXTENSION_FIELDS: &[&str] = &[
     "not_before",
     "deadline",
     "user",
+    "quote",
     "last_reference",
     "keyframes",
     "reference_strength",
@@ -250,6 +253,7 @@ pub fn read_request(mut fields: Fields) -> Result<VideoRequest, Refusal> {
         user: text(&mut fields, "user", "")?.filter(|user| !user.is_empty()),
         not_before: instant(&mut fields, "not_before")?,
         deadline: instant(&mut fields, "deadline")?,
+        quote: text(&mut fields, "quote", "")?,
     })
 }
 

@@ -73,6 +73,7 @@ impl Farm {
         };
         self.writes.push(Write::InsertAgent(row.clone()));
         self.agents.insert(id, Agent::new(row, self.now));
+        self.index_cpu(id);
         self.prices.forget();
         self.arm_silence(id);
         self.wake = true;
@@ -137,6 +138,7 @@ impl Farm {
         self.prices.forget();
         self.writes.push(Write::UpdateAgent { was, row });
         self.index_health(id);
+        self.index_cpu(id);
         self.wake = true; // what fits where may have changed
     }
 

@@ -27,6 +27,7 @@ impl Farm {
         peak_bytes: Option<u64>,
     ) {
         let holder = self.holder(id);
+        self.attempts_seen[1] += u64::from(class != FailureClass::Rejected);
         self.end_attempt(id, class_name(class), Some(message.clone()), None);
         let saved_step = self.task_at(id).resume_step();
         self.observed.push(Observed::Failed(class));

@@ -98,15 +98,18 @@ impl Farm {
             loads: BTreeMap::new(),
             leased: [0; 3],
             quarantined: BTreeSet::new(),
+            cpu_nodes: BTreeSet::new(),
             stopped: BTreeMap::new(),
             pool_used: BTreeMap::new(),
             eligible: BTreeMap::new(),
             short_since: BTreeMap::new(),
             recent: BTreeMap::new(),
+            attempts_seen: [0; 2],
             planned: BTreeMap::new(),
             prices: Default::default(),
             promises: BTreeMap::new(),
             handovers: BTreeMap::new(),
+            yielding: BTreeSet::new(),
             buckets: BTreeMap::new(),
             preempt_from_ms: 0,
             suspicions: BTreeMap::new(),
@@ -298,6 +301,7 @@ impl Farm {
             }
             self.agents.insert(id, Agent::new(row, self.now));
             self.index_health(id);
+            self.index_cpu(id);
         }
     }
 

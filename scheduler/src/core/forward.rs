@@ -1,7 +1,7 @@
 //! The production core run ahead of time over a copy of its state: when each job begins and ends.
 //!
 //! Every decision is [`Farm::apply`]'s own. Only time is played: a granted task reports after what its plan says,
-//! nothing fails, no job comes. Agents beat only while an urgent task waits, so that it can take a device.
+//! no job comes, and what fails is only a plan that takes longer. Agents beat only while an urgent task waits, so that it can take a device.
 
 use std::{
     cmp::Reverse,

@@ -142,6 +142,8 @@ pub struct Farm {
     /// Leases by the band of their job.
     leased: [u32; 3],
     quarantined: BTreeSet<(AgentId, u32)>,
+    /// Nodes whose CPU takes CPU work.
+    cpu_nodes: BTreeSet<AgentId>,
     /// Accounts whose budget is used up, and until when.
     stopped: BTreeMap<AccountId, i64>,
     /// Devices by account and pool, and tasks that wait by account; only where there are capacity rules.
@@ -152,10 +154,14 @@ pub struct Farm {
     // What only this leader knows.
     /// By pool.
     recent: BTreeMap<String, Recent>,
+    /// Attempts that succeeded and that failed.
+    attempts_seen: [u64; 2],
     /// Device time that is planned for an hour of a window whose hours have prices.
     planned: BTreeMap<(String, i64), i64>,
     promises: BTreeMap<JobId, Promise>,
     handovers: BTreeMap<(AgentId, u32), Handover>,
+    /// Running work that was told to give its device back.
+    yielding: BTreeSet<TaskId>,
     buckets: BTreeMap<String, Bucket>,
     /// No device is taken before: those that the leader before asked may still be on their way.
     preempt_from_ms: i64,
@@ -367,6 +373,7 @@ impl Farm {
         let row = task.row.clone();
         if !matches!(row.state, TaskState::Leased(_)) && task.live.take().is_some() {
             self.wake = true; // its device is free
+            self.yielding.remove(&id);
         }
         self.writes.push(Write::UpdateTask { was, row });
         self.index_task(id);

@@ -248,6 +248,7 @@ impl Model {
         assert_eq!(rebuilt.loads, live.loads, "the counted loads differ");
         assert_eq!(rebuilt.leased, live.leased, "the counted leases differ");
         assert_eq!(rebuilt.quarantined, live.quarantined, "quarantines differ");
+        assert_eq!(rebuilt.cpu_nodes, live.cpu_nodes, "nodes with CPUs differ");
         let counted = |farm: &Farm| {
             let used: Vec<_> = farm
                 .pool_used

@@ -23,6 +23,8 @@ use super::{
     },
 };
 
+/// Attempts without a failure that a farm is believed to have had before the first.
+const BELIEVED_ATTEMPTS: u64 = 20;
 /// How far a measured step is from those to come, in percent.
 const STEP_PERCENT: [u64; 4] = [95, 100, 110, 130];
 
@@ -33,6 +35,8 @@ pub struct Frame {
     pub limits: Limits,
     pub rows: Snapshot,
     pub prices: PriceBook,
+    /// How many attempts of a thousand fail.
+    pub fail_permille: u32,
 }
 
 /// A job that has not ended, with all that a look ahead needs of it.
@@ -88,6 +92,15 @@ impl Plan {
             steps: service.steps,
             step_ms: ms(service.step),
             after_ms: ms(service.decode) + ms(service.finish),
+        }
+    }
+
+    /// The same when an attempt before it was lost after this part of it, in thousandths.
+    pub fn after_a_loss(self, permille: u32) -> Self {
+        let lost_ms = self.total_ms() * i64::from(permille) / 1_000;
+        Self {
+            before_ms: self.before_ms + lost_ms,
+            ..self
         }
     }
 
@@ -150,7 +163,15 @@ impl Farm {
             limits: self.limits.clone(),
             rows: self.frame(),
             prices: self.prices(),
+            fail_permille: self.fail_permille(),
         }
+    }
+
+    /// As this leader has seen it; few attempts say little, so a farm is believed to fail at nothing first.
+    fn fail_permille(&self) -> u32 {
+        let [succeeded, failed] = self.attempts_seen;
+        let permille = 1_000 * failed / (succeeded + failed + BELIEVED_ATTEMPTS);
+        u32::try_from(permille).unwrap_or(1_000)
     }
 
     /// At most `limit` accounts behind `after`, with what they have had of the farm.

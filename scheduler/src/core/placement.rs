@@ -148,12 +148,7 @@ impl Farm {
 
     /// GPU work waits that this agent could do, and a CPU elsewhere can do the CPU work.
     fn gpu_work_waits(&self, agent: AgentId) -> bool {
-        let cpu_can = self.agents.values().any(|other| {
-            let row = &other.row;
-            let cpu = row.open_devices().any(|d| is_cpu_class(&d.class));
-            row.ffmpeg.is_some() && cpu
-        });
-        cpu_can
+        !self.cpu_nodes.is_empty()
             && self.queue.classes().any(|class| match class {
                 Class::Render { weights } => self.agents[&agent]
                     .row
@@ -162,6 +157,16 @@ impl Farm {
                     .any(|w| w.name == *weights),
                 Class::Assemble => false,
             })
+    }
+
+    /// Keeps the set of nodes whose CPU takes CPU work as the rows have it.
+    pub(super) fn index_cpu(&mut self, agent: AgentId) {
+        let row = &self.agents[&agent].row;
+        let cpu = row.open_devices().any(|d| is_cpu_class(&d.class));
+        match row.ffmpeg.is_some() && cpu {
+            true => self.cpu_nodes.insert(agent),
+            false => self.cpu_nodes.remove(&agent),
+        };
     }
 
     fn grant(&mut self, id: TaskId, request: &LeaseRequest) -> LeaseReply {

@@ -111,8 +111,11 @@ impl Farm {
             yields.is_some_and(|yields| yields.why.beneficiary() == Some(task))
         };
         kept.map(|(device, _)| *device).or_else(|| {
-            let mut busy = self.busy.iter();
-            busy.find(|(_, id)| yields(id)).map(|(device, _)| *device)
+            let victim = self.yielding.iter().find(|id| yields(id))?;
+            match self.task_at(*victim).row.state {
+                TaskState::Leased(holder) => Some((holder.agent, holder.device)),
+                _ => None,
+            }
         })
     }
 

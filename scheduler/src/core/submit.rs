@@ -79,7 +79,8 @@ impl Farm {
         }
     }
 
-    fn kept_answer(&self, job: &NewJob) -> Option<Submitted> {
+    /// What a request with the same idempotency key was answered.
+    pub fn kept_answer(&self, job: &NewJob) -> Option<Submitted> {
         let sent = job.idempotency.as_ref()?;
         let kept = self.idempotency.get(&sent.scope)?;
         if kept.fingerprint != sent.fingerprint {

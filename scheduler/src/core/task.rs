@@ -248,6 +248,7 @@ impl Farm {
             .map_or(0, |live| live.first_step);
         let steps = first_step.saturating_add(steps_run);
         self.learn(id, times, steps_run);
+        self.attempts_seen[0] += 1;
         self.end_attempt(id, "succeeded", None, Some(used.0));
         self.keep_artefacts(job, id, &output);
         self.change_task(id, |row| {
@@ -425,6 +426,7 @@ impl Farm {
         let since_ms = self.now;
         let live = self.live_mut(id);
         live.yields = live.yields.or(Some(Yields { since_ms, why }));
+        self.yielding.insert(id);
     }
 
     fn write_step(&mut self, id: TaskId) {

@@ -67,12 +67,12 @@ pub fn replay(
     let time = (scope.from_ms, scope.to_ms);
     let watch = |name| Watch::new(name, time, scope.price_per_device_hour);
     let mut recorded = watch("as recorded");
-    let check = check(&log, rules, &mut recorded);
+    let (check, costs) = check(&log, rules, &mut recorded);
     let changed = match change {
         None => None,
         Some((change, rules)) => {
             let mut changed = watch("changed");
-            play(&log, rules, change, time, &mut changed).map_err(LogError::Change)?;
+            play((&log, &costs), rules, change, time, &mut changed).map_err(LogError::Change)?;
             Some(changed.report())
         }
     };
