@@ -10,6 +10,7 @@ this loses far less than two threads that wait for each other in every operation
 """
 
 import argparse
+import concurrent.futures
 import datetime
 import math
 import os
@@ -21,23 +22,26 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
-from . import captions, encode, scenes, sound, stage, tokenizer
+from . import encode, scenes, sound, stage, tokenizer
 from .denoise import Denoiser
 from .muon import Muon
 
-# Latent frames of a batch -> its share in the first and in the second half of the stage, and clips beside one of full length.
+# Share of the latent frames of a clip -> of batches in the first and in the second half of the stage, and clips beside one of full length.
 # Short clips are cheap and teach what the caption says; an image teaches shapes and colours eight times as fast as a clip.
-LENGTHS = {17: (0.2, 0.6, 1), 9: (0.2, 0.2, 2), 5: (0.25, 0.1, 4), 1: (0.35, 0.1, 8)}
+LENGTHS = {1.0: (0.2, 0.6, 1), 0.5: (0.2, 0.2, 2), 0.25: (0.25, 0.1, 4), 0.0: (0.35, 0.1, 8)}
 OBJECT_WEIGHT, SOUND_WEIGHT = 3.0, 2.0
 CAPTION_DROPPED, FIRST_FRAME, TWO_SIGMAS = 0.1, 0.1, 0.3
 STATE = "dit"
 
 
-class Shards:
-    """All shards read so far, by size; `refresh` takes new ones in."""
+PARTS = ("video", "audio", "seen", "loud")
 
-    def __init__(self, statistics):
-        self.by_size, self.read, self.statistics, self.clips = {}, set(), statistics, 0
+
+class Shards:
+    """All shards read so far, by size, where the model is; `refresh` takes new ones in."""
+
+    def __init__(self, statistics, device):
+        self.by_size, self.read, self.statistics, self.clips, self.device = {}, set(), statistics, 0, device
 
     def refresh(self):
         for path in sorted(encode.CACHE.glob("*.pt")):
@@ -48,46 +52,54 @@ class Shards:
             s = self.statistics
             shard["video"] = ((shard["video"].float() - s["video_mean"]) / s["video_std"]).half()
             shard["audio"] = ((shard["audio"].float() - s["audio_mean"]) / s["audio_std"]).half()
+            shard |= {name: shard[name].to(self.device) for name in PARTS}
             self.by_size.setdefault(tuple(shard["scenes"][0]["size"]), []).append(shard)
             self.clips += len(shard["scenes"])
 
     def batch(self, rng, size, count, single_share):
         shards = self.by_size[size]
         weights = np.array([1.0 if not s["objects"] else max(single_share, 0.01) for s in shards])
-        rows = []
-        for i in rng.choice(len(shards), count, p=weights / weights.sum()):
-            j = int(rng.integers(len(shards[i]["scenes"])))
-            shard = shards[i]
-            rows.append((shard["video"][j], shard["audio"][j], shard["seen"][j], shard["loud"][j], shard["scenes"][j]))
-        video, audio, seen, loud, kept = zip(*rows)
-        return torch.stack(video).float(), torch.stack(audio).float(), torch.stack(seen), torch.stack(loud), kept
+        picked = [(shards[i], int(rng.integers(len(shards[i]["scenes"])))) for i in rng.choice(len(shards), count, p=weights / weights.sum())]
+        video, audio, seen, loud = (torch.stack([shard[name][j] for shard, j in picked]) for name in PARTS)
+        return video.float(), audio.float(), seen, loud, [shard["scenes"][j] for shard, j in picked]
 
 
 def make_batch(shards, rng, shared, tok, args, progress):
-    size = scenes.SIZES[int(shared.choice(3, p=(0.4, 0.2, 0.4)))]  # As the clips are encoded.
+    world = scenes.of(args.variant)
+    size = world.SIZES[int(shared.choice(3, p=(0.4, 0.2, 0.4)))]  # As the clips are encoded.
     if size not in shards.by_size:
-        size = (64, 64)
+        size = world.SIZES[0]
     half = int(progress >= 0.5)
-    length = int(shared.choice(list(LENGTHS), p=[row[half] for row in LENGTHS.values()]))
-    count = args.batch * LENGTHS[length][2]
-    count = count if size == (64, 64) else max(1, count * 5 // 8)
+    share = float(shared.choice(list(LENGTHS), p=[row[half] for row in LENGTHS.values()]))
+    length = length_of(share, full_length(world))
+    count = args.batch * LENGTHS[share][2]
+    count = count if size == world.SIZES[0] else max(1, count * 5 // 8)
     video, audio, seen, loud, kept = shards.batch(rng, size, count, 1.0 if progress < 0.3 else 0.5)
-    heard = sound.latents_of(4 * (length - 1) + 1, scenes.FPS)
+    heard = sound.latents_of(4 * (length - 1) + 1, world.FPS)
     writer = random.Random(int(rng.integers(1 << 60)))
-    texts = ["" if writer.random() < CAPTION_DROPPED else captions.caption(s, writer) for s in kept]
+    texts = ["" if writer.random() < CAPTION_DROPPED else world.caption(s, writer) for s in kept]
     ids, mask = (torch.from_numpy(t) for t in tokenizer.encode(tok, texts))
     grid = (length, size[1] // 16, size[0] // 16)
     first = shared.random() < FIRST_FRAME and length > 1
     parts = dict(x0=video[:, :length].flatten(1, 3), a0=audio[:, :heard], seen=seen[:, :length].flatten(1), loud=loud[:, :heard], ids=ids, mask=mask)
-    return {name: part.to(args.device) for name, part in parts.items()} | dict(first=first, grid=grid)
+    return {name: part.to(args.device) for name, part in parts.items()} | dict(first=first, grid=grid, full=full_length(world), fps=float(world.FPS))
 
 
-def draw_sigmas(n, mean, length):
+def full_length(world):
+    return (world.FRAMES_MAX - 1) // 4 + 1
+
+
+def length_of(share, full):
+    """Latent frames: 1 for an image, and as many steps beyond it as the share says."""
+    return 1 + round(share * (full - 1))
+
+
+def draw_sigmas(n, mean, length, full):
     """A sixth in 0.96..1, where only the caption can tell the background; 45 % high, where objects take place; the rest around `mean`.
 
     Fewer frames show less through the same noise: the logits fall by half the logarithm of the length.
     """
-    kind, fewer = torch.rand(n), 0.5 * math.log(length / max(LENGTHS))
+    kind, fewer = torch.rand(n), 0.5 * math.log(length / full)
     s = torch.sigmoid(torch.randn(n) + mean + fewer)
     s = torch.where(kind < 0.61, torch.sigmoid(0.9 * torch.randn(n) + 2.0 + fewer), s)
     s = torch.where(kind < 0.16, 0.96 + 0.04 * torch.rand(n), s)
@@ -96,8 +108,9 @@ def draw_sigmas(n, mean, length):
 
 def losses(denoiser, b, mean):
     x0, a0 = b["x0"], b["a0"]
-    s = draw_sigmas(len(x0), mean, b["grid"][0])
-    s_a = torch.where(torch.rand(len(x0)) < TWO_SIGMAS, draw_sigmas(len(x0), mean, b["grid"][0]), s).to(x0.device)
+    length = b["grid"][0], b["full"]
+    s = draw_sigmas(len(x0), mean, *length)
+    s_a = torch.where(torch.rand(len(x0)) < TWO_SIGMAS, draw_sigmas(len(x0), mean, *length), s).to(x0.device)
     s = s.to(x0.device)
     noise, audio_noise = torch.randn_like(x0), torch.randn_like(a0)
     x, a = torch.lerp(x0, noise, s[:, None, None]), torch.lerp(a0, audio_noise, s_a[:, None, None])
@@ -109,7 +122,7 @@ def losses(denoiser, b, mean):
         t[:, :first] = 0.0
         weight[:, :first] = 0.0
     context = denoiser.context(b["ids"], b["mask"])
-    v, v_a = denoiser.velocity(x, a, context, b["grid"], float(scenes.FPS), t, s_a, s, s_a)
+    v, v_a = denoiser.velocity(x, a, context, b["grid"], b["fps"], t, s_a, s, s_a)
     loud = 1 + SOUND_WEIGHT * b["loud"].float()
     video = weighted(v.float() - (noise - x0), weight)
     return video, weighted(v_a.float() - (audio_noise - a0), loud)
@@ -136,6 +149,22 @@ def compile_blocks(denoiser):
     return switch
 
 
+def drawn_ahead(draw, device):
+    """On a GPU each call gives the batch that the last one ordered, drawn by a thread while the GPU was at work."""
+    if device == "cpu":
+        return draw
+    pool, waiting = concurrent.futures.ThreadPoolExecutor(1), []
+
+    def next_batch(progress):
+        if not waiting:
+            waiting.append(pool.submit(draw, progress))
+        b = waiting.pop().result()
+        waiting.append(pool.submit(draw, progress))
+        return b
+
+    return next_batch
+
+
 def average_gradients(parameters, workers):
     flat = torch.cat([torch.zeros_like(p).flatten() if p.grad is None else p.grad.flatten() for p in parameters])
     dist.all_reduce(flat)
@@ -160,7 +189,7 @@ def worker(rank, args):
         dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{args.port}", rank=rank, world_size=args.processes,
                                 timeout=datetime.timedelta(minutes=20))
     torch.manual_seed(args.seed)  # The same start in every worker.
-    shards = Shards(stage.load("statistics"))
+    shards = Shards(stage.load("statistics"), args.device)
     shards.refresh()
     denoiser, tok = Denoiser(args.variant).to(args.device), tokenizer.load()
     optimiser = Muon(denoiser.named_parameters(), lr=args.lr, adam_only=("embed_tokens", "registers", "scale_shift_table", "gate_logits"))
@@ -179,14 +208,15 @@ def worker(rank, args):
     rng, log = np.random.default_rng((args.seed, step, rank)), stage.Log("dit")
     shared = np.random.default_rng((args.seed, step))  # What all workers draw alike: the size and length of a batch.
     clock, start, samples, means, saved = stage.Clock(args.minutes), step, 0, None, 0.0
+    ahead = drawn_ahead(lambda progress: make_batch(shards, rng, shared, tok, args, progress), args.device)
     while not agreed(clock.over(), args.processes):
         progress = torch.tensor([clock.progress()])
         if args.processes > 1:
             dist.broadcast(progress, 0)
         progress = progress.item()
-        b = make_batch(shards, rng, shared, tok, args, progress)
+        b = ahead(progress)
         if args.compile:
-            switch["on"] = b["grid"][0] == max(LENGTHS) and not b["first"]
+            switch["on"] = b["grid"][0] == b["full"] and not b["first"]
         with stage.autocast(args.device):
             video, audio = losses(denoiser, b, args.mean)
         (video + args.audio_weight * audio).backward()
@@ -208,9 +238,9 @@ def worker(rank, args):
                       samples_per_s=samples / clock.elapsed())
         if clock.elapsed() - saved > args.save_every_s:
             saved = clock.elapsed()
-            save(denoiser, optimiser, ema, step)
+            save(denoiser, optimiser, ema, step, args.light)
     if rank == 0:
-        save(denoiser, optimiser, ema, step)
+        save(denoiser, optimiser, ema, step, args.light)
 
 
 def main():
@@ -228,6 +258,7 @@ def main():
     args.add_argument("--audio-weight", type=float, default=1.0)
     args.add_argument("--compile", action="store_true")
     args.add_argument("--resume", action="store_true")
+    args.add_argument("--light", action="store_true", help="keep no moments of the optimiser: a state below 60 MiB")
     args.add_argument("--save-every-s", type=float, default=120)
     stage.add_device(args)
     args = args.parse_args()
@@ -238,8 +269,11 @@ def main():
         worker(0, args)
 
 
-def save(denoiser, optimiser, ema, step):
-    stage.save(STATE, model=denoiser.state_dict(), optimiser=optimiser.state_dict(), ema=ema.shadow, steps=step)
+def save(denoiser, optimiser, ema, step, light):
+    """With `light` f32 weights and f16 averages, which can move between machines; a resumed stage warms its moments up again."""
+    moments = {} if light else {"optimiser": optimiser.state_dict()}
+    shadow = [s.half() for s in ema.shadow] if light else ema.shadow
+    stage.save(STATE, model=denoiser.state_dict(), ema=shadow, steps=step, **moments)
 
 
 if __name__ == "__main__":
