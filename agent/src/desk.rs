@@ -9,6 +9,7 @@ use std::{
 };
 
 use diffusion::{Checkpoint, DiffusionError};
+use kernels::Team;
 use schemas::{
     Digest,
     agent::{CheckpointRef, CheckpointReport, FailureClass, Outcome, Report, WriteAnswer},
@@ -44,6 +45,8 @@ pub struct Desk {
     pub held: Arc<Held>,
     /// Emptied and removed when the attempt ends.
     pub dir: PathBuf,
+    /// Threads of the devices that the attempt was granted; those of the engine when absent.
+    pub team: Option<Team>,
 }
 
 impl Desk {
@@ -120,6 +123,14 @@ impl Desk {
                 self.held.abandon(&why);
                 Err(Broken::Abandoned)
             }
+        }
+    }
+
+    /// Runs `work` of the engine on the threads that the attempt was granted.
+    pub fn on_team<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
+        match &self.team {
+            Some(team) => team.run(work),
+            None => work(),
         }
     }
 

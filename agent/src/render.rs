@@ -240,7 +240,8 @@ async fn take(
         shot::write(&studio.ffmpeg, &path, &|| watched.is_abandoned(), |feed| {
             let began = Instant::now();
             let mut sink = Splice::new(cut, feed);
-            let generated = generate(&weights, &recipe, start, &mut look, &metrics, &mut sink);
+            let run = || generate(&weights, &recipe, start, &mut look, &metrics, &mut sink);
+            let generated = watched.on_team(run);
             watched.held.enter(Phase::Mux);
             (
                 generated,

@@ -9,6 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use kernels::Team;
 use schemas::{
     agent::{
         LeaseAnswer, LeaseOffer, LeaseRequest, Outcome, Phase, ProbeReport, Times, WriteAnswer,
@@ -137,12 +138,14 @@ impl Worker {
         let held = Arc::new(held);
         self.leases.add(Arc::clone(&held));
         let (task, attempt) = (offer.lease.task, offer.lease.attempt);
-        tracing::info!(%task, attempt, job = %offer.job, kind = ?held.kind, "leased");
+        let devices = &offer.devices;
+        tracing::info!(%task, attempt, job = %offer.job, kind = ?held.kind, ?devices, "leased");
         let dir = self.scratch.join(format!("{task}-{attempt}"));
         let desk = Desk {
             client: self.client.clone(),
             held: Arc::clone(&held),
             dir,
+            team: self.team(&offer.devices),
         };
         let ended = self.end(Arc::new(desk), offer).await;
         self.leases.remove(&held);
@@ -152,6 +155,14 @@ impl Worker {
             .with_label_values(&[ended])
             .inc();
         tracing::info!(%task, attempt, ended, reason = held.reason(), "attempt ended");
+    }
+
+    /// The threads of a group. Without them the shot is only slower.
+    fn team(&self, devices: &[u32]) -> Option<Team> {
+        self.studio.team(devices.len()).unwrap_or_else(|error| {
+            tracing::error!(error = %chain(&error), "no threads for the devices of a lease");
+            None
+        })
     }
 
     /// The word for how the attempt ended. The scratch folder is gone afterwards.

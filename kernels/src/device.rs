@@ -223,17 +223,9 @@ impl Cpu {
                 flop: Arc::default(),
             });
         }
-        let pool = rayon::ThreadPoolBuilder::new()
-            .num_threads(threads)
-            .thread_name(|index| format!("compute-{index}"))
-            .build()
-            .map_err(|error| KernelError::Threads {
-                threads,
-                reason: error.to_string(),
-            })?;
         Ok(Self {
             threads,
-            pool: Some(Arc::new(pool)),
+            pool: Some(Arc::new(pool(threads)?)),
             flop: Arc::default(),
         })
     }
@@ -248,11 +240,12 @@ impl Cpu {
         self.flop.fetch_add(2 * (m * n * k) as u64, Relaxed);
     }
 
-    /// Runs `work` on the pool (or right here when there is one thread).
+    /// Runs `work` on the pool; right here when there is one thread, or when this is compute threads
+    /// already: those of the pool, or of a [`Team`].
     pub fn install<R: Send>(&self, work: impl FnOnce() -> R + Send) -> R {
         match &self.pool {
-            Some(pool) => pool.install(work),
-            None => work(),
+            Some(pool) if rayon::current_thread_index().is_none() => pool.install(work),
+            _ => work(),
         }
     }
 
@@ -279,9 +272,58 @@ impl Cpu {
     }
 }
 
+/// Compute threads that work runs on in place of its device's own: a part of a machine's processor.
+#[derive(Debug)]
+pub struct Team(rayon::ThreadPool);
+
+impl Team {
+    /// Starts `threads` threads, at least one; they end with it.
+    ///
+    /// # Errors
+    /// [`KernelError::Threads`] when the operating system refuses a thread.
+    pub fn new(threads: usize) -> Result<Self, KernelError> {
+        pool(threads.max(1)).map(Self)
+    }
+
+    pub fn threads(&self) -> usize {
+        self.0.current_num_threads()
+    }
+
+    /// Runs `work`, and all ops of a device with more than one thread inside it, on these threads alone.
+    pub fn run<R: Send>(&self, work: impl FnOnce() -> R + Send) -> R {
+        self.0.install(work)
+    }
+}
+
+fn pool(threads: usize) -> Result<rayon::ThreadPool, KernelError> {
+    rayon::ThreadPoolBuilder::new()
+        .num_threads(threads)
+        .thread_name(|index| format!("compute-{index}"))
+        .build()
+        .map_err(|error| KernelError::Threads {
+            threads,
+            reason: error.to_string(),
+        })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_team_works_in_place_of_the_devices_own_threads() {
+        let cpu = Cpu::new(2).unwrap();
+        for threads in [1, 3] {
+            let team = Team::new(threads).unwrap();
+            let (here, of_ops) = team.run(|| {
+                let of_ops = cpu.install(rayon::current_num_threads);
+                (std::thread::current().id(), of_ops)
+            });
+            assert_ne!(here, std::thread::current().id());
+            assert_eq!((of_ops, team.threads()), (threads, threads));
+        }
+        assert_eq!(cpu.install(rayon::current_num_threads), 2);
+    }
 
     #[test]
     fn every_chunk_is_visited_once_with_its_index() {

@@ -40,7 +40,7 @@ mod simd;
 #[cfg(test)]
 mod testing;
 
-pub use device::{Cpu, Cuda, Device};
+pub use device::{Cpu, Cuda, Device, Team};
 pub use error::KernelError;
 pub use shape::{DType, FloatFormat, Shape};
 pub use tensor::Tensor;

@@ -30,7 +30,7 @@ use crate::{
     core::limits::SHOTS_MAX,
     core::rows::{Dedupe, Idempotency, NewJob, NewTask},
     core::users::User,
-    pricing::{Quote, charged},
+    pricing::{Quote, charged, of_group},
     review::{self, Blocklist, Verdict},
     storyboard::{self, Shot},
 };
@@ -45,7 +45,7 @@ pub struct Order {
     pub seed: u64,
     /// Render tasks in film order, then `Assemble`.
     pub tasks: Vec<TaskSpec>,
-    /// Expected device time of each task.
+    /// Expected time of each task on its devices.
     pub estimates: Vec<GpuMicros>,
     pub hold: GpuMicros,
     /// Files that must be in the artefact store before the job is submitted.
@@ -156,6 +156,7 @@ fn tasks(
             guidance_scale: wish.guidance_scale,
             first_frame: shot.reference.map(|place| frames[place]),
             given: (!given.is_empty()).then(|| Box::new(given)),
+            devices: wish.devices,
         })
     };
     let mut tasks: Vec<TaskSpec> = shots.iter().zip(given).enumerate().map(render).collect();
@@ -173,7 +174,9 @@ fn tasks(
 impl Order {
     /// What the whole job is expected to be charged.
     pub fn price(&self) -> GpuMicros {
-        charged(self.estimates.iter().copied(), self.record.band())
+        let each = self.estimates.iter().zip(&self.tasks);
+        let times = each.map(|(time, spec)| of_group(*time, spec));
+        charged(times, self.record.band())
     }
 
     /// The job for the farm. `mint` makes a new task id at each call.

@@ -83,6 +83,7 @@ fn job(project: AccountId, shots: u32) -> NewJob {
             guidance_scale: None,
             first_frame: None,
             given: None,
+            devices: 1,
         })
     };
     let mut tasks: Vec<NewTask> = (0..shots)
@@ -170,6 +171,7 @@ impl Agent {
                 vocabulary: vec!["ball".into()],
             }],
             ffmpeg: Some("5.1".into()),
+            group_max: 1,
         }
     }
 

@@ -30,6 +30,25 @@ impl TaskSpec {
             Self::Assemble(spec) => spec.before.iter().map(|before| before.film).collect(),
         }
     }
+
+    /// Devices of one node that it runs on at once: a group, granted whole.
+    pub fn devices(&self) -> u32 {
+        match self {
+            Self::Render(spec) => spec.devices,
+            Self::Assemble(_) => 1,
+        }
+    }
+}
+
+/// Sizes that a group of devices may have.
+pub const GROUP_SIZES: [u32; 4] = [1, 2, 4, 8];
+
+fn one_device() -> u32 {
+    1
+}
+
+fn is_one(devices: &u32) -> bool {
+    *devices == 1
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -66,6 +85,9 @@ pub struct RenderSpec {
     /// What else is given of it; nothing for most.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub given: Option<Box<GivenSpec>>,
+    /// Devices of one node that work on it together, one of [`GROUP_SIZES`]. Decides no latent.
+    #[serde(default = "one_device", skip_serializing_if = "is_one")]
+    pub devices: u32,
 }
 
 /// Nothing given.

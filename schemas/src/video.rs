@@ -88,12 +88,19 @@ pub struct Video {
     /// Unix seconds by which it begins, or fails.
     #[serde(default)]
     pub deadline: Option<i64>,
+    /// Devices of one node that work on each shot at once.
+    #[serde(default = "one_device")]
+    pub devices: u32,
     /// Why it waits, as a code such as `fair_share` or `window_closed`; null unless it does.
     #[serde(default)]
     pub waiting: Option<String>,
     /// The same with its cause and in words; null unless it waits.
     #[serde(default)]
     pub reason: Option<Reason>,
+}
+
+fn one_device() -> u32 {
+    1
 }
 
 /// When it begins and ends, as expected. All null: nobody can say.

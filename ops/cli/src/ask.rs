@@ -33,6 +33,10 @@ pub struct AskArgs {
     /// goes before other work.
     #[arg(long, value_name = "INSTANT")]
     pub deadline: Option<String>,
+    /// Devices of one node that work on each shot at once; charged for all of them. It waits until so
+    /// many are free together.
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = submit::devices)]
+    pub devices: u32,
     /// For the price of an estimate that '--dry-run' made; it holds for five minutes.
     #[arg(long, value_name = "QUOTE", conflicts_with = "dry_run")]
     pub quote: Option<String>,
@@ -57,6 +61,10 @@ impl AskArgs {
             ("user", text(&self.user)),
             ("not_before", text(&self.not_before)),
             ("deadline", text(&self.deadline)),
+            (
+                "devices",
+                (self.devices > 1).then(|| self.devices.to_string()),
+            ),
             ("quote", text(&self.quote)),
             ("seed", make.seed.map(|seed| seed.to_string())),
             ("steps", make.steps.map(|steps| steps.to_string())),

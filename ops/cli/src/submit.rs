@@ -7,7 +7,10 @@ use std::{
 
 use anyhow::{Context, Result, bail, ensure};
 use clap::Args;
-use schemas::video::{Estimate, Money, Video};
+use schemas::{
+    task::GROUP_SIZES,
+    video::{Estimate, Money, Video},
+};
 
 use crate::{
     api::{Api, ServerArgs, Wish, is_over_rate},
@@ -55,6 +58,7 @@ const HELP: &str = "Examples:
   dailies submit --image first.png --keyframe 1.5=then.png \"a red ball bounces\"
   dailies submit --video film.mp4 --retake 1.0..2.0=audio \"a red ball bounces\"
   dailies submit --dry-run --seconds 12 \"a red ball bounces\"     price, start and end before you say yes
+  dailies submit --devices 4 \"a red ball bounces\"                four devices of one node work on each shot
   dailies submit --dry-run --start overnight --prompts night.txt  one film for each line, all together";
 
 pub async fn run(mut args: SubmitArgs) -> Result<()> {
@@ -80,6 +84,11 @@ pub async fn run(mut args: SubmitArgs) -> Result<()> {
         args.ask.follow(&api, video, target.take()).await?;
     }
     Ok(())
+}
+
+pub fn devices(text: &str) -> Result<u32, String> {
+    let known = text.parse().ok().filter(|n| GROUP_SIZES.contains(n));
+    known.ok_or_else(|| "a group has 1, 2, 4 or 8 devices".into())
 }
 
 /// One for each film.

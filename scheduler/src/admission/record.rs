@@ -50,6 +50,9 @@ pub struct JobRecord {
     /// How often the film was extended.
     #[serde(default)]
     pub extensions: u32,
+    /// Devices that work on each shot at once; absent: one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub devices: Option<u32>,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -97,6 +100,7 @@ pub(super) fn record(wish: &Wish, shots: &[Shot]) -> JobRecord {
         deadline: wish.deadline,
         lineage: wish.lineage.clone(),
         extensions: wish.given.before.map_or(0, |before| before.extensions + 1),
+        devices: Some(wish.devices).filter(|devices| *devices > 1),
     }
 }
 

@@ -39,6 +39,8 @@ pub struct VideoRequest {
     pub not_before: Option<i64>,
     /// Unix seconds by which it must have begun.
     pub deadline: Option<i64>,
+    /// Devices of one node that work on each shot at once; absent: one.
+    pub devices: Option<i64>,
     /// The estimate whose price it shall have.
     pub quote: Option<String>,
     /// Last frame of the film.

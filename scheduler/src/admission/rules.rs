@@ -1,5 +1,7 @@
 //! What a request may say: every rule of the create call, and the defaults of what it does not say.
 
+use schemas::task::GROUP_SIZES;
+
 use super::{
     Catalogue, Code, Lineage, Model, Operation, Priority, Reference, Refusal, ShotRequest, Size,
     VideoRequest,
@@ -53,6 +55,8 @@ pub(super) struct Wish<'a> {
     pub deadline: Option<i64>,
     pub given: GivenWish<'a>,
     pub lineage: Lineage,
+    /// Devices that work on each shot at once.
+    pub devices: u32,
 }
 
 pub(super) fn check<'a>(
@@ -85,6 +89,7 @@ pub(super) fn check<'a>(
         deadline: instant("deadline", request.deadline)?,
         given: given::check(request, seconds * model.clip.fps, model.clip.fps)?,
         lineage: request.lineage.clone(),
+        devices: devices(request)?,
     };
     add_takes(&mut wish, request)?;
     Ok(wish)
@@ -276,6 +281,19 @@ fn steps(request: &VideoRequest) -> Result<Option<u32>, Refusal> {
             format!("it is 1 to {STEPS_MAX}"),
         )),
     }
+}
+
+fn devices(request: &VideoRequest) -> Result<u32, Refusal> {
+    let asked = request.devices.unwrap_or(1);
+    let known = GROUP_SIZES
+        .into_iter()
+        .find(|size| i64::from(*size) == asked);
+    known.ok_or_else(|| {
+        Refusal::wrong_value(
+            "devices",
+            format!("supported values are {}", list(GROUP_SIZES)),
+        )
+    })
 }
 
 fn guidance(request: &VideoRequest) -> Result<Option<f32>, Refusal> {

@@ -713,3 +713,28 @@ fn an_order_of_before_given_things_is_read_and_written_as_it_was() {
     let read: RenderSpec = serde_json::from_value(spec).unwrap();
     assert_eq!(&read, renders(&order)[0]);
 }
+#[test]
+fn a_film_on_several_devices_holds_the_time_of_all_of_them() {
+    let on = |devices| {
+        accepted(VideoRequest {
+            devices,
+            ..request()
+        })
+    };
+    let (one, two) = (on(None), on(Some(2)));
+    assert_eq!((renders(&one)[0].devices, renders(&two)[0].devices), (1, 2));
+    assert_eq!(one.tasks[1].devices(), 1, "a film is joined on one device");
+    // They share steps and decoding evenly; what comes before is there twice.
+    assert!(two.estimates[0].0 < one.estimates[0].0 && 2 * two.estimates[0].0 > one.estimates[0].0);
+    assert!(two.price() > one.price() && two.hold > one.hold);
+    assert_eq!((one.record.devices, two.record.devices), (None, Some(2)));
+    refused(
+        VideoRequest {
+            devices: Some(3),
+            ..request()
+        },
+        expect![
+            "invalid_value: Invalid value for 'devices': supported values are '1', '2', '4' and '8'. [devices]"
+        ],
+    );
+}

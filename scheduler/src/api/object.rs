@@ -86,6 +86,7 @@ pub fn video(view: &JobView, beside: &Beside<'_>) -> Video {
         start: record.window.clone().unwrap_or_else(|| START_NOW.into()),
         not_before: record.not_before,
         deadline: record.deadline,
+        devices: record.devices.unwrap_or(1),
         waiting: live
             .and_then(|live| live.waiting.as_ref())
             .map(|why| why.code().into()),

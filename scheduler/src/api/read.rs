@@ -33,6 +33,7 @@ const CREATE_FIELDS: &[&str] = &[
     "start",
     "not_before",
     "deadline",
+    "devices",
     "user",
     "quote",
     "last_reference",
@@ -60,6 +61,7 @@ const REMIX_FIELDS: &[&str] = &[
     "deadline",
     "user",
     "quote",
+    "devices",
     "audio_reference",
     "retake",
     "strength",
@@ -82,6 +84,7 @@ const EXTENSION_FIELDS: &[&str] = &[
     "deadline",
     "user",
     "quote",
+    "devices",
     "last_reference",
     "keyframes",
     "reference_strength",
@@ -253,6 +256,7 @@ pub fn read_request(mut fields: Fields) -> Result<VideoRequest, Refusal> {
         user: text(&mut fields, "user", "")?.filter(|user| !user.is_empty()),
         not_before: instant(&mut fields, "not_before")?,
         deadline: instant(&mut fields, "deadline")?,
+        devices: integer(&mut fields, "devices", "")?,
         quote: text(&mut fields, "quote", "")?,
     })
 }

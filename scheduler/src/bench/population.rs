@@ -95,6 +95,7 @@ fn render(prompt: String, seed: u64) -> RenderSpec {
         guidance_scale: None,
         first_frame: None,
         given: None,
+        devices: 1,
     }
 }
 
@@ -132,6 +133,7 @@ pub fn hello(plan: &Plan, node: u64) -> Hello {
         devices: (0..plan.devices_a_node).map(device).collect(),
         weights: vec![weights()],
         ffmpeg: Some("5.1".into()),
+        group_max: 1,
     }
 }
 

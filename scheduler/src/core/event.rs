@@ -78,7 +78,7 @@ pub enum Event {
         agent: AgentId,
         boot: Option<BootId>,
     },
-    /// A device asked and was told to render the probe.
+    /// A device asked and was told to render the probe, or other work went before a group that then claimed devices.
     Ask {
         request: LeaseRequest,
     },
@@ -214,13 +214,14 @@ impl Farm {
     /// Logs what has just been applied, if it changed more than progress.
     pub(super) fn log(&mut self, event: Event, reply: &Reply) {
         let taken = std::mem::take(&mut self.taken);
+        let claimed = std::mem::take(&mut self.claimed);
         let is_told = match &event {
             Event::Start => true,
             Event::Heartbeat { beat } => self.fails_to_name(beat.agent),
             Event::Ask { .. } => matches!(reply, Reply::Leased(LeaseReply::Probe)),
             _ => false,
         };
-        if !is_told && taken.is_empty() && !self.writes.iter().any(Write::is_notable) {
+        if !is_told && !claimed && taken.is_empty() && !self.writes.iter().any(Write::is_notable) {
             return;
         }
         if !taken.is_empty() {
@@ -246,7 +247,9 @@ impl Farm {
                 attempt: offer.lease.attempt,
             },
             // Whatever it was told, time has passed.
-            (Event::Ask { .. }, reply) if !matches!(reply, Reply::Leased(LeaseReply::Probe)) => {
+            (Event::Ask { .. }, reply)
+                if !claimed && !matches!(reply, Reply::Leased(LeaseReply::Probe)) =>
+            {
                 Event::Tick
             }
             (event, _) => event,
@@ -297,7 +300,7 @@ impl Farm {
 
     /// What is known of all running work; kept when a device is taken away because of it.
     fn progress(&self) -> Vec<LeaseProgress> {
-        let running = self.busy.values().map(|id| self.task_at(*id));
+        let running = self.running().map(|id| self.task_at(id));
         running.filter_map(|task| self.progress_of(task)).collect()
     }
 

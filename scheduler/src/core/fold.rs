@@ -8,6 +8,7 @@ use super::{
     backlog::Backlog,
     budget::BudgetRow,
     capacity::CapacityRow,
+    claims::Claims,
     costs::{CostRow, Costs},
     decay::Decayed,
     expiry::ExpiryRow,
@@ -109,6 +110,7 @@ impl Farm {
             prices: Default::default(),
             promises: BTreeMap::new(),
             handovers: BTreeMap::new(),
+            claims: Claims::default(),
             yielding: BTreeSet::new(),
             buckets: BTreeMap::new(),
             preempt_from_ms: 0,
@@ -123,6 +125,7 @@ impl Farm {
             taken: Vec::new(),
             takes_none: false,
             observed: Vec::new(),
+            claimed: false,
             to_cancel: BTreeSet::new(),
             finished: Vec::new(),
         }

@@ -112,7 +112,7 @@ impl Farm {
                 (Some(_), _) => "quarantined",
                 (None, Some(_)) => "busy",
                 (None, None) if row.state != AgentState::Online => "absent",
-                (None, None) if self.is_kept(at) => "claimed",
+                (None, None) if self.is_kept(at) || self.claim_on(at).is_some() => "claimed",
                 (None, None) => "free",
             };
             DeviceView {

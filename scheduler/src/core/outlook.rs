@@ -12,6 +12,7 @@ use schemas::{
 
 use super::{
     Farm,
+    claims::Claims,
     costs::{Service, Spread},
     decay::Decayed,
     fold::Snapshot,
@@ -35,6 +36,7 @@ pub struct Frame {
     pub limits: Limits,
     pub rows: Snapshot,
     pub prices: PriceBook,
+    pub claims: Claims,
     /// How many attempts of a thousand fail.
     pub fail_permille: u32,
 }
@@ -163,6 +165,7 @@ impl Farm {
             limits: self.limits.clone(),
             rows: self.frame(),
             prices: self.prices(),
+            claims: self.claims.clone(),
             fail_permille: self.fail_permille(),
         }
     }

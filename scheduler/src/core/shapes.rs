@@ -34,10 +34,10 @@ pub type ShapeId = u32;
 #[derive(Clone, Debug, Default)]
 pub(super) struct Shapes {
     known: Vec<Arc<TaskSpec>>,
-    /// For each, the first that needs the same weights.
+    /// For each, the first that needs the same weights and as many devices.
     classes: Vec<ShapeId>,
     numbers: BTreeMap<Shape, ShapeId>,
-    by_weights: BTreeMap<String, ShapeId>,
+    by_needs: BTreeMap<(String, u32), ShapeId>,
 }
 
 impl Shapes {
@@ -52,8 +52,12 @@ impl Shapes {
             TaskSpec::Render(spec) => spec.weights.clone(),
             TaskSpec::Assemble(_) => String::new(),
         };
-        self.classes
-            .push(*self.by_weights.entry(weights).or_insert(number));
+        self.classes.push(
+            *self
+                .by_needs
+                .entry((weights, shape.devices()))
+                .or_insert(number),
+        );
         self.numbers.insert(Shape(shape.clone()), number);
         self.known.push(shape.clone());
         (shape, Some(number))
@@ -93,7 +97,7 @@ impl Shapes {
 struct Shape(Arc<TaskSpec>);
 
 impl Shape {
-    fn fields(&self) -> (&str, [u32; 6], Option<u32>, &[u32]) {
+    fn fields(&self) -> (&str, [u32; 7], Option<u32>, &[u32]) {
         match &*self.0 {
             // Every field is named, so that a new one cannot be forgotten here.
             TaskSpec::Render(RenderSpec {
@@ -110,8 +114,9 @@ impl Shape {
                 guidance_scale: _,
                 first_frame: _,
                 given: _,
+                devices,
             }) => {
-                let numbers = [0, *shot, *width, *height, *frames, *fps];
+                let numbers = [0, *shot, *width, *height, *frames, *fps, *devices];
                 (weights, numbers, *steps, &[])
             }
             TaskSpec::Assemble(AssembleSpec {
@@ -121,7 +126,12 @@ impl Shape {
                 fps,
                 shot_frames,
                 before: _,
-            }) => ("", [1, *shots, *width, *height, *fps, 0], None, shot_frames),
+            }) => (
+                "",
+                [1, *shots, *width, *height, *fps, 0, 1],
+                None,
+                shot_frames,
+            ),
         }
     }
 }

@@ -239,7 +239,9 @@ impl Farm {
         let job = self.task_at(id).row.job;
         let used = micros(device_us);
         if let TaskState::Leased(holder) = self.task_at(id).row.state {
-            self.trust(holder.agent, holder.device);
+            for device in holder.group.devices() {
+                self.trust(holder.agent, *device);
+            }
         }
         let first_step = self
             .task_at(id)
@@ -487,7 +489,7 @@ impl Farm {
         let number = row.attempt;
         let yields = self.task_at(id).live.as_ref().and_then(|live| live.yields);
         if let Some(task) = yields.and_then(|yields| yields.why.beneficiary()) {
-            self.hand_over(holder.agent, holder.device, task);
+            self.hand_over(&holder, task);
         }
         self.correct_usage(id, holder.granted_at_ms, device_us);
         self.attempts_ended.push(outcome);

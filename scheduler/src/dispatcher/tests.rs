@@ -133,6 +133,7 @@ async fn hello(dispatcher: &Dispatcher) {
         }],
         weights: vec![weights()],
         ffmpeg: Some("6".into()),
+        group_max: 1,
     };
     dispatcher.hello(hello).await.unwrap().unwrap();
 }
@@ -320,6 +321,7 @@ async fn an_agent_with_a_nul_in_its_words_does_not_stop_the_farm() {
         devices: Vec::new(),
         weights: Vec::new(),
         ffmpeg: Some("6\0".into()),
+        group_max: 1,
     };
     farm.dispatcher.hello(hello).await.unwrap().unwrap();
     farm.dispatcher.submit(job(1, 1)).await.unwrap();

@@ -87,6 +87,7 @@ fn queue(jobs: u128) -> Outlook {
         }],
         weights: vec![weights()],
         ffmpeg: Some("5.1".into()),
+        group_max: 1,
     };
     farm.apply(Command::Hello(Box::new(hello)), 0);
     for number in 1..=jobs {

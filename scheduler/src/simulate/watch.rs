@@ -21,7 +21,8 @@ pub struct Watch {
     to_ms: i64,
     tenants: BTreeMap<AccountId, usize>,
     jobs: BTreeMap<JobId, AccountId>,
-    tasks: BTreeMap<TaskId, JobId>,
+    /// Job of each task, and the devices that it runs on.
+    tasks: BTreeMap<TaskId, (JobId, u32)>,
     devices: BTreeMap<AgentId, i64>,
     /// Microseconds charged within the time, by tenant.
     charged_us: Vec<i64>,
@@ -105,16 +106,18 @@ impl Watch {
                     self.counted.insert(row.id, 0);
                 }
             }
-            Write::InsertTask { row, .. } => drop(self.tasks.insert(row.id, row.job)),
+            Write::InsertTask { row, .. } => {
+                self.tasks.insert(row.id, (row.job, row.devices()));
+            }
             Write::UpdateTask { was, row } => {
                 let leased = matches!(row.state, TaskState::Leased(_));
                 if leased && was.attempt != row.attempt {
-                    self.begins(row.job);
+                    self.begins(row.job, row.devices());
                 }
             }
             Write::EndAttempt(row) => {
-                if let Some(job) = self.tasks.get(&row.task).copied() {
-                    self.ends(job, row.outcome.as_deref() == Some("released"));
+                if let Some(on) = self.tasks.get(&row.task).copied() {
+                    self.ends(on, row.outcome.as_deref() == Some("released"));
                 }
             }
             Write::UpdateJob { was, row } if *was != row.state => {
@@ -136,19 +139,19 @@ impl Watch {
         }
     }
 
-    fn begins(&mut self, job: JobId) {
+    fn begins(&mut self, job: JobId, devices: u32) {
         let at = self.at();
         if let Some(running) = self.counted.get_mut(&job) {
             *running += 1;
-            self.recorder.started(job, at);
+            self.recorder.started(job, devices, at);
         }
     }
 
-    fn ends(&mut self, job: JobId, gave_way: bool) {
+    fn ends(&mut self, (job, devices): (JobId, u32), gave_way: bool) {
         let at = self.at();
         if let Some(running) = self.counted.get_mut(&job).filter(|running| **running > 0) {
             *running -= 1;
-            self.recorder.stopped(job, at);
+            self.recorder.stopped(job, devices, at);
             if gave_way {
                 self.recorder.yielded(job);
             }

@@ -28,6 +28,7 @@ fn render(frames: u32, steps: Option<u32>) -> TaskSpec {
         guidance_scale: None,
         first_frame: None,
         given: None,
+        devices: 1,
     })
 }
 

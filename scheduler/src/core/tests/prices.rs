@@ -24,6 +24,7 @@ fn shot() -> TaskSpec {
         guidance_scale: None,
         first_frame: None,
         given: None,
+        devices: 1,
     })
 }
 
