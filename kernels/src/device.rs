@@ -33,6 +33,7 @@ pub enum Device {
 pub struct Cuda {
     cpu: Cpu,
     gpu: Gpu,
+    pub(crate) replays: Arc<AtomicU64>,
 }
 
 impl Device {
@@ -50,7 +51,8 @@ impl Device {
     /// [`KernelError::Threads`] when the operating system refuses a thread.
     pub fn cuda(gpu: Gpu, threads: usize) -> Result<Self, KernelError> {
         let (cpu, gpu) = (Cpu::new(threads)?, gpu.pooled());
-        Ok(Self::Cuda(Cuda { cpu, gpu }))
+        let replays = Arc::default();
+        Ok(Self::Cuda(Cuda { cpu, gpu, replays }))
     }
 
     /// The processor that the device has or is.
@@ -71,7 +73,10 @@ impl Device {
                 let card = cuda.gpu.card();
                 let (major, minor) = card.capability;
                 let name = card.name.replace(' ', "-").to_lowercase();
-                format!("cuda-{name}-{major}.{minor}-{host}")
+                // Another version of the library may pick another plan, and with it other bits.
+                let blas = cuda.gpu.blas().map(|blas| format!("-lt{}", blas.version()));
+                let blas = blas.unwrap_or_default();
+                format!("cuda-{name}-{major}.{minor}{blas}-{host}")
             }
         }
     }
@@ -116,6 +121,14 @@ impl Device {
         self.host().flop.load(Relaxed)
     }
 
+    /// How often recorded work was started on a card; see [`crate::Repeat`].
+    pub fn replays(&self) -> u64 {
+        match self {
+            Self::Cpu(_) => 0,
+            Self::Cuda(card) => card.replays.load(Relaxed),
+        }
+    }
+
     /// Compute threads of the host that the device's ops may use.
     pub fn threads(&self) -> usize {
         self.host().threads()
@@ -128,6 +141,15 @@ impl Device {
 }
 
 impl Cuda {
+    /// The same card; what is made on it lies apart from all other tensors.
+    pub(crate) fn apart(&self) -> Self {
+        Self {
+            cpu: self.cpu.clone(),
+            gpu: self.gpu.apart(),
+            replays: self.replays.clone(),
+        }
+    }
+
     /// The card.
     pub(crate) fn gpu(&self) -> &Gpu {
         &self.gpu
@@ -203,7 +225,7 @@ impl Cuda {
 pub struct Cpu {
     threads: usize,
     pool: Option<Arc<rayon::ThreadPool>>,
-    flop: Arc<AtomicU64>,
+    pub(crate) flop: Arc<AtomicU64>,
 }
 
 impl Cpu {

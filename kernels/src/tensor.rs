@@ -272,6 +272,28 @@ impl Tensor {
         tensor.to_device(device)
     }
 
+    /// Replaces the values of a tensor of floats where it lies: a record that reads it sees the new ones.
+    ///
+    /// # Errors
+    /// [`KernelError::Shape`] for another number of values; [`KernelError::Unsupported`] for a tensor that
+    /// shares its memory; [`KernelError::Driver`].
+    pub fn overwrite(&mut self, device: &Device, values: &[f32]) -> Result<(), KernelError> {
+        checked_count(self.dims(), values.len())?;
+        match (&mut self.buffer, device) {
+            (Buffer::F32(own), _) => own.copy_from_slice(values),
+            (Buffer::Card(array), Device::Cuda(card)) if !array.is_shared() => {
+                card.gpu().overwrite(array, values)?;
+            }
+            _ => {
+                return Err(KernelError::unsupported(
+                    "overwrite",
+                    "a tensor that is shared",
+                ));
+            }
+        }
+        Ok(())
+    }
+
     /// Element type.
     pub fn dtype(&self) -> DType {
         match &self.buffer {

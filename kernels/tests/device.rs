@@ -13,7 +13,8 @@ use kernels::conv3d::{Conv3dOptions, TimePad, conv3d};
 use kernels::cuda::{Emulator, EmulatorError, Gpu, MODULES, emulation};
 use kernels::linear::{Epilogue, LinearWeights, linear};
 use kernels::modulation::Rows;
-use kernels::{Device, KernelError, Tensor};
+use kernels::sampling::axpby;
+use kernels::{Device, KernelError, Repeat, Tensor};
 
 fn devices() -> Option<[Device; 2]> {
     let folder = tools::cache()?;
@@ -212,6 +213,78 @@ fn convolutions_run_on_the_card_with_what_comes_before_them() {
             out,
         )
     });
+}
+
+#[test]
+fn repeated_work_is_recorded_once_and_reads_what_has_changed() {
+    let Some([cpu, card]) = devices() else {
+        return tools::skipped("no C++ compiler");
+    };
+    let weight = noise(1, &[16, 16]);
+    let found = [&cpu, &card].map(|device| {
+        let (mut repeat, mut calls) = (Repeat::new(device), 0);
+        let weight = LinearWeights::new(device, &weight).unwrap();
+        let mut x = put(device, &noise(2, &[4, 16]));
+        let mut sum = Tensor::zeros_f32(device, &[4, 16]).unwrap();
+        let before = device.flop();
+        for run in 0..4u8 {
+            let values: Vec<f32> = (0..64).map(|at| f32::from(at * run) / 64.0).collect();
+            x.overwrite(device, &values).unwrap();
+            repeat
+                .run(|device| {
+                    calls += 1;
+                    let mut y = Tensor::activations(device, &[4, 16])?;
+                    linear(device, &x, &weight, None, Epilogue::Silu, &mut y)?;
+                    axpby(device, 0.5, &mut sum, 1.0, &y)
+                })
+                .unwrap();
+        }
+        let is_card = matches!(device, Device::Cuda(_));
+        assert_eq!(repeat.is_recorded(), is_card);
+        assert_eq!(
+            calls,
+            if is_card { 2 } else { 4 },
+            "the third run starts the record"
+        );
+        assert_eq!(device.flop() - before, 4 * 2 * 4 * 16 * 16);
+        sum.values().unwrap().into_owned()
+    });
+    assert!(relative_distance(&found[1], &found[0]) < 1e-2);
+}
+
+#[test]
+fn work_that_looks_at_values_is_repeated_without_a_record() {
+    let Some([_, card]) = devices() else {
+        return tools::skipped("no C++ compiler");
+    };
+    let (x, mut repeat, mut calls) = (put(&card, &noise(1, &[8])), Repeat::new(&card), 0);
+    for _ in 0..3 {
+        let work = |_: &Device| {
+            calls += 1;
+            x.values().map(|_| ())
+        };
+        repeat.run(work).unwrap();
+    }
+    assert!(!repeat.is_recorded());
+    assert_eq!(calls, 4, "one of them found that it cannot be recorded");
+}
+
+#[test]
+fn a_run_that_does_not_fit_is_refused_and_the_card_goes_on() {
+    let Some([_, card]) = devices() else {
+        return tools::skipped("no C++ compiler");
+    };
+    for _ in 0..2 {
+        let refused = card.reserve(1 << 60);
+        assert!(
+            matches!(refused, Err(KernelError::OutOfMemory { .. })),
+            "{refused:?}"
+        );
+        let refused = Tensor::zeros_f32(&card, &[1 << 40, 1 << 10]);
+        assert!(matches!(refused, Err(KernelError::OutOfMemory { .. })));
+        let kept = Tensor::zeros_f32(&card, &[3]).unwrap();
+        assert_eq!(kept.values().unwrap()[..], [0.0; 3]);
+    }
 }
 
 #[test]

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::array::{Array, Element};
+use super::lt::Blas;
 use super::pool::Pool;
 use crate::KernelError;
 
@@ -174,6 +175,34 @@ pub trait Machine: Send + Sync {
     fn free_bytes(&self) -> Option<u64> {
         None
     }
+
+    /// From now on launches, fills and copies are recorded and not done; what waits, allocates or moves
+    /// values to or from the processor is refused until [`Machine::end_recording`].
+    ///
+    /// # Errors
+    /// [`KernelError::Unsupported`] from a machine that cannot record.
+    fn begin_recording(&self) -> Result<(), KernelError> {
+        Err(KernelError::unsupported("recording", "this machine"))
+    }
+
+    /// Ends it and gives the number of what was recorded.
+    ///
+    /// # Errors
+    /// [`KernelError::Driver`].
+    fn end_recording(&self) -> Result<u64, KernelError> {
+        Err(KernelError::unsupported("recording", "this machine"))
+    }
+
+    /// Does what was recorded, once more.
+    ///
+    /// # Errors
+    /// [`KernelError::Driver`]; [`KernelError::Unsupported`] for a number that is not known.
+    fn replay(&self, _number: u64) -> Result<(), KernelError> {
+        Err(KernelError::unsupported("recording", "this machine"))
+    }
+
+    /// Forgets what was recorded.
+    fn forget(&self, _number: u64) {}
 }
 
 /// Memory of a machine; given back when the last owner goes.
@@ -229,6 +258,7 @@ impl Drop for Memory {
 #[derive(Clone)]
 pub struct Gpu {
     owner: Owner,
+    blas: Option<Arc<Blas>>,
 }
 
 impl std::fmt::Debug for Gpu {
@@ -241,17 +271,42 @@ impl Gpu {
     /// Ops on a machine; each array is an allocation of its own.
     pub fn new(machine: Arc<dyn Machine>) -> Self {
         let owner = Owner::Machine(machine);
-        Self { owner }
+        Self { owner, blas: None }
+    }
+
+    /// The same with NVIDIA's library for matrix products.
+    pub fn with_blas(self, blas: Option<Arc<Blas>>) -> Self {
+        Self { blas, ..self }
+    }
+
+    /// NVIDIA's library for matrix products, where it was found.
+    pub fn blas(&self) -> Option<&Blas> {
+        self.blas.as_deref()
     }
 
     /// The same machine with arrays from a pool of their own.
     pub fn pooled(&self) -> Self {
         let pool = Pool::new(self.machine().clone());
-        let owner = Owner::Pool(Arc::new(pool));
-        Self { owner }
+        Self {
+            owner: Owner::Pool(Arc::new(pool)),
+            blas: self.blas.clone(),
+        }
     }
 
-    fn machine(&self) -> &Arc<dyn Machine> {
+    /// The same machine with arrays from a part of this one's pool, so that nobody else's arrays ever lie
+    /// where its have lain.
+    pub(crate) fn apart(&self) -> Self {
+        let pool = match &self.owner {
+            Owner::Machine(machine) => Pool::new(machine.clone()),
+            Owner::Pool(pool) => Pool::within(pool.clone()),
+        };
+        Self {
+            owner: Owner::Pool(Arc::new(pool)),
+            blas: self.blas.clone(),
+        }
+    }
+
+    pub(crate) fn machine(&self) -> &Arc<dyn Machine> {
         self.owner.machine()
     }
 
@@ -384,6 +439,21 @@ impl Gpu {
     /// [`KernelError::Driver`].
     pub fn fill(&self, array: &Array, value: u8) -> Result<(), KernelError> {
         self.machine().fill(array.address(), array.bytes(), value)
+    }
+
+    /// Overwrites an array of floats where it lies.
+    pub(crate) fn overwrite(&self, array: &Array, values: &[f32]) -> Result<(), KernelError> {
+        let bytes = array.element().encode(values);
+        if bytes.len() as u64 != array.bytes() {
+            let found = format!("{} values", values.len());
+            return Err(KernelError::shape(
+                "overwrite",
+                "values",
+                array.dims(),
+                found,
+            ));
+        }
+        self.machine().write(array.address(), &bytes)
     }
 
     pub(crate) fn upload_bytes(

@@ -19,22 +19,61 @@ struct Chunk {
     free: BTreeMap<u64, u64>,
 }
 
+/// Where chunks come from.
+enum Source {
+    Machine(Arc<dyn Machine>),
+    Pool(Arc<Pool>),
+}
+
+impl Source {
+    fn allocate(&self, bytes: u64) -> Result<u64, KernelError> {
+        match self {
+            Self::Machine(machine) => machine.allocate(bytes),
+            Self::Pool(pool) => pool.take(bytes),
+        }
+    }
+
+    fn release(&self, address: u64, bytes: u64) {
+        match self {
+            Self::Machine(machine) => machine.release(address),
+            Self::Pool(pool) => pool.give(address, bytes),
+        }
+    }
+}
+
 /// Chunks and what is free in them.
 pub(super) struct Pool {
-    machine: Arc<dyn Machine>,
+    source: Source,
     chunks: Mutex<Vec<Chunk>>,
 }
 
 impl Pool {
     pub fn new(machine: Arc<dyn Machine>) -> Self {
         Self {
-            machine,
+            source: Source::Machine(machine),
             chunks: Mutex::default(),
         }
     }
 
+    /// A pool whose first chunk is the longest free range of another: what a run has reserved.
+    pub fn within(pool: Arc<Self>) -> Self {
+        let longest = pool.chunks().iter().map(Chunk::longest).max().unwrap_or(0);
+        let source = Source::Pool(pool);
+        let mut chunks = Vec::new();
+        if longest > 0
+            && let Ok(address) = source.allocate(longest)
+        {
+            chunks.push(Chunk::new(address, longest));
+        }
+        let chunks = Mutex::new(chunks);
+        Self { source, chunks }
+    }
+
     pub fn machine(&self) -> &Arc<dyn Machine> {
-        &self.machine
+        match &self.source {
+            Source::Machine(machine) => machine,
+            Source::Pool(pool) => pool.machine(),
+        }
     }
 
     /// A range; the first that is large enough. Debug builds fill it with NaN.
@@ -53,7 +92,7 @@ impl Pool {
                 .ok_or(KernelError::OutOfMemory { need_bytes: bytes })?,
         };
         if cfg!(debug_assertions) {
-            self.machine.fill(address, bytes, 0xff)?;
+            self.machine().fill(address, bytes, 0xff)?;
         }
         Ok(address)
     }
@@ -105,19 +144,15 @@ impl Pool {
         bytes: u64,
     ) -> Result<&'a mut Chunk, KernelError> {
         let large = bytes.max(CHUNK_BYTES_MIN);
-        let (address, bytes) = match self.machine.allocate(large) {
+        let (address, bytes) = match self.source.allocate(large) {
             Ok(address) => (address, large),
             Err(KernelError::OutOfMemory { .. }) => {
                 self.drop_idle(chunks);
-                (self.machine.allocate(bytes)?, bytes)
+                (self.source.allocate(bytes)?, bytes)
             }
             Err(other) => return Err(other),
         };
-        chunks.push(Chunk {
-            address,
-            bytes,
-            free: BTreeMap::from([(0, bytes)]),
-        });
+        chunks.push(Chunk::new(address, bytes));
         let last = chunks.len() - 1;
         Ok(&mut chunks[last])
     }
@@ -126,7 +161,7 @@ impl Pool {
         chunks.retain(|chunk| {
             let is_idle = chunk.free.get(&0) == Some(&chunk.bytes);
             if is_idle {
-                self.machine.release(chunk.address);
+                self.source.release(chunk.address, chunk.bytes);
             }
             !is_idle
         });
@@ -136,12 +171,20 @@ impl Pool {
 impl Drop for Pool {
     fn drop(&mut self) {
         for chunk in self.chunks().iter() {
-            self.machine.release(chunk.address);
+            self.source.release(chunk.address, chunk.bytes);
         }
     }
 }
 
 impl Chunk {
+    fn new(address: u64, bytes: u64) -> Self {
+        Self {
+            address,
+            bytes,
+            free: BTreeMap::from([(0, bytes)]),
+        }
+    }
+
     fn take(&mut self, bytes: u64) -> Option<u64> {
         let (offset, length) = self.free.iter().find(|(_, length)| **length >= bytes)?;
         let (offset, length) = (*offset, *length);
@@ -175,17 +218,9 @@ impl Chunk {
 mod tests {
     use super::*;
 
-    fn chunk(bytes: u64) -> Chunk {
-        Chunk {
-            address: 1 << 20,
-            bytes,
-            free: BTreeMap::from([(0, bytes)]),
-        }
-    }
-
     #[test]
     fn ranges_do_not_overlap_and_come_together_again() {
-        let mut chunk = chunk(4096);
+        let mut chunk = Chunk::new(1 << 20, 4096);
         let taken: Vec<u64> = (0..4).filter_map(|_| chunk.take(1024)).collect();
         assert_eq!(taken, [0, 1024, 2048, 3072].map(|at| (1 << 20) + at));
         assert_eq!(chunk.take(256), None, "nothing is left");

@@ -2,7 +2,9 @@
 
 use super::cuda::{self, DeviceEpilogue, interleave};
 use super::{CardWeight, Epilogue};
-use crate::cuda::Array;
+use crate::activation::cuda::{DeviceActivation, activation};
+use crate::cuda::{After, Array, Blas, PlanKey};
+use crate::modulation::cuda::gated_residual;
 use crate::{Cuda, KernelError, Tensor};
 
 /// BF16 [N, K]; the halves of a pair alternate row by row.
@@ -43,5 +45,52 @@ pub(super) fn linear(
         (Epilogue::GegluTanh, _) => DeviceEpilogue::GegluTanh,
         _ => DeviceEpilogue::None,
     };
+    if let Some(blas) = card.gpu().blas()
+        && through_library(card, blas, [&x, weight], bias.as_ref(), epilogue, &y)?
+    {
+        return Ok(());
+    }
     cuda::linear(card.gpu(), &x, weight, bias.as_ref(), epilogue, &y)
+}
+
+/// The product through NVIDIA's library and what it lacks of the epilogue in a launch of its own; false where
+/// our own kernel must do it.
+fn through_library(
+    card: &Cuda,
+    blas: &Blas,
+    [x, weight]: [&Array; 2],
+    bias: Option<&Array>,
+    epilogue: DeviceEpilogue<'_>,
+    y: &Array,
+) -> Result<bool, KernelError> {
+    let after = match epilogue {
+        DeviceEpilogue::GegluTanh => return Ok(false),
+        DeviceEpilogue::GeluTanh => After::Gelu,
+        DeviceEpilogue::Residual => After::Add,
+        _ => After::Nothing,
+    };
+    let key = PlanKey {
+        m: x.row_count(),
+        n: weight.row_count(),
+        k: weight.last_dim(),
+        out: y.element(),
+        bias: bias.is_some(),
+        after,
+    };
+    if !blas.has_plan(key) {
+        return Ok(false);
+    }
+    let bias = bias.cloned().map(|bias| card.cast_array(bias, y.element()));
+    let bias = bias.transpose()?;
+    let DeviceEpilogue::GatedResidual(gate) = epilogue else {
+        blas.linear(x, weight, bias.as_ref(), after, y)?;
+        if matches!(epilogue, DeviceEpilogue::Silu) {
+            activation(card.gpu(), DeviceActivation::Silu, y)?;
+        }
+        return Ok(true);
+    };
+    let z = card.gpu().empty(y.element(), y.dims())?;
+    blas.linear(x, weight, bias.as_ref(), after, &z)?;
+    gated_residual(card.gpu(), y, &z, gate)?;
+    Ok(true)
 }

@@ -56,18 +56,33 @@ pub struct Held<'a> {
     pub clean: &'a Tensor,
 }
 
+/// Noise levels of a step: this one and the next.
+#[derive(Clone, Copy)]
+pub enum Sigmas<'a> {
+    /// As numbers.
+    Numbers(f32, f32),
+    /// F32 [2], which a recorded step reads anew each time it runs.
+    Stored(&'a Tensor),
+}
+
+impl From<(f32, f32)> for Sigmas<'_> {
+    fn from((sigma, next): (f32, f32)) -> Self {
+        Self::Numbers(sigma, next)
+    }
+}
+
 /// Combines the passes of one step and takes the Euler step from `sigma` to `sigma_next`, in place:
 /// `x += (sigma_next - sigma) (x - x0) / sigma`, x0 the guided prediction of the clean latents.
 ///
 /// # Errors
-/// [`KernelError::Shape`], [`KernelError::DType`]; [`KernelError::Unsupported`] for sigma <= 0 or for
-/// a weight that is on while its pass is absent.
-pub fn guidance_step(
+/// [`KernelError::Shape`], [`KernelError::DType`]; [`KernelError::Unsupported`] for a weight that is on while
+/// its pass is absent, and for sigma <= 0 (of levels that are stored on a card, nobody looks).
+pub fn guidance_step<'a>(
     device: &Device,
     x: &mut Tensor,
     passes: Passes<'_>,
     guidance: Guidance,
-    (sigma, sigma_next): (f32, f32),
+    sigmas: impl Into<Sigmas<'a>>,
     held: Option<Held<'_>>,
 ) -> Result<(), KernelError> {
     const OP: &str = "guidance_step";
@@ -89,15 +104,30 @@ pub fn guidance_step(
         held.strength.expect_f32(OP, "strength", &[tokens])?;
         held.clean.expect_f32(OP, "clean", x.dims())?;
     }
-    if sigma.is_nan() || sigma <= 0.0 {
-        return Err(KernelError::unsupported(OP, format!("a sigma of {sigma}")));
+    let sigmas = sigmas.into();
+    if let Device::Cuda(card) = device {
+        return guide_on_card(card, x, passes, guidance, sigmas, held);
     }
-    match device {
-        Device::Cpu(cpu) => {
-            cpu::guidance_step(cpu, x, passes, guidance, (sigma, sigma_next), held);
-            Ok(())
+    let levels = sigmas.numbers()?;
+    cpu::guidance_step(device.host(), x, passes, guidance, levels, held);
+    Ok(())
+}
+
+impl Sigmas<'_> {
+    fn numbers(self) -> Result<(f32, f32), KernelError> {
+        let (sigma, next) = match self {
+            Self::Numbers(sigma, next) => (sigma, next),
+            Self::Stored(levels) => {
+                levels.expect_f32("guidance_step", "sigmas", &[2])?;
+                let levels = levels.values()?;
+                (levels[0], levels[1])
+            }
+        };
+        if sigma.is_nan() || sigma <= 0.0 {
+            let why = format!("a sigma of {sigma}");
+            return Err(KernelError::unsupported("guidance_step", why));
         }
-        Device::Cuda(card) => guide_on_card(card, x, passes, guidance, (sigma, sigma_next), held),
+        Ok((sigma, next))
     }
 }
 
@@ -106,9 +136,16 @@ fn guide_on_card(
     x: &mut Tensor,
     passes: Passes<'_>,
     guidance: Guidance,
-    sigmas: (f32, f32),
+    sigmas: Sigmas<'_>,
     held: Option<Held<'_>>,
 ) -> Result<(), KernelError> {
+    let levels = match sigmas {
+        Sigmas::Stored(levels) => card.floats(levels)?,
+        Sigmas::Numbers(..) => {
+            let (sigma, next) = sigmas.numbers()?;
+            card.gpu().upload(Element::F32, &[2], &[sigma, next])?
+        }
+    };
     let conditional = card.array(passes.conditional)?;
     let pass = |pass: Option<&Tensor>| {
         pass.map(|pass| card.cast(pass, conditional.element()))
@@ -136,7 +173,7 @@ fn guide_on_card(
         &x,
         on_device,
         guidance,
-        sigmas,
+        &levels,
         held,
         &slots,
         None,
