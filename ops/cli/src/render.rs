@@ -61,6 +61,9 @@ pub struct RenderArgs {
     /// `auto` takes it where it can be opened. `dailies doctor` says what it needs.
     #[arg(long, value_enum, default_value = "cpu")]
     device: DeviceName,
+    /// Folder that holds CUDA's libraries, besides the system's; may be given again.
+    #[arg(long, value_name = "DIR")]
+    cuda_lib_dir: Vec<PathBuf>,
     #[command(flatten)]
     given: GivenArgs,
     #[command(flatten)]
@@ -113,7 +116,7 @@ fn film(args: &RenderArgs, stop: &AtomicBool) -> Result<()> {
         None => std::thread::available_parallelism().map_or(1, usize::from),
     };
     let ffmpeg = Ffmpeg::find(None)?;
-    let Opened { device, chosen } = args.device.engine().open(threads, &[])?;
+    let Opened { device, chosen } = args.device.engine().open(threads, &args.cuda_lib_dir)?;
     if let Some(chosen) = chosen {
         eprintln!("rendering on {chosen}");
     }
