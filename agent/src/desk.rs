@@ -20,7 +20,9 @@ use crate::{
     assemble::AssembleError,
     client::{Client, ClientError, Try, chain},
     clock::BootMs,
+    given::GivenError,
     held::{Held, Verdict},
+    material::MaterialError,
     mux::MuxError,
 };
 
@@ -245,10 +247,44 @@ impl From<MuxError> for Broken {
     }
 }
 
+impl From<GivenError> for Broken {
+    /// What is wrong with a file that the user gave is the user's to mend; it is told by its name alone.
+    fn from(error: GivenError) -> Self {
+        let error = match error {
+            GivenError::Mux(error) => return error.into(),
+            error => error.named_alone(),
+        };
+        tracing::error!(error = %chain(&error), "a given file cannot be used");
+        match error {
+            GivenError::Read { .. } => Self::failed(
+                FailureClass::Io,
+                "the node could not read a file that it was given",
+            ),
+            error => Self::failed(FailureClass::Rejected, &error.to_string()),
+        }
+    }
+}
+
+impl From<MaterialError> for Broken {
+    fn from(error: MaterialError) -> Self {
+        match error {
+            MaterialError::Given(error) => error.into(),
+            MaterialError::Mux(error) => error.into(),
+            MaterialError::Lost => {
+                Self::failed(FailureClass::Internal, "a file of the order is missing")
+            }
+            error @ (MaterialError::Image(_) | MaterialError::Deaf(_)) => {
+                Self::failed(FailureClass::Rejected, &error.to_string())
+            }
+        }
+    }
+}
+
 impl From<AssembleError> for Broken {
     fn from(error: AssembleError) -> Self {
         match error {
             AssembleError::Mux(error) => error.into(),
+            AssembleError::Given(error) => error.into(),
             AssembleError::Stills(crate::stills::StillsError::Mux(error)) => error.into(),
             AssembleError::BadOrder(_) | AssembleError::WrongFilm(_) => {
                 tracing::error!(error = %chain(&error), "the film cannot be assembled");

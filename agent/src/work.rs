@@ -14,11 +14,11 @@ use schemas::{
     agent::{
         LeaseAnswer, LeaseOffer, LeaseRequest, Outcome, Phase, ProbeReport, Times, WriteAnswer,
     },
-    task::{Artefact, AssembleSpec, TaskSpec, Variant},
+    task::{Artefact, AssembleSpec, BeforeSpec, TaskSpec, Variant},
 };
 
 use crate::{
-    assemble::{self, FilmFiles},
+    assemble::{self, AssembleError, FilmFiles},
     client::{Client, ClientError, Try, chain},
     clock::BootMs,
     desk::{Broken, Desk},
@@ -208,7 +208,7 @@ impl Worker {
                 Broken::failed(class, "the node cannot write its scratch folder")
             })?;
         match &offer.spec {
-            TaskSpec::Render(spec) => render::run(&self.studio, desk, spec, offer.checkpoint).await,
+            TaskSpec::Render(spec) => render::run(&self.studio, desk, spec, &offer).await,
             TaskSpec::Assemble(spec) => self.assemble(desk, spec, &offer.inputs).await,
         }
     }
@@ -226,11 +226,22 @@ impl Worker {
                     .await?,
             );
         }
+        let before = match spec.before {
+            Some(BeforeSpec { film, fit }) => Some((desk.fetch(film, "film-before").await?, fit)),
+            None => None,
+        };
         desk.held.enter(Phase::Mux);
         let (studio, watched, spec) = (Arc::clone(&self.studio), Arc::clone(desk), spec.clone());
-        let film = move || {
+        let film = move || -> Result<FilmFiles, AssembleError> {
             let stop = || watched.is_abandoned();
-            assemble::film(&studio.ffmpeg, &spec, &shots, &watched.dir, &stop)
+            let (ffmpeg, dir) = (&studio.ffmpeg, &watched.dir);
+            let (spec, shots) = match &before {
+                Some((film, fit)) => {
+                    assemble::after(ffmpeg, &spec, (film, *fit), &shots, dir, &stop)?
+                }
+                None => (spec, shots),
+            };
+            assemble::film(ffmpeg, &spec, &shots, dir, &stop)
         };
         let (files, device_us) = desk.blocking(film).await?;
         desk.held.enter(Phase::Upload);

@@ -21,8 +21,7 @@ STATE_BYTES_MAX = 60 << 20
 # Stage, command, share of the budget. Stages of one group run at the same time: they leave the GPU room.
 PLANS = {
     "t1": [
-        [("tokenizer", ["tokenizer"], 0.0)],
-        [("pictures", ["train_vae", "--phase", "images", "--batch", "128"], 0.09),
+        [("tokenizer", ["tokenizer"], 0.0), ("pictures", ["train_vae", "--phase", "images", "--batch", "128"], 0.09),
          ("mel", ["train_audio", "--part", "vae", "--pool", "3000", "--batch", "64"], 0.09)],
         [("clips", ["train_vae", "--phase", "clips", "--batch", "24"], 0.23),
          ("vocoder", ["train_audio", "--part", "vocoder", "--pool", "3000", "--batch", "32"], 0.23)],
@@ -95,18 +94,23 @@ def main():
     args.add_argument("--budget", type=float, required=True, help="minutes of wall time for this command")
     args.add_argument("--device", default="cuda")
     args.add_argument("--feeders", type=int, default=12)
+    args.add_argument("--plan", action="store_true", help="print what would run, with its minutes, and run nothing")
     args = args.parse_args()
-    started, session = time.monotonic(), Session(args.variant)
+    started, session, spent = time.monotonic(), Session(args.variant), 0.0
     groups = session.ahead()
     for i, group in enumerate(groups):
         # Starting processes and drawing pools costs time beside the stages' own clocks: 20 s are kept for each group.
-        left = args.budget - (len(groups) - i) / 3 - (time.monotonic() - started) / 60
+        left = args.budget - (len(groups) - i) / 3 - (time.monotonic() - started) / 60 - spent
         shares = [max(share for _, _, share in g) for g in groups[i:]]
         minutes = left * shares[0] / (sum(shares) or 1)
         if shares[0] and minutes < 0.1:
             print(f"{left:.1f} minutes are left, too few for {group[0][0]}: run the command again")
             break
         print(f"== {', '.join(n for n, _, _ in group)}: {minutes:.2f} of {left:.2f} minutes", flush=True)
+        if args.plan:
+            spent += minutes
+            print("\n".join(" ".join(command_of(session, args, command, minutes)[4:]) for _, command, _ in group))
+            continue
         run_group(session, args, group, minutes)
     report()
 

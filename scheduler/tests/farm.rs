@@ -82,6 +82,7 @@ fn job(project: AccountId, shots: u32) -> NewJob {
             steps: Some(8),
             guidance_scale: None,
             first_frame: None,
+            given: None,
             devices: 1,
         })
     };
@@ -94,6 +95,7 @@ fn job(project: AccountId, shots: u32) -> NewJob {
         height: 64,
         fps: 8,
         shot_frames: vec![16; shots as usize],
+        before: None,
     };
     let all = (0..shots).collect();
     tasks.push(task(TaskSpec::Assemble(film), all, 1_000_000));

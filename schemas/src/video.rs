@@ -42,6 +42,12 @@ pub struct Video {
     pub remixed_from_video_id: Option<String>,
     pub error: Option<VideoError>,
 
+    /// `create`, `remix`, `edit` or `extend`.
+    #[serde(default)]
+    pub operation: String,
+    /// The video that this one was made of.
+    #[serde(default)]
+    pub source_video_id: Option<String>,
     pub seed: u64,
     #[serde(default)]
     pub steps: Option<u32>,

@@ -37,6 +37,17 @@ pub struct Conditions {
     pub stills: Vec<u32>,
 }
 
+impl Conditions {
+    /// Latents of a film and a sound that are both given, also where they are not held.
+    pub fn base(&self) -> Option<Latents> {
+        let (video, audio) = (self.video.as_ref()?, self.audio.as_ref()?);
+        Some(Latents {
+            video: video.clean.clone(),
+            audio: audio.clean.clone(),
+        })
+    }
+}
+
 /// Latents on the device.
 #[derive(Debug)]
 struct State {

@@ -307,6 +307,9 @@ impl Machine for Driver {
 
     fn write(&self, address: u64, bytes: &[u8]) -> Result<(), KernelError> {
         self.refuse_in_recording("write")?;
+        if bytes.is_empty() {
+            return Ok(());
+        }
         self.bind()?;
         // SAFETY: the range was allocated; the bytes live until the copy has been waited for.
         unsafe { result::memcpy_htod_async(address, bytes, self.stream) }
@@ -316,6 +319,9 @@ impl Machine for Driver {
 
     fn read(&self, address: u64, bytes: &mut [u8]) -> Result<(), KernelError> {
         self.refuse_in_recording("read")?;
+        if bytes.is_empty() {
+            return Ok(());
+        }
         self.bind()?;
         // SAFETY: the range was allocated; the bytes live until the copy has been waited for.
         unsafe { result::memcpy_dtoh_async(bytes, address, self.stream) }
@@ -324,6 +330,9 @@ impl Machine for Driver {
     }
 
     fn fill(&self, address: u64, bytes: u64, value: u8) -> Result<(), KernelError> {
+        if bytes == 0 {
+            return Ok(());
+        }
         self.bind()?;
         // SAFETY: the range was allocated.
         unsafe { result::memset_d8_async(address, value, bytes as usize, self.stream) }
@@ -331,6 +340,9 @@ impl Machine for Driver {
     }
 
     fn copy(&self, from: u64, to: u64, bytes: u64) -> Result<(), KernelError> {
+        if bytes == 0 {
+            return Ok(());
+        }
         self.bind()?;
         // SAFETY: both ranges were allocated.
         unsafe { result::memcpy_dtod_async(to, from, bytes as usize, self.stream) }

@@ -175,6 +175,7 @@ mod tests {
                 height: 64,
                 fps: 8,
                 shot_frames: vec![8],
+                before: None,
             })),
             rest: None,
             saved: 0,

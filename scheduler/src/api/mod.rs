@@ -8,6 +8,7 @@ mod auth;
 mod body;
 mod content;
 mod costs;
+mod derive;
 mod error;
 mod estimate;
 mod eta;
@@ -29,6 +30,7 @@ mod quota_rules;
 mod quotes;
 mod range;
 mod read;
+mod read_given;
 mod standby;
 mod submit;
 mod videos;
@@ -131,9 +133,10 @@ pub fn videos_api(state: ApiState) -> Router {
         .route("/v1/videos", get(videos::list).post(videos::create))
         .route("/v1/videos/estimate", post(videos::estimate))
         // Fixed words win over an id also while nothing answers them.
-        .route("/v1/videos/edits", unknown())
-        .route("/v1/videos/extensions", unknown())
         .route("/v1/videos/characters", unknown())
+        .route("/v1/videos/edits", post(derive::edit))
+        .route("/v1/videos/extensions", post(derive::extend))
+        .route("/v1/videos/{id}/remix", post(derive::remix))
         .route(
             "/v1/videos/{id}",
             get(videos::retrieve).delete(videos::delete),

@@ -25,7 +25,6 @@ use crate::{
     },
 };
 
-const PATH: &str = "/v1/videos";
 const DEDUPLICATED: HeaderName = HeaderName::from_static("x-dailies-deduplicated");
 const REPLAYED: HeaderName = HeaderName::from_static("idempotent-replayed");
 const TRUE: HeaderValue = HeaderValue::from_static("true");
@@ -34,12 +33,12 @@ const TRUE: HeaderValue = HeaderValue::from_static("true");
 pub async fn make(
     state: &ApiState,
     caller: &Caller,
-    headers: &HeaderMap,
+    (path, headers): (&str, &HeaderMap),
     wish: &VideoRequest,
     catalogue: &Catalogue,
     rate: Result<(), ApiError>,
 ) -> Result<Response, ApiError> {
-    let once = Once::begin(state, caller, headers, PATH, wish).await?;
+    let once = Once::begin(state, caller, headers, path, wish).await?;
     let made = match rate {
         Ok(()) => submit(state, caller, &once, wish, catalogue).await,
         Err(error) => Err(error),
@@ -65,7 +64,7 @@ async fn submit(
         let quotes = &state.edge.quotes;
         quotes.apply(quote, caller.project, &mut order, now_ms)
     });
-    for bytes in &order.first_frames {
+    for bytes in &order.files {
         state.artifacts.put_bytes(bytes.clone()).await?;
     }
     let job = order.into_job(

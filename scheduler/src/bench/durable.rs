@@ -135,13 +135,14 @@ impl Bench {
         self.row(what, value, "1/s", format!("{count} in all; {told}"))
     }
 
-    /// Every node says hello.
+    /// Every node says hello, all at once: the first must not be silent for long before the last has come.
     async fn hello(&self) -> Result<(), Failed> {
-        for node in 0..self.plan.nodes {
+        let one = async |node| {
             let welcome = self.dispatcher.hello(hello(&self.plan, node)).await?;
             welcome.map_err(|refusal| refusal.to_string())?;
-        }
-        Ok(())
+            Ok::<_, Failed>(())
+        };
+        try_join_all((0..self.plan.nodes).map(one)).await.map(drop)
     }
 
     async fn single(&self) -> Result<Row, Failed> {

@@ -94,6 +94,7 @@ fn render(prompt: String, seed: u64) -> RenderSpec {
         steps: None,
         guidance_scale: None,
         first_frame: None,
+        given: None,
         devices: 1,
     }
 }
@@ -105,6 +106,7 @@ fn assemble() -> AssembleSpec {
         height: 720,
         fps: 24,
         shot_frames: vec![240],
+        before: None,
     }
 }
 

@@ -450,6 +450,7 @@ pub fn job(number: u128, shots: u32) -> NewJob {
         height: 64,
         fps: 8,
         shot_frames: vec![16; shots as usize],
+        before: None,
     };
     tasks.push(task(shots, TaskSpec::Assemble(film), (0..shots).collect()));
     NewJob {
@@ -493,6 +494,7 @@ fn render(shot: u32) -> RenderSpec {
         steps: None,
         guidance_scale: None,
         first_frame: None,
+        given: None,
         devices: 1,
     }
 }

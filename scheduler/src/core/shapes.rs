@@ -16,10 +16,14 @@ pub fn shape_of(spec: &TaskSpec) -> TaskSpec {
             seed: 0,
             guidance_scale: None,
             first_frame: None,
+            given: None,
             weights: spec.weights.clone(),
             ..*spec
         }),
-        TaskSpec::Assemble(spec) => TaskSpec::Assemble(spec.clone()),
+        TaskSpec::Assemble(spec) => TaskSpec::Assemble(AssembleSpec {
+            before: None,
+            ..spec.clone()
+        }),
     }
 }
 
@@ -109,6 +113,7 @@ impl Shape {
                 steps,
                 guidance_scale: _,
                 first_frame: _,
+                given: _,
                 devices,
             }) => {
                 let numbers = [0, *shot, *width, *height, *frames, *fps, *devices];
@@ -120,6 +125,7 @@ impl Shape {
                 height,
                 fps,
                 shot_frames,
+                before: _,
             }) => (
                 "",
                 [1, *shots, *width, *height, *fps, 0, 1],

@@ -24,6 +24,8 @@ pub struct Watch {
     /// Job of each task, and the devices that it runs on.
     tasks: BTreeMap<TaskId, (JobId, u32)>,
     devices: BTreeMap<AgentId, i64>,
+    /// The most of them at once within the time.
+    devices_most: i64,
     /// Microseconds charged within the time, by tenant.
     charged_us: Vec<i64>,
     /// Films that are counted, and those of them at work.
@@ -55,6 +57,7 @@ impl Watch {
             jobs: BTreeMap::new(),
             tasks: BTreeMap::new(),
             devices: BTreeMap::new(),
+            devices_most: 0,
             charged_us: Vec::new(),
             counted: BTreeMap::new(),
             sampled_ms: 0,
@@ -163,6 +166,9 @@ impl Watch {
         let devices = if up { row.devices.len() as i64 } else { 0 };
         let before = self.devices.insert(row.id, devices).unwrap_or(0);
         self.recorder.devices_up(devices - before, self.at());
+        if self.now < self.to_ms {
+            self.devices_most = self.devices_most.max(self.devices.values().sum());
+        }
         let fell = row.state == AgentState::Unresponsive && was != Some(row.state);
         if fell && self.now > self.from_ms && self.now < self.to_ms {
             self.recorder.node_died();
@@ -172,12 +178,10 @@ impl Watch {
     /// What came of it. Films that were submitted before the time are in no row.
     pub fn report(mut self) -> Report {
         self.sample_until(self.to_ms);
-        let devices: i64 = self.devices.values().sum();
         let price = self.scenario.price_per_device_hour.unwrap_or(1.0);
         let end = self.to_ms - self.from_ms;
         let mut report = self.recorder.report(&self.scenario, end);
-        let most = report.samples.iter().map(|sample| sample.up).max();
-        report.devices = most.unwrap_or(devices).max(devices) as u64;
+        report.devices = self.devices_most.cast_unsigned();
         // What was charged, not what devices took: repeats and losses are the farm's.
         for (tenant, charged) in self.scenario.tenants.iter().zip(self.charged_us) {
             let mut rows = report

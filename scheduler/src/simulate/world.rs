@@ -528,6 +528,7 @@ fn job(scenario: &Scenario, film: &Film, index: usize) -> NewJob {
         height: 720,
         fps: 24,
         shot_frames: vec![121; row.shots as usize],
+        before: None,
     };
     tasks.push(task(
         row.shots,
@@ -569,6 +570,7 @@ fn render(shot: u32, row: &Arrivals, seed: usize) -> RenderSpec {
         steps: Some(row.steps),
         guidance_scale: None,
         first_frame: None,
+        given: None,
         devices: row.devices,
     }
 }

@@ -98,6 +98,20 @@ impl AudioEncoder {
         (self.layout.sample_rate, self.layout.in_channels)
     }
 
+    /// Rows of the spectrogram of so many samples of a channel.
+    pub(super) fn rows(&self, samples: usize) -> usize {
+        self.mel.frames(samples)
+    }
+
+    /// Channels that each level gets and has, and whether it halves rows and bins.
+    pub(super) fn widths(&self) -> impl Iterator<Item = (usize, usize, bool)> {
+        let widths = &self.layout.widths;
+        let before = std::iter::once(self.layout.packed()).chain(widths.iter().copied());
+        let halves = self.levels.iter().map(|level| level.downsample.is_some());
+        let both = before.zip(widths.iter().copied()).zip(halves);
+        both.map(|((before, width), halves)| (before, width, halves))
+    }
+
     /// Tokens that interleaved samples cover whole.
     pub fn tokens(&self, samples: usize) -> usize {
         let rows = self.mel.frames(samples / self.layout.in_channels);

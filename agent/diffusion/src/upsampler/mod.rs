@@ -85,6 +85,40 @@ fn read(config: &Config) -> Result<Layout, WeightsError> {
     })
 }
 
+/// Values of four bytes that loading an upsampler and running it over latents of this grid takes, with what it is given.
+///
+/// # Errors
+/// [`WeightsError::Field`].
+pub fn values(
+    component: &Component,
+    [frames, rows, columns]: [usize; 3],
+) -> Result<usize, WeightsError> {
+    let Layout {
+        channels,
+        width,
+        blocks,
+        factor,
+        ..
+    } = read(component.config())?;
+    let plain = |by: usize| frames * rows * by * columns * by;
+    let bordered = |by: usize| frames * (rows * by + 2) * (columns * by + 2);
+    let (small, large, deep) = (plain(1), plain(factor), width * factor * factor);
+    // A convolution's output, its norm, the residual, and what the convolution reads, with a border.
+    let normed = |by| (3 * plain(by) + bordered(by)) * width;
+    let middle = (small + bordered(1)) * width + small * deep;
+    let shuffled = small * (width + deep) + large * width;
+    let after = if blocks > 0 { normed(factor) } else { 0 };
+    let last = (large + bordered(factor)) * width + large * channels;
+    let kept = small * (channels + width + deep);
+    let peak = normed(1)
+        .max(middle)
+        .max(shuffled)
+        .max(kept + after.max(last));
+    // While the largest tensor is repacked it is there twice.
+    let loading = component.largest() as usize;
+    Ok(component.value_count() as usize + loading.max(small * channels + peak))
+}
+
 /// Refuses an upsampler of other latents, or of another factor than two stages have.
 ///
 /// # Errors

@@ -26,6 +26,33 @@ pub struct VideoEncoder {
 }
 
 impl VideoEncoder {
+    /// Peak of [`VideoEncoder::latents`] in values of four bytes: what `encode` has alive, from the top down. Larger
+    /// pictures are encoded in tiles and need no more than this.
+    pub(crate) fn values(&self, [frames, height, width]: [usize; 3]) -> usize {
+        let patch = self.layout.patch;
+        let pixels = frames * height * width * COLOURS;
+        let mut at = Extent {
+            frames,
+            rows: height / patch,
+            columns: width / patch,
+        };
+        // The bytes, their values, and the patches, which all stay until the end.
+        let kept = pixels / 4 + 2 * pixels;
+        let first = COLOURS * patch * patch;
+        let mut peak = at.bordered(first) + at.of(self.conv_in.out_channels());
+        for block in &self.blocks {
+            peak = peak.max(block.values(&mut at));
+        }
+        let deep = self.conv_out.in_channels();
+        let mid = if self.mid.is_empty() {
+            0
+        } else {
+            at.resnet(deep)
+        };
+        let last = at.of(deep) + at.bordered(deep) + at.of(self.conv_out.out_channels());
+        kept + peak.max(mid).max(last)
+    }
+
     /// Reads the encoder's half of the component.
     ///
     /// # Errors
@@ -124,7 +151,52 @@ struct DownBlock {
     downsampler: Option<Downsampler>,
 }
 
+/// Frames, rows and columns of a tensor.
+#[derive(Clone, Copy)]
+struct Extent {
+    frames: usize,
+    rows: usize,
+    columns: usize,
+}
+
+impl Extent {
+    fn of(&self, channels: usize) -> usize {
+        self.frames * self.rows * self.columns * channels
+    }
+
+    /// The same with a border of a pixel, as a convolution reads it.
+    fn bordered(&self, channels: usize) -> usize {
+        self.frames * (self.rows + 2) * (self.columns + 2) * channels
+    }
+
+    /// A resnet: what it got, the first convolution's output, that with a border, the second's output.
+    fn resnet(&self, channels: usize) -> usize {
+        3 * self.of(channels) + self.bordered(channels)
+    }
+}
+
 impl DownBlock {
+    /// Peak of the block; `at` is its output's extent afterwards.
+    fn values(&self, at: &mut Extent) -> usize {
+        let channels = self.resnets.first().map(Resnet::channels);
+        let resnets = channels.map_or(0, |channels| at.resnet(channels));
+        let Some(down) = &self.downsampler else {
+            return resnets;
+        };
+        let (given, flat) = (down.conv.in_channels(), down.conv.out_channels());
+        let convolving = at.of(given) + at.bordered(given) + at.of(flat);
+        let before = at.of(given) + at.of(flat);
+        let [st, sh, sw] = down.strides;
+        *at = Extent {
+            frames: at.frames.div_ceil(st),
+            rows: at.rows / sh,
+            columns: at.columns / sw,
+        };
+        resnets
+            .max(convolving)
+            .max(before + at.of(down.out_channels))
+    }
+
     fn load(source: Source<'_>, index: usize, block: &Block) -> Result<Self, WeightsError> {
         let prefix = format!("encoder.down_blocks.{index}");
         let downsampler = match block.strides {

@@ -117,6 +117,7 @@ fn recipe(scene: &impl Asked, seed: u64) -> Recipe {
         guidance: GuidanceChanges::default(),
         shift: Shift::default(),
         refine: None,
+        renoise: None,
         given: Given::default(),
     }
 }

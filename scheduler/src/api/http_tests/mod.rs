@@ -2,6 +2,7 @@
 
 mod content;
 mod create;
+mod derive;
 mod estimate;
 mod keys;
 mod nodes;

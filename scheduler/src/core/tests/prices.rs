@@ -23,6 +23,7 @@ fn shot() -> TaskSpec {
         steps: Some(8),
         guidance_scale: None,
         first_frame: None,
+        given: None,
         devices: 1,
     })
 }
