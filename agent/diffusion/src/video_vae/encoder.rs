@@ -36,8 +36,8 @@ impl VideoEncoder {
             rows: height / patch,
             columns: width / patch,
         };
-        // The bytes, their values, and the patches, which all stay until the end.
-        let kept = pixels / 4 + 2 * pixels;
+        // The bytes, their values twice on their way to the device, and the patches, which all stay until the end.
+        let kept = pixels / 4 + 3 * pixels;
         let first = COLOURS * patch * patch;
         let mut peak = at.bordered(first) + at.of(self.conv_in.out_channels());
         for block in &self.blocks {
