@@ -25,10 +25,14 @@ from . import captions, encode, scenes, sound, stage, tokenizer
 from .denoise import Denoiser
 from .muon import Muon
 
-# Latent frames of a batch -> its share in the first and in the second half of the stage, and clips beside one of full length.
+# Latent frames of a batch -> its share while words are learnt and after that, and clips beside one of full length.
 # Short clips are cheap and teach what the caption says; an image teaches shapes and colours eight times as fast as a clip.
-LENGTHS = {17: (0.2, 0.6, 1), 9: (0.2, 0.2, 2), 5: (0.25, 0.1, 4), 1: (0.35, 0.1, 8)}
-OBJECT_WEIGHT, SOUND_WEIGHT = 3.0, 2.0
+# How a body moves shows in whole clips alone: on the moon it lands after two seconds.
+LENGTHS = {17: (0.2, 0.75, 1), 9: (0.2, 0.15, 2), 5: (0.25, 0.05, 4), 1: (0.35, 0.05, 8)}
+SIZE_SHARES = (0.35, 0.15, 0.5)  # Portrait, which every film is unless asked otherwise, is the hardest of the three.
+# How much more often than by chance: the rarer gravity, and bodies that differ, of which one must not bounce like the other.
+MOON, UNLIKE = 1.85, 2.0
+OBJECT_WEIGHT, SOUND_WEIGHT = 5.0, 2.0
 CAPTION_DROPPED, FIRST_FRAME, TWO_SIGMAS = 0.1, 0.1, 0.3
 STATE = "dit"
 
@@ -48,6 +52,8 @@ class Shards:
             s = self.statistics
             shard["video"] = ((shard["video"].float() - s["video_mean"]) / s["video_std"]).half()
             shard["audio"] = ((shard["audio"].float() - s["audio_mean"]) / s["audio_std"]).half()
+            often = np.array([how_often(scene) for scene in shard["scenes"]])
+            shard["often"] = often / often.sum()
             self.by_size.setdefault(tuple(shard["scenes"][0]["size"]), []).append(shard)
             self.clips += len(shard["scenes"])
 
@@ -56,18 +62,24 @@ class Shards:
         weights = np.array([1.0 if not s["objects"] else max(single_share, 0.01) for s in shards])
         rows = []
         for i in rng.choice(len(shards), count, p=weights / weights.sum()):
-            j = int(rng.integers(len(shards[i]["scenes"])))
+            j = int(rng.choice(len(shards[i]["scenes"]), p=shards[i]["often"]))
             shard = shards[i]
             rows.append((shard["video"][j], shard["audio"][j], shard["seen"][j], shard["loud"][j], shard["scenes"][j]))
         video, audio, seen, loud, kept = zip(*rows)
         return torch.stack(video).float(), torch.stack(audio).float(), torch.stack(seen), torch.stack(loud), kept
 
 
+def how_often(scene):
+    bodies = scene["objects"]
+    unlike = len(bodies) == 2 and bodies[0]["material"] != bodies[1]["material"]
+    return (MOON if scene["gravity"] == "moon" else 1.0) * (UNLIKE if unlike else 1.0)
+
+
 def make_batch(shards, rng, shared, tok, args, progress):
-    size = scenes.SIZES[int(shared.choice(3, p=(0.4, 0.2, 0.4)))]  # As the clips are encoded.
+    size = scenes.SIZES[int(shared.choice(3, p=SIZE_SHARES))]
     if size not in shards.by_size:
         size = (64, 64)
-    half = int(progress >= 0.5)
+    half = int(progress >= 0.5 or args.resume)
     length = int(shared.choice(list(LENGTHS), p=[row[half] for row in LENGTHS.values()]))
     count = args.batch * LENGTHS[length][2]
     count = count if size == (64, 64) else max(1, count * 5 // 8)
@@ -83,14 +95,14 @@ def make_batch(shards, rng, shared, tok, args, progress):
 
 
 def draw_sigmas(n, mean, length):
-    """A sixth in 0.96..1, where only the caption can tell the background; 45 % high, where objects take place; the rest around `mean`.
+    """A twelfth in 0.96..1, where only the caption can tell the background; 45 % high, where objects take place; the rest around `mean`.
 
     Fewer frames show less through the same noise: the logits fall by half the logarithm of the length.
     """
     kind, fewer = torch.rand(n), 0.5 * math.log(length / max(LENGTHS))
     s = torch.sigmoid(torch.randn(n) + mean + fewer)
-    s = torch.where(kind < 0.61, torch.sigmoid(0.9 * torch.randn(n) + 2.0 + fewer), s)
-    s = torch.where(kind < 0.16, 0.96 + 0.04 * torch.rand(n), s)
+    s = torch.where(kind < 0.53, torch.sigmoid(0.9 * torch.randn(n) + 2.0 + fewer), s)
+    s = torch.where(kind < 0.08, 0.96 + 0.04 * torch.rand(n), s)
     return s.clamp(0.002, 1.0)
 
 
@@ -224,10 +236,10 @@ def main():
     args.add_argument("--port", type=int, default=29517)
     args.add_argument("--lr", type=float, default=0.02)
     args.add_argument("--decay", type=float, default=0.4, help="last share of the clock in which the rate falls")
-    args.add_argument("--mean", type=float, default=0.4, help="mean of the logit of sigma for the lower part of the samples")
+    args.add_argument("--mean", type=float, default=1.0, help="mean of the logit of sigma for the lower part of the samples")
     args.add_argument("--audio-weight", type=float, default=1.0)
     args.add_argument("--compile", action="store_true")
-    args.add_argument("--resume", action="store_true")
+    args.add_argument("--resume", action="store_true", help="go on from the state; words are learnt, so mostly whole clips follow")
     args.add_argument("--save-every-s", type=float, default=120)
     stage.add_device(args)
     args = args.parse_args()
