@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use schemas::task::AssembleSpec;
 
 use crate::{
+    given::{self, Fit, GivenError, Shape},
     mp4::{self, Facts, Mp4Error},
     mux::{self, Ffmpeg, MuxError, Run, Stop, words},
     soundtrack::{self, CHANNELS, RATE},
@@ -23,6 +24,8 @@ const CROP_MAX: f64 = 0.15;
 
 #[derive(Debug, thiserror::Error)]
 pub enum AssembleError {
+    #[error(transparent)]
+    Given(#[from] GivenError),
     #[error(transparent)]
     Mux(#[from] MuxError),
     #[error(transparent)]
@@ -83,6 +86,34 @@ pub fn film(
         spritesheet: stills.spritesheet,
         facts,
     })
+}
+
+/// The order and files of a film that goes on from `before`: that film becomes its first shot, whole.
+///
+/// # Errors
+/// A film without picture or sound, or a damaged one.
+pub fn after(
+    ffmpeg: &Ffmpeg,
+    spec: &AssembleSpec,
+    (before, fit): (&Path, Fit),
+    shots: &[PathBuf],
+    dir: &Path,
+    stop: Stop<'_>,
+) -> Result<(AssembleSpec, Vec<PathBuf>), GivenError> {
+    let shape = Shape {
+        width: spec.width,
+        height: spec.height,
+        fps: spec.fps,
+        fit,
+    };
+    let first = dir.join("shot-before.mkv");
+    given::as_shot(ffmpeg, before, shape, &first, stop)?;
+    let mut longer = spec.clone();
+    longer.shots += 1;
+    let frames = given::count(ffmpeg, &first, spec.fps, stop)?;
+    longer.shot_frames.insert(0, frames);
+    let all = [first].into_iter().chain(shots.iter().cloned());
+    Ok((longer, all.collect()))
 }
 
 /// Frames of the whole film.

@@ -423,6 +423,7 @@ mod tests {
             devices: Vec::new(),
             weights: Vec::new(),
             ffmpeg: None,
+            group_max: 1,
         };
         let gone = client.hello(&hello).await.unwrap_err();
         assert!(gone.to_string().contains("127.0.0.1:1."), "{gone}");

@@ -9,6 +9,7 @@ use std::{
 };
 
 use diffusion::{Checkpoint, DiffusionError};
+use kernels::Team;
 use schemas::{
     Digest,
     agent::{CheckpointRef, CheckpointReport, FailureClass, Outcome, Report, WriteAnswer},
@@ -19,7 +20,9 @@ use crate::{
     assemble::AssembleError,
     client::{Client, ClientError, Try, chain},
     clock::BootMs,
+    given::GivenError,
     held::{Held, Verdict},
+    material::MaterialError,
     mux::MuxError,
 };
 
@@ -42,6 +45,8 @@ pub struct Desk {
     pub held: Arc<Held>,
     /// Emptied and removed when the attempt ends.
     pub dir: PathBuf,
+    /// Threads of the devices that the attempt was granted; those of the engine when absent.
+    pub team: Option<Team>,
 }
 
 impl Desk {
@@ -118,6 +123,14 @@ impl Desk {
                 self.held.abandon(&why);
                 Err(Broken::Abandoned)
             }
+        }
+    }
+
+    /// Runs `work` of the engine on the threads that the attempt was granted.
+    pub fn on_team<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
+        match &self.team {
+            Some(team) => team.run(work),
+            None => work(),
         }
     }
 
@@ -234,10 +247,44 @@ impl From<MuxError> for Broken {
     }
 }
 
+impl From<GivenError> for Broken {
+    /// What is wrong with a file that the user gave is the user's to mend; it is told by its name alone.
+    fn from(error: GivenError) -> Self {
+        let error = match error {
+            GivenError::Mux(error) => return error.into(),
+            error => error.named_alone(),
+        };
+        tracing::error!(error = %chain(&error), "a given file cannot be used");
+        match error {
+            GivenError::Read { .. } => Self::failed(
+                FailureClass::Io,
+                "the node could not read a file that it was given",
+            ),
+            error => Self::failed(FailureClass::Rejected, &error.to_string()),
+        }
+    }
+}
+
+impl From<MaterialError> for Broken {
+    fn from(error: MaterialError) -> Self {
+        match error {
+            MaterialError::Given(error) => error.into(),
+            MaterialError::Mux(error) => error.into(),
+            MaterialError::Lost => {
+                Self::failed(FailureClass::Internal, "a file of the order is missing")
+            }
+            error @ (MaterialError::Image(_) | MaterialError::Deaf(_)) => {
+                Self::failed(FailureClass::Rejected, &error.to_string())
+            }
+        }
+    }
+}
+
 impl From<AssembleError> for Broken {
     fn from(error: AssembleError) -> Self {
         match error {
             AssembleError::Mux(error) => error.into(),
+            AssembleError::Given(error) => error.into(),
             AssembleError::Stills(crate::stills::StillsError::Mux(error)) => error.into(),
             AssembleError::BadOrder(_) | AssembleError::WrongFilm(_) => {
                 tracing::error!(error = %chain(&error), "the film cannot be assembled");

@@ -1,4 +1,4 @@
-//! What the engine computes on: the processor, or a card beside it.
+//! What the engine computes on: the processor or a card.
 
 use std::path::PathBuf;
 
@@ -12,8 +12,17 @@ pub enum Engine {
     /// The processor alone.
     #[default]
     Cpu,
-    /// Products, attention and convolutions on the first NVIDIA GPU, the rest on the processor.
+    /// The first NVIDIA GPU, which then holds weights and tensors.
     Cuda,
+    /// The first NVIDIA GPU where one can be opened, else the processor.
+    Auto,
+}
+
+/// A device, and how it came to be chosen where the choice was left open.
+#[derive(Debug)]
+pub struct Opened {
+    pub device: Device,
+    pub chosen: Option<String>,
 }
 
 impl Engine {
@@ -21,11 +30,25 @@ impl Engine {
     ///
     /// # Errors
     /// [`KernelError`]: without a driver or with a card that is too old, with what to do about it.
-    pub fn open(self, threads: usize, lib_dirs: &[PathBuf]) -> Result<Device, KernelError> {
-        match self {
-            Self::Cpu => Device::cpu(threads),
-            Self::Cuda => Device::cuda(cuda::open(lib_dirs, cache_folder())?, threads),
-        }
+    pub fn open(self, threads: usize, lib_dirs: &[PathBuf]) -> Result<Opened, KernelError> {
+        let card = || {
+            let gpu = cuda::open(lib_dirs, cache_folder())?;
+            let name = gpu.card().name.clone();
+            Ok((Device::cuda(gpu, threads)?, name))
+        };
+        let (device, chosen) = match self {
+            Self::Cpu => (Device::cpu(threads)?, None),
+            Self::Cuda => (card()?.0, None),
+            Self::Auto => match card() {
+                Ok((device, name)) => (device, Some(format!("the GPU: {name} can be used"))),
+                Err(error) => {
+                    let error: KernelError = error;
+                    let why = format!("the processor: no GPU can be used, because {error}");
+                    (Device::cpu(threads)?, Some(why))
+                }
+            },
+        };
+        Ok(Opened { device, chosen })
     }
 }
 
@@ -49,6 +72,13 @@ mod tests {
         let refused = Engine::Cuda.open(1, &[]).unwrap_err().to_string();
         assert!(refused.contains("libcuda.so is missing"), "{refused}");
         assert!(refused.contains("install the NVIDIA driver"), "{refused}");
-        assert!(Engine::Cpu.open(1, &[]).is_ok());
+        assert!(Engine::Cpu.open(1, &[]).unwrap().chosen.is_none());
+        let Opened { device, chosen } = Engine::Auto.open(1, &[]).unwrap();
+        assert!(matches!(device, Device::Cpu(_)));
+        let chosen = chosen.unwrap();
+        assert!(
+            chosen.contains("the processor") && chosen.contains("libcuda.so"),
+            "{chosen}"
+        );
     }
 }

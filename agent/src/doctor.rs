@@ -159,7 +159,7 @@ fn gpu(gpus: &Gpus) -> Finding {
         .collect();
     let driver = gpus.driver().unwrap_or_else(|| "unknown".into());
     let detail = format!(
-        "{} (driver {driver}): watched; it renders when the setting `device` is `cuda`",
+        "{} (driver {driver}): watched; it renders when the setting `device` is `cuda` or `auto`",
         names.join(", ")
     );
     Finding::found("GPU", detail)

@@ -6,7 +6,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use diffusion::{SoundFormat, Wave};
+use diffusion::{Picture, SoundFormat, Wave};
+pub use schemas::given::Fit;
 
 use crate::mux::{Ffmpeg, MuxError, Run, Stop, words};
 
@@ -37,14 +38,21 @@ pub enum GivenError {
     Mux(#[from] MuxError),
 }
 
-/// How pictures of another aspect are made to fit.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
-pub enum Fit {
-    /// Scaled until they cover the frame, then cut at the middle.
-    #[default]
-    Cover,
-    /// Scaled until they lie inside the frame, with black around them.
-    Contain,
+impl GivenError {
+    /// The same about the file's name without its folder.
+    pub fn named_alone(mut self) -> Self {
+        let (Self::Read { path, .. }
+        | Self::Lacks { path, .. }
+        | Self::Short { path, .. }
+        | Self::Damaged { path, .. }) = &mut self
+        else {
+            return self;
+        };
+        if let Some(name) = path.file_name() {
+            *path = name.into();
+        }
+        self
+    }
 }
 
 /// Size and rate to make the pictures of.
@@ -222,6 +230,67 @@ fn decode(
     })
 }
 
+/// A picture as it comes out of H.264 at this quality: models that were trained on frames of films are given such.
+pub fn compressed(
+    ffmpeg: &Ffmpeg,
+    picture: Picture,
+    crf: u8,
+    stop: Stop<'_>,
+) -> Result<Picture, MuxError> {
+    let Picture { width, height, .. } = picture;
+    let (size, crf) = (format!("{width}x{height}"), crf.to_string());
+    let run = |args: &[&str], stdin: &[u8]| {
+        let run = Run {
+            what: "compress a given picture",
+            args: words(args),
+            stdin,
+        };
+        ffmpeg.run(run, stop)
+    };
+    let raw = ["-f", "rawvideo", "-pix_fmt", "rgb24", "-video_size", &size];
+    let to = [
+        "-i",
+        "pipe:0",
+        "-frames:v",
+        "1",
+        "-c:v",
+        "libx264",
+        "-preset",
+        "veryfast",
+        "-crf",
+        &crf,
+        "-pix_fmt",
+        "yuv420p",
+        "-threads",
+        "1",
+        "-f",
+        "h264",
+        "pipe:1",
+    ];
+    let film = run(&[&raw[..], &to].concat(), &picture.rgb)?;
+    let back = [
+        "-f",
+        "h264",
+        "-i",
+        "pipe:0",
+        "-frames:v",
+        "1",
+        "-f",
+        "rawvideo",
+        "-pix_fmt",
+        "rgb24",
+        "pipe:1",
+    ];
+    let rgb = run(&back, &film)?;
+    match rgb.len() == picture.rgb.len() {
+        true => Ok(Picture { rgb, ..picture }),
+        false => Err(MuxError::BadClip(format!(
+            "a picture of {size} came back from H.264 with {} bytes",
+            rgb.len()
+        ))),
+    }
+}
+
 /// `wave` from `start_s` on, exactly `seconds` long: behind its end comes silence.
 pub fn slice(wave: &Wave, start_s: f64, seconds: f64) -> Wave {
     let (rate, channels) = (
@@ -337,6 +406,26 @@ mod tests {
         assert_eq!(part.samples.len(), 16_000);
         assert_eq!(part.samples[..4_000], found.samples[16_000..20_000]);
         assert_eq!(part.samples[12_000..], [0.0; 4_000]);
+    }
+
+    #[test]
+    fn a_picture_passes_h264_and_loses_what_that_loses() {
+        let ffmpeg = Ffmpeg::find(None).unwrap();
+        let level = |at: usize| (at * 97 % 251) as u8 / 4 + (at / 192) as u8;
+        let picture = Picture {
+            width: 64,
+            height: 64,
+            rgb: (0..64 * 64 * 3).map(level).collect(),
+        };
+        let off = |crf| -> u64 {
+            let found = compressed(&ffmpeg, picture.clone(), crf, &go_on).unwrap();
+            assert_eq!((found.width, found.height), (64, 64));
+            let pairs = picture.rgb.iter().zip(&found.rgb);
+            pairs.map(|(a, b)| u64::from(a.abs_diff(*b))).sum()
+        };
+        let (fine, coarse) = (off(18), off(33));
+        assert!(0 < fine && fine < coarse, "{fine} and {coarse}");
+        assert!(coarse < 64 * 64 * 3 * 40, "still that picture: {coarse}");
     }
 
     #[test]

@@ -218,6 +218,7 @@ mod tests {
             devices: Vec::new(),
             weights: Vec::new(),
             ffmpeg: None,
+            group_max: 1,
         };
         let joined = runtime
             .block_on(Membership::join(&client, hello, || Try::Now))

@@ -16,6 +16,7 @@ pub mod given;
 pub mod heartbeat;
 pub mod held;
 pub mod host;
+pub mod material;
 pub mod membership;
 pub mod metrics;
 pub mod mp4;
@@ -30,6 +31,7 @@ mod scripted;
 pub mod settings;
 pub mod shot;
 mod soundtrack;
+pub mod splice;
 mod stills;
 mod studio;
 pub mod wav;
@@ -54,6 +56,7 @@ pub use settings::Settings;
 use crate::{
     catalogue::{Catalogue, CatalogueError},
     client::{Client, ClientError, Try},
+    device::{Engine, Opened},
     heartbeat::Beater,
     held::Leases,
     membership::Membership,
@@ -186,10 +189,17 @@ struct Node {
 }
 
 impl Node {
-    fn prepare(settings: Settings) -> Result<Self, AgentError> {
+    fn prepare(mut settings: Settings) -> Result<Self, AgentError> {
         let scratch = Scratch::open(&settings.scratch)?;
         let ffmpeg = Ffmpeg::find(settings.ffmpeg.as_deref())?;
-        let device = settings.open_device()?;
+        let Opened { device, chosen } = settings.open_device()?;
+        if let Some(chosen) = chosen {
+            tracing::info!(chosen, "the device was chosen");
+        }
+        settings.device = match &device {
+            Device::Cpu(_) => Engine::Cpu,
+            _ => Engine::Cuda,
+        };
         let catalogue = Catalogue::open(&settings.weights, &device)?;
         let gpus = Gpus::probe();
         if let Gpus::None { why } = &gpus {
@@ -231,8 +241,11 @@ impl Node {
             joined => Arc::new(joined?),
         };
         let (stop, xids) = (CancellationToken::new(), XidLog::default());
-        // Device 0 is what the engine computes on: a GPU that is only watched comes behind the CPU.
-        let first_gpu = u32::from(self.device.class().starts_with(CPU_CLASS));
+        // First come the devices that the engine computes on: a GPU that is only watched is behind the CPU.
+        let first_gpu = match self.device.class().starts_with(CPU_CLASS) {
+            true => self.studio.settings.device_count(),
+            false => 0,
+        };
         self.gpus.watch_xids(first_gpu, xids.clone(), stop.clone());
         let beater = Beater {
             client: beat_client,
@@ -274,14 +287,23 @@ impl Node {
             name: self.studio.settings.name.clone(),
             boot: BootId(uuid::Uuid::now_v7()),
             version: env!("CARGO_PKG_VERSION").into(),
-            devices: vec![schemas::agent::Device {
-                index: 0,
-                class: self.device.class(),
-                memory_bytes: host::memory_total_bytes().unwrap_or(0),
-            }],
+            devices: self.devices(),
             weights: self.studio.catalogue.advertise(),
             ffmpeg: Some(self.studio.ffmpeg.version.clone()),
+            group_max: self.studio.settings.group_max(),
         }
+    }
+
+    /// One, or as many as the processor is divided into.
+    fn devices(&self) -> Vec<schemas::agent::Device> {
+        let count = self.studio.settings.device_count();
+        let bytes = host::memory_total_bytes().unwrap_or(0);
+        let device = |index| schemas::agent::Device {
+            index,
+            class: self.device.class(),
+            memory_bytes: bytes / u64::from(count),
+        };
+        (0..count).map(device).collect()
     }
 }
 

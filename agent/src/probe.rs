@@ -26,11 +26,15 @@ pub async fn run(
         Ok(entry) => Arc::clone(&entry.weights),
         Err(error) => return Some(failed(error.to_string())),
     };
-    let twice = move || {
-        let first = render(&weights, &stop)?;
-        let second = render(&weights, &stop)?;
-        Ok((first, second))
+    let team = match studio.team(1) {
+        Ok(team) => team,
+        Err(error) => return Some(failed(error.to_string())),
     };
+    let once = move || match &team {
+        Some(team) => team.run(|| render(&weights, &stop)),
+        None => render(&weights, &stop),
+    };
+    let twice = move || Ok((once()?, once()?));
     match tokio::task::spawn_blocking(twice).await {
         Ok(Ok((Some(first), Some(second)))) if first == second => {
             Some(ProbeOutcome::Rendered { digest: first })
@@ -158,6 +162,7 @@ mod tests {
             devices: Vec::new(),
             weights: Vec::new(),
             ffmpeg: None,
+            group_max: 1,
         };
         let membership = Membership::join(&client, hello, || Try::Now).await.unwrap();
         let scratch = tempfile::tempdir().unwrap();

@@ -8,23 +8,25 @@ use std::{
 
 use diffusion::{
     Checkpoint, CheckpointError, Control, DiffusionError, Generated, Given, GuidanceChanges,
-    ModelInfo, Progress, Recipe, Shift, Sink, Start, Weights,
+    Progress, Recipe, Shift, Sink, Start, Weights,
 };
 use schemas::{
-    agent::{CheckpointRef, FailureClass, Outcome, Phase, Times},
-    task::{RenderSpec, Variant},
+    Digest,
+    agent::{CheckpointRef, FailureClass, LeaseOffer, Outcome, Phase, Times},
+    given::PartSpec,
+    task::{Artefact, RenderSpec, Variant},
 };
 use tokio::sync::watch;
 
 use crate::{
     clock::BootMs,
     desk::{Broken, Desk},
-    first_frame,
-    given::Fit,
     held::{Held, Verdict},
+    material::{self, Files, Material},
     metrics::Metrics,
     mux::MuxError,
     shot,
+    splice::{Cut, Splice},
     studio::Studio,
 };
 
@@ -32,7 +34,7 @@ use crate::{
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 
 /// The engine's order for what the scheduler ordered; the one place where the words meet.
-pub fn recipe(spec: &RenderSpec, first_frame: Option<diffusion::Picture>) -> Recipe {
+pub fn recipe(spec: &RenderSpec, given: Given) -> Recipe {
     Recipe {
         prompt: spec.prompt.clone(),
         negative_prompt: spec.negative_prompt.clone(),
@@ -45,24 +47,28 @@ pub fn recipe(spec: &RenderSpec, first_frame: Option<diffusion::Picture>) -> Rec
         guidance: GuidanceChanges::scale(spec.guidance_scale),
         shift: Shift::default(),
         refine: None,
-        given: Given::first_frame(first_frame),
+        renoise: spec.given().renoise,
+        given,
     }
 }
 
-/// Renders a leased shot, from `checkpoint` when there is one.
+/// Renders a leased shot, from the offer's checkpoint when there is one.
 pub async fn run(
     studio: &Arc<Studio>,
     desk: &Arc<Desk>,
     spec: &RenderSpec,
-    checkpoint: Option<CheckpointRef>,
+    offer: &LeaseOffer,
 ) -> Result<Outcome, Broken> {
+    let checkpoint = offer.checkpoint;
     let entry = studio.catalogue.get(&spec.weights).map_err(|_| {
         let message = format!("the node has no weights called '{}'", spec.weights);
         Broken::failed(FailureClass::Internal, &message)
     })?;
-    let recipe = recipe(spec, first_frame(desk, spec).await?);
-    recipe.check(entry.weights.info())?;
-    let steps = steps_total(&recipe, entry.weights.info());
+    let weights = Arc::clone(&entry.weights);
+    let Material { given, cut } = material(studio, desk, &weights, spec, &offer.inputs).await?;
+    let recipe = recipe(spec, given);
+    recipe.check(weights.info())?;
+    let steps = weights.steps(&recipe);
     desk.held.stepped(
         checkpoint.map_or(0, |checkpoint| checkpoint.step),
         steps,
@@ -70,8 +76,13 @@ pub async fn run(
     );
     let start = start(studio, desk, checkpoint).await;
     let shot = desk.dir.join("shot.mkv");
-    let weights = Arc::clone(&entry.weights);
-    let mut taken = take(studio, desk, weights, recipe, start, shot.clone()).await?;
+    let order = Ordered {
+        weights,
+        recipe,
+        cut,
+        start,
+    };
+    let mut taken = take(studio, desk, order, shot.clone()).await?;
     match (taken.generated, taken.written) {
         _ if desk.is_abandoned() => return Err(Broken::Abandoned),
         // The shot file of a run that paused was stopped with it; anything else paused the run.
@@ -93,29 +104,51 @@ pub async fn run(
     })
 }
 
+/// Fetches and reads what the shot is given.
+async fn material(
+    studio: &Arc<Studio>,
+    desk: &Arc<Desk>,
+    weights: &Arc<Weights>,
+    spec: &RenderSpec,
+    inputs: &[Artefact],
+) -> Result<Material, Broken> {
+    let mut files = Files::default();
+    for digest in spec.reads() {
+        let name = name(spec, digest);
+        files.named.insert(digest, desk.fetch(digest, &name).await?);
+    }
+    if let Some(shot) = inputs.last() {
+        files.before = Some(desk.fetch(shot.digest, "shot-before.mkv").await?);
+    }
+    let (studio, watched) = (Arc::clone(studio), Arc::clone(desk));
+    let (weights, spec) = (Arc::clone(weights), spec.clone());
+    let read = move || {
+        let stop = || watched.is_abandoned();
+        material::read(&studio.ffmpeg, weights.info(), &spec, &files, &stop)
+    };
+    let (read, _) = desk.blocking(read).await?;
+    Ok(read?)
+}
+
+/// What the file of a digest is called in the scratch folder; errors name it.
+fn name(spec: &RenderSpec, digest: Digest) -> String {
+    let given = spec.given();
+    let part = |part: Option<&PartSpec>| part.is_some_and(|part| part.file == digest);
+    let before = given.context.as_ref().and_then(|context| context.film);
+    if part(given.film.as_ref().map(|film| &film.part)) {
+        "given-film".into()
+    } else if part(given.sound.as_ref()) {
+        "given-sound".into()
+    } else if before == Some(digest) {
+        "film-before".into()
+    } else {
+        format!("image-{}", &digest.to_string()[..16])
+    }
+}
+
 /// Whole microseconds.
 pub fn micros(time: Duration) -> u64 {
     u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
-}
-
-fn steps_total(recipe: &Recipe, info: &ModelInfo) -> u32 {
-    recipe.steps.unwrap_or(info.steps)
-}
-
-async fn first_frame(
-    desk: &Arc<Desk>,
-    spec: &RenderSpec,
-) -> Result<Option<diffusion::Picture>, Broken> {
-    let Some(digest) = spec.first_frame else {
-        return Ok(None);
-    };
-    let path = desk.fetch(digest, "first-frame").await?;
-    let (width, height) = (spec.width, spec.height);
-    let (read, _) = desk
-        .blocking(move || first_frame::read(&path, width, height, Fit::Cover))
-        .await?;
-    read.map(Some)
-        .map_err(|error| Broken::failed(FailureClass::Rejected, &error.to_string()))
 }
 
 /// Where to begin. A checkpoint that cannot be read costs its steps, not the film.
@@ -162,16 +195,28 @@ struct Taken {
     times: Times,
 }
 
+/// What the engine is to do.
+struct Ordered {
+    weights: Arc<Weights>,
+    recipe: Recipe,
+    cut: Cut,
+    start: Start,
+}
+
 /// Runs the engine on a thread of its own, writes what it decodes as the shot file `path`, and stores
 /// checkpoints beside it.
 async fn take(
     studio: &Arc<Studio>,
     desk: &Arc<Desk>,
-    weights: Arc<Weights>,
-    recipe: Recipe,
-    start: Start,
+    order: Ordered,
     path: PathBuf,
 ) -> Result<Taken, Broken> {
+    let Ordered {
+        weights,
+        recipe,
+        cut,
+        start,
+    } = order;
     // Only the newest matters: one that comes while another is on its way replaces what waits.
     let (sender, mut newest) = watch::channel(None::<Arc<Checkpoint>>);
     let pixels = u64::from(recipe.width) * u64::from(recipe.height) * u64::from(recipe.frames);
@@ -194,7 +239,9 @@ async fn take(
     let shoot = move || {
         shot::write(&studio.ffmpeg, &path, &|| watched.is_abandoned(), |feed| {
             let began = Instant::now();
-            let generated = generate(&weights, &recipe, start, &mut look, &metrics, feed);
+            let mut sink = Splice::new(cut, feed);
+            let run = || generate(&weights, &recipe, start, &mut look, &metrics, &mut sink);
+            let generated = watched.on_team(run);
             watched.held.enter(Phase::Mux);
             (
                 generated,

@@ -6,10 +6,14 @@ use std::{
 };
 
 use config::{Config, ConfigError, Environment, File};
-use kernels::{Device, KernelError};
+use kernels::KernelError;
+use schemas::task::GROUP_SIZES;
 use serde::Deserialize;
 
-use crate::device::Engine;
+use crate::device::{Engine, Opened};
+
+/// Devices that a processor may be divided into.
+const DEVICES_MAX: u32 = 64;
 
 /// All settings; an unknown key is an error.
 #[derive(Clone, Debug, Deserialize)]
@@ -28,7 +32,10 @@ pub struct Settings {
     pub ffmpeg: Option<PathBuf>,
     /// Threads of the engine; 0 takes one for each core.
     pub threads: usize,
-    /// `cpu`, or `cuda` for products, attention and convolutions on the first GPU.
+    /// Devices that the processor counts as: threads and memory are divided among them, each takes work of
+    /// its own, and a film that asks for several gets them together. A GPU is one device.
+    pub devices: u32,
+    /// `cpu`; `cuda` for the first GPU; `auto` for that where it can be opened, else the processor.
     pub device: Engine,
     /// Folders that hold CUDA's libraries, besides the system's.
     pub cuda_lib_dirs: Vec<PathBuf>,
@@ -53,6 +60,7 @@ impl Default for Settings {
             weights: Vec::new(),
             ffmpeg: None,
             threads: 0,
+            devices: 1,
             device: Engine::Cpu,
             cuda_lib_dirs: Vec::new(),
             checkpoint_steps: 4,
@@ -92,8 +100,29 @@ impl Settings {
     ///
     /// # Errors
     /// As [`Engine::open`].
-    pub fn open_device(&self) -> Result<Device, KernelError> {
+    pub fn open_device(&self) -> Result<Opened, KernelError> {
         self.device.open(self.engine_threads(), &self.cuda_lib_dirs)
+    }
+
+    /// Devices that this node has, at least one: a card is one, whatever `devices` says.
+    pub fn device_count(&self) -> u32 {
+        match self.device {
+            Engine::Cpu => self.devices.clamp(1, DEVICES_MAX),
+            Engine::Cuda | Engine::Auto => 1,
+        }
+    }
+
+    /// Most devices that one shot can run on at once. The engine has no way to share a run between cards.
+    pub fn group_max(&self) -> u32 {
+        let sizes = GROUP_SIZES.into_iter();
+        let fitting = sizes.filter(|size| *size <= self.device_count());
+        fitting.max().unwrap_or(1)
+    }
+
+    /// Threads of so many devices together.
+    pub fn threads_of(&self, devices: usize) -> usize {
+        let each = self.engine_threads() / self.device_count() as usize;
+        each.max(1) * devices
     }
 
     /// Threads that the engine runs on.
@@ -148,6 +177,26 @@ mod tests {
             settings.fence_margin_ms,
             Settings::default().fence_margin_ms
         );
+    }
+
+    #[test]
+    fn a_processor_is_divided_into_devices_and_a_card_is_not() {
+        let told = |text: &str| {
+            let settings = read(text, &[]).unwrap();
+            (
+                settings.device_count(),
+                settings.group_max(),
+                settings.threads_of(2),
+            )
+        };
+        assert_eq!(told("threads = 6\ndevices = 3"), (3, 2, 4));
+        assert_eq!(
+            told("threads = 2\ndevices = 8"),
+            (8, 8, 2),
+            "a thread each at least"
+        );
+        assert_eq!(told("threads = 2\ndevices = 0").0, 1);
+        assert_eq!(told("threads = 2\ndevices = 4\ndevice = 'cuda'").0, 1);
     }
 
     #[test]

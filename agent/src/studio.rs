@@ -5,7 +5,22 @@ use std::{
     time::Duration,
 };
 
+use kernels::{KernelError, Team};
+
 use crate::{catalogue::Catalogue, metrics::Metrics, mux::Ffmpeg, settings::Settings};
+
+impl Studio {
+    /// The threads of so many of this node's devices; `None` where one device is all of the processor.
+    ///
+    /// # Errors
+    /// As [`Team::new`].
+    pub fn team(&self, devices: usize) -> Result<Option<Team>, KernelError> {
+        match self.settings.device_count() {
+            1 => Ok(None),
+            _ => Team::new(self.settings.threads_of(devices.max(1))).map(Some),
+        }
+    }
+}
 
 pub struct Studio {
     pub catalogue: Catalogue,

@@ -9,15 +9,16 @@ use std::{
     time::{Duration, Instant},
 };
 
+use kernels::Team;
 use schemas::{
     agent::{
         LeaseAnswer, LeaseOffer, LeaseRequest, Outcome, Phase, ProbeReport, Times, WriteAnswer,
     },
-    task::{Artefact, AssembleSpec, TaskSpec, Variant},
+    task::{Artefact, AssembleSpec, BeforeSpec, TaskSpec, Variant},
 };
 
 use crate::{
-    assemble::{self, FilmFiles},
+    assemble::{self, AssembleError, FilmFiles},
     client::{Client, ClientError, Try, chain},
     clock::BootMs,
     desk::{Broken, Desk},
@@ -137,12 +138,14 @@ impl Worker {
         let held = Arc::new(held);
         self.leases.add(Arc::clone(&held));
         let (task, attempt) = (offer.lease.task, offer.lease.attempt);
-        tracing::info!(%task, attempt, job = %offer.job, kind = ?held.kind, "leased");
+        let devices = &offer.devices;
+        tracing::info!(%task, attempt, job = %offer.job, kind = ?held.kind, ?devices, "leased");
         let dir = self.scratch.join(format!("{task}-{attempt}"));
         let desk = Desk {
             client: self.client.clone(),
             held: Arc::clone(&held),
             dir,
+            team: self.team(&offer.devices),
         };
         let ended = self.end(Arc::new(desk), offer).await;
         self.leases.remove(&held);
@@ -152,6 +155,14 @@ impl Worker {
             .with_label_values(&[ended])
             .inc();
         tracing::info!(%task, attempt, ended, reason = held.reason(), "attempt ended");
+    }
+
+    /// The threads of a group. Without them the shot is only slower.
+    fn team(&self, devices: &[u32]) -> Option<Team> {
+        self.studio.team(devices.len()).unwrap_or_else(|error| {
+            tracing::error!(error = %chain(&error), "no threads for the devices of a lease");
+            None
+        })
     }
 
     /// The word for how the attempt ended. The scratch folder is gone afterwards.
@@ -197,7 +208,7 @@ impl Worker {
                 Broken::failed(class, "the node cannot write its scratch folder")
             })?;
         match &offer.spec {
-            TaskSpec::Render(spec) => render::run(&self.studio, desk, spec, offer.checkpoint).await,
+            TaskSpec::Render(spec) => render::run(&self.studio, desk, spec, &offer).await,
             TaskSpec::Assemble(spec) => self.assemble(desk, spec, &offer.inputs).await,
         }
     }
@@ -215,11 +226,22 @@ impl Worker {
                     .await?,
             );
         }
+        let before = match spec.before {
+            Some(BeforeSpec { film, fit }) => Some((desk.fetch(film, "film-before").await?, fit)),
+            None => None,
+        };
         desk.held.enter(Phase::Mux);
         let (studio, watched, spec) = (Arc::clone(&self.studio), Arc::clone(desk), spec.clone());
-        let film = move || {
+        let film = move || -> Result<FilmFiles, AssembleError> {
             let stop = || watched.is_abandoned();
-            assemble::film(&studio.ffmpeg, &spec, &shots, &watched.dir, &stop)
+            let (ffmpeg, dir) = (&studio.ffmpeg, &watched.dir);
+            let (spec, shots) = match &before {
+                Some((film, fit)) => {
+                    assemble::after(ffmpeg, &spec, (film, *fit), &shots, dir, &stop)?
+                }
+                None => (spec, shots),
+            };
+            assemble::film(ffmpeg, &spec, &shots, dir, &stop)
         };
         let (files, device_us) = desk.blocking(film).await?;
         desk.held.enter(Phase::Upload);

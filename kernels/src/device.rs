@@ -5,11 +5,17 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use rayon::prelude::*;
 
-use crate::cuda::Gpu;
+use crate::Tensor;
+use crate::copy::cuda::cast;
+use crate::cuda::{Array, Element, Gpu};
 use crate::error::KernelError;
+use crate::tensor::mismatch;
 
 /// Work items below this many elements are not worth waking another thread.
 const PARALLEL_ELEMENTS_MIN: usize = 16 * 1024;
+
+/// Memory of a card that is left to others: the driver's own needs grow while kernels are loaded.
+const CARD_BYTES_KEPT: u64 = 512 << 20;
 
 /// A place where tensors live and ops run.
 #[derive(Debug, Clone)]
@@ -17,16 +23,17 @@ const PARALLEL_ELEMENTS_MIN: usize = 16 * 1024;
 pub enum Device {
     /// The processor of this machine.
     Cpu(Cpu),
-    /// A card for matrix products, attention and convolutions; see [`Cuda`].
+    /// A card; see [`Cuda`].
     Cuda(Cuda),
 }
 
-/// A card beside the processor: products, attention and convolutions run on the card in BF16, their
-/// tensors travel there and back; all other ops and all tensors stay with the processor.
+/// A card: tensors stay in its memory from op to op, activations and weights as BF16, the sampler's state
+/// as F32. The processor beside it does what a card has no kernel for.
 #[derive(Debug, Clone)]
 pub struct Cuda {
     cpu: Cpu,
     gpu: Gpu,
+    pub(crate) replays: Arc<AtomicU64>,
 }
 
 impl Device {
@@ -43,22 +50,15 @@ impl Device {
     /// # Errors
     /// [`KernelError::Threads`] when the operating system refuses a thread.
     pub fn cuda(gpu: Gpu, threads: usize) -> Result<Self, KernelError> {
-        let cpu = Cpu::new(threads)?;
-        Ok(Self::Cuda(Cuda { cpu, gpu }))
+        let (cpu, gpu) = (Cpu::new(threads)?, gpu.pooled());
+        let replays = Arc::default();
+        Ok(Self::Cuda(Cuda { cpu, gpu, replays }))
     }
 
     /// The processor that the device has or is.
     pub(crate) fn host(&self) -> &Cpu {
         match self {
             Self::Cpu(cpu) | Self::Cuda(Cuda { cpu, .. }) => cpu,
-        }
-    }
-
-    /// The card, if the device has one.
-    pub(crate) fn gpu(&self) -> Option<&Gpu> {
-        match self {
-            Self::Cpu(_) => None,
-            Self::Cuda(cuda) => Some(&cuda.gpu),
         }
     }
 
@@ -73,14 +73,21 @@ impl Device {
                 let card = cuda.gpu.card();
                 let (major, minor) = card.capability;
                 let name = card.name.replace(' ', "-").to_lowercase();
-                format!("cuda-{name}-{major}.{minor}-{host}")
+                // Another version of the library may pick another plan, and with it other bits.
+                let blas = cuda.gpu.blas().map(|blas| format!("-lt{}", blas.version()));
+                let blas = blas.unwrap_or_default();
+                format!("cuda-{name}-{major}.{minor}{blas}-{host}")
             }
         }
     }
 
-    /// Bytes that a run may still take, where the system tells: what Linux calls available,
-    /// because tensors lie in the processor's memory on every device.
+    /// Bytes that a run may still take: of the card's memory, or what Linux calls available; absent where
+    /// the system does not tell.
     pub fn free_bytes(&self) -> Option<u64> {
+        if let Self::Cuda(card) = self {
+            let free = card.gpu.free_bytes()?;
+            return Some(free.saturating_sub(CARD_BYTES_KEPT));
+        }
         let text = std::fs::read_to_string("/proc/meminfo").ok()?;
         let line = text
             .lines()
@@ -89,10 +96,37 @@ impl Device {
         Some(kib * 1024)
     }
 
+    /// Takes memory of a card for a run that was predicted to need `bytes`, in one piece, so that it does
+    /// not fail half-way. Nothing to do on the processor.
+    ///
+    /// # Errors
+    /// [`KernelError::OutOfMemory`].
+    pub fn reserve(&self, bytes: u64) -> Result<(), KernelError> {
+        match self {
+            Self::Cpu(_) => Ok(()),
+            Self::Cuda(card) => card.gpu.reserve(bytes),
+        }
+    }
+
+    /// Gives memory of a card that nothing uses back, for other processes.
+    pub fn trim(&self) {
+        if let Self::Cuda(card) = self {
+            card.gpu.trim();
+        }
+    }
+
     /// Floating-point operations of all matrix products, convolutions and attention since the
     /// device was opened: 2 for each multiply-add.
     pub fn flop(&self) -> u64 {
         self.host().flop.load(Relaxed)
+    }
+
+    /// How often recorded work was started on a card; see [`crate::Repeat`].
+    pub fn replays(&self) -> u64 {
+        match self {
+            Self::Cpu(_) => 0,
+            Self::Cuda(card) => card.replays.load(Relaxed),
+        }
     }
 
     /// Compute threads of the host that the device's ops may use.
@@ -106,12 +140,92 @@ impl Device {
     }
 }
 
+impl Cuda {
+    /// The same card; what is made on it lies apart from all other tensors.
+    pub(crate) fn apart(&self) -> Self {
+        Self {
+            cpu: self.cpu.clone(),
+            gpu: self.gpu.apart(),
+            replays: self.replays.clone(),
+        }
+    }
+
+    /// The card.
+    pub(crate) fn gpu(&self) -> &Gpu {
+        &self.gpu
+    }
+
+    /// The processor beside it.
+    pub(crate) fn cpu(&self) -> &Cpu {
+        &self.cpu
+    }
+
+    /// The array of a tensor.
+    pub(crate) fn array(&self, tensor: &Tensor) -> Result<Array, KernelError> {
+        let array = tensor
+            .card_array()
+            .ok_or(mismatch("a card", "the processor"))??;
+        match self.gpu.holds(&array) {
+            true => Ok(array),
+            false => Err(mismatch("a card", "another card")),
+        }
+    }
+
+    /// The array of a tensor of floats as `element`, cast when it is another type.
+    pub(crate) fn cast(&self, tensor: &Tensor, element: Element) -> Result<Array, KernelError> {
+        let array = self.array(tensor)?;
+        self.cast_array(array, element)
+    }
+
+    pub(crate) fn cast_array(&self, array: Array, element: Element) -> Result<Array, KernelError> {
+        if array.element() == element {
+            return Ok(array);
+        }
+        let other = self.gpu.empty(element, array.dims())?;
+        cast(&self.gpu, &array, &other)?;
+        Ok(other)
+    }
+
+    /// As [`Cuda::cast`] to F32.
+    pub(crate) fn floats(&self, tensor: &Tensor) -> Result<Array, KernelError> {
+        self.cast(tensor, Element::F32)
+    }
+
+    /// As [`Cuda::cast`] to BF16.
+    pub(crate) fn halves(&self, tensor: &Tensor) -> Result<Array, KernelError> {
+        self.cast(tensor, Element::BF16)
+    }
+
+    /// The array of a tensor for writing; clones of the tensor keep what they have.
+    pub(crate) fn own(&self, tensor: &mut Tensor) -> Result<Array, KernelError> {
+        let array = tensor.own_array(self)?;
+        match self.gpu.holds(&array) {
+            true => Ok(array),
+            false => Err(mismatch("a card", "another card")),
+        }
+    }
+
+    /// Runs an op for which there is no kernel on the processor; `out` travels there and back.
+    pub(crate) fn on_host(
+        &self,
+        out: &mut Tensor,
+        op: impl FnOnce(&Device, &mut Tensor) -> Result<(), KernelError>,
+    ) -> Result<(), KernelError> {
+        let target = self.own(out)?;
+        let mut host = out.to_host()?;
+        op(&Device::Cpu(self.cpu.clone()), &mut host)?;
+        let found = self.array(&host.to_device(&Device::Cuda(self.clone()))?)?;
+        let found = self.cast_array(found, target.element())?;
+        self.gpu.copy(&found, &target)
+    }
+}
+
 /// A fixed set of compute threads. No result depends on how many there are.
 #[derive(Debug, Clone)]
 pub struct Cpu {
     threads: usize,
     pool: Option<Arc<rayon::ThreadPool>>,
-    flop: Arc<AtomicU64>,
+    pub(crate) flop: Arc<AtomicU64>,
 }
 
 impl Cpu {
@@ -131,17 +245,9 @@ impl Cpu {
                 flop: Arc::default(),
             });
         }
-        let pool = rayon::ThreadPoolBuilder::new()
-            .num_threads(threads)
-            .thread_name(|index| format!("compute-{index}"))
-            .build()
-            .map_err(|error| KernelError::Threads {
-                threads,
-                reason: error.to_string(),
-            })?;
         Ok(Self {
             threads,
-            pool: Some(Arc::new(pool)),
+            pool: Some(Arc::new(pool(threads)?)),
             flop: Arc::default(),
         })
     }
@@ -156,11 +262,12 @@ impl Cpu {
         self.flop.fetch_add(2 * (m * n * k) as u64, Relaxed);
     }
 
-    /// Runs `work` on the pool (or right here when there is one thread).
+    /// Runs `work` on the pool; right here when there is one thread, or when this is compute threads
+    /// already: those of the pool, or of a [`Team`].
     pub fn install<R: Send>(&self, work: impl FnOnce() -> R + Send) -> R {
         match &self.pool {
-            Some(pool) => pool.install(work),
-            None => work(),
+            Some(pool) if rayon::current_thread_index().is_none() => pool.install(work),
+            _ => work(),
         }
     }
 
@@ -187,9 +294,58 @@ impl Cpu {
     }
 }
 
+/// Compute threads that work runs on in place of its device's own: a part of a machine's processor.
+#[derive(Debug)]
+pub struct Team(rayon::ThreadPool);
+
+impl Team {
+    /// Starts `threads` threads, at least one; they end with it.
+    ///
+    /// # Errors
+    /// [`KernelError::Threads`] when the operating system refuses a thread.
+    pub fn new(threads: usize) -> Result<Self, KernelError> {
+        pool(threads.max(1)).map(Self)
+    }
+
+    pub fn threads(&self) -> usize {
+        self.0.current_num_threads()
+    }
+
+    /// Runs `work`, and all ops of a device with more than one thread inside it, on these threads alone.
+    pub fn run<R: Send>(&self, work: impl FnOnce() -> R + Send) -> R {
+        self.0.install(work)
+    }
+}
+
+fn pool(threads: usize) -> Result<rayon::ThreadPool, KernelError> {
+    rayon::ThreadPoolBuilder::new()
+        .num_threads(threads)
+        .thread_name(|index| format!("compute-{index}"))
+        .build()
+        .map_err(|error| KernelError::Threads {
+            threads,
+            reason: error.to_string(),
+        })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_team_works_in_place_of_the_devices_own_threads() {
+        let cpu = Cpu::new(2).unwrap();
+        for threads in [1, 3] {
+            let team = Team::new(threads).unwrap();
+            let (here, of_ops) = team.run(|| {
+                let of_ops = cpu.install(rayon::current_num_threads);
+                (std::thread::current().id(), of_ops)
+            });
+            assert_ne!(here, std::thread::current().id());
+            assert_eq!((of_ops, team.threads()), (threads, threads));
+        }
+        assert_eq!(cpu.install(rayon::current_num_threads), 2);
+    }
 
     #[test]
     fn every_chunk_is_visited_once_with_its_index() {

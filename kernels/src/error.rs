@@ -30,6 +30,14 @@ pub enum KernelError {
         /// The type that came.
         found: DType,
     },
+    /// A tensor lies where the device of the op cannot reach it.
+    #[error("a tensor of {found} where {expected} works: move it first")]
+    DeviceMismatch {
+        /// Where the op runs.
+        expected: &'static str,
+        /// Where the tensor lies.
+        found: &'static str,
+    },
     /// The op exists but not for these parameters.
     #[error("{op} does not support {why}")]
     Unsupported {

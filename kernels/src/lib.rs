@@ -25,6 +25,7 @@ pub mod norm;
 pub mod patchify;
 pub mod pixel_norm;
 pub mod product;
+pub mod repeat;
 pub mod resample1d;
 pub mod rope;
 pub mod sampling;
@@ -40,7 +41,8 @@ mod simd;
 #[cfg(test)]
 mod testing;
 
-pub use device::{Cpu, Cuda, Device};
+pub use device::{Cpu, Cuda, Device, Team};
 pub use error::KernelError;
+pub use repeat::Repeat;
 pub use shape::{DType, FloatFormat, Shape};
 pub use tensor::Tensor;

@@ -9,8 +9,10 @@ pub const RANK_MAX: usize = 5;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum DType {
-    /// 32-bit float: activations and weights on the CPU.
+    /// 32-bit float: activations and weights on the CPU, the sampler's state everywhere.
     F32,
+    /// Upper half of a float: activations and weights on a card.
+    BF16,
     /// Unsigned byte: pixels.
     U8,
     /// 32-bit unsigned: token and row ids.
@@ -22,6 +24,7 @@ impl DType {
     pub fn size_bytes(self) -> usize {
         match self {
             Self::F32 | Self::U32 => 4,
+            Self::BF16 => 2,
             Self::U8 => 1,
         }
     }
@@ -31,6 +34,7 @@ impl std::fmt::Display for DType {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
             Self::F32 => "F32",
+            Self::BF16 => "BF16",
             Self::U8 => "U8",
             Self::U32 => "U32",
         })

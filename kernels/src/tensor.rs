@@ -1,17 +1,22 @@
-//! Tensors: an element type, a shape of 1 to 5 dimensions and row-major contiguous memory.
+//! Tensors: an element type, a shape of 1 to 5 dimensions and row-major contiguous memory, on the
+//! processor or on a card. What a card holds is read with [`Tensor::values`], which waits for the card.
+
+use std::borrow::Cow;
 
 use half::{bf16, f16};
 
-use crate::device::Device;
+use crate::cuda::{Array, Element};
+use crate::device::{Cuda, Device};
 use crate::error::KernelError;
 use crate::shape::{DType, FloatFormat, Shape};
 
-/// Memory of a CPU tensor.
+/// Memory of a tensor. Clones of what lies on a card share it until one of them is written.
 #[derive(Clone)]
 enum Buffer {
     F32(Vec<f32>),
     U8(Vec<u8>),
     U32(Vec<u32>),
+    Card(Array),
 }
 
 /// A dense row-major array that belongs to a device.
@@ -42,14 +47,14 @@ impl Tensor {
     ///
     /// # Errors
     /// [`KernelError::Shape`] for an impossible shape, [`KernelError::OutOfMemory`].
-    pub fn zeros(_device: &Device, dtype: DType, dims: &[usize]) -> Result<Self, KernelError> {
-        let shape = Shape::new(dims)?;
-        let buffer = match dtype {
-            DType::F32 => Buffer::F32(zeroed(shape.count())?),
-            DType::U8 => Buffer::U8(zeroed(shape.count())?),
-            DType::U32 => Buffer::U32(zeroed(shape.count())?),
-        };
-        Ok(Self { shape, buffer })
+    pub fn zeros(device: &Device, dtype: DType, dims: &[usize]) -> Result<Self, KernelError> {
+        match device {
+            Device::Cpu(_) => Self::host_zeros(dtype, dims),
+            Device::Cuda(card) => {
+                let array = card.gpu().filled(element_of(dtype), dims, 0)?;
+                Self::from_array(array)
+            }
+        }
     }
 
     /// A tensor of F32 zeros.
@@ -60,51 +65,186 @@ impl Tensor {
         Self::zeros(device, DType::F32, dims)
     }
 
+    /// A tensor for an op to write activations to: F32 on the processor, BF16 on a card. On a card its
+    /// content is not defined.
+    ///
+    /// # Errors
+    /// As [`Tensor::zeros`].
+    pub fn activations(device: &Device, dims: &[usize]) -> Result<Self, KernelError> {
+        match device {
+            Device::Cpu(_) => Self::host_zeros(DType::F32, dims),
+            Device::Cuda(card) => Self::from_array(card.gpu().empty(Element::BF16, dims)?),
+        }
+    }
+
+    /// A tensor of zeros in the processor's memory, whatever the device.
+    ///
+    /// # Errors
+    /// [`KernelError::Shape`], [`KernelError::OutOfMemory`], [`KernelError::Unsupported`] for BF16.
+    pub fn host_zeros(dtype: DType, dims: &[usize]) -> Result<Self, KernelError> {
+        let shape = Shape::new(dims)?;
+        let buffer = match dtype {
+            DType::F32 => Buffer::F32(zeroed(shape.count())?),
+            DType::U8 => Buffer::U8(zeroed(shape.count())?),
+            DType::U32 => Buffer::U32(zeroed(shape.count())?),
+            DType::BF16 => return Err(KernelError::unsupported("tensor", "BF16 on the CPU")),
+        };
+        Ok(Self { shape, buffer })
+    }
+
     /// Takes over `values` as an F32 tensor.
     ///
     /// # Errors
-    /// [`KernelError::Shape`] when the count does not fit the shape.
+    /// [`KernelError::Shape`] when the count does not fit the shape; what an upload to a card gives.
     pub fn from_f32(
-        _device: &Device,
+        device: &Device,
         dims: &[usize],
         values: Vec<f32>,
     ) -> Result<Self, KernelError> {
+        Self::host_f32(dims, values)?.to_device(device)
+    }
+
+    /// Takes over `values` as an F32 tensor in the processor's memory, whatever the device.
+    ///
+    /// # Errors
+    /// [`KernelError::Shape`] when the count does not fit the shape.
+    pub fn host_f32(dims: &[usize], values: Vec<f32>) -> Result<Self, KernelError> {
         let shape = checked_count(dims, values.len())?;
-        Ok(Self {
-            shape,
-            buffer: Buffer::F32(values),
-        })
+        let buffer = Buffer::F32(values);
+        Ok(Self { shape, buffer })
     }
 
     /// Takes over `values` as a U32 tensor.
     ///
     /// # Errors
-    /// [`KernelError::Shape`] when the count does not fit the shape.
+    /// As [`Tensor::from_f32`].
     pub fn from_u32(
-        _device: &Device,
+        device: &Device,
         dims: &[usize],
         values: Vec<u32>,
     ) -> Result<Self, KernelError> {
         let shape = checked_count(dims, values.len())?;
-        Ok(Self {
-            shape,
-            buffer: Buffer::U32(values),
-        })
+        let buffer = Buffer::U32(values);
+        Self { shape, buffer }.to_device(device)
     }
 
     /// Takes over `values` as a U8 tensor.
     ///
     /// # Errors
-    /// [`KernelError::Shape`] when the count does not fit the shape.
-    pub fn from_u8(_device: &Device, dims: &[usize], values: Vec<u8>) -> Result<Self, KernelError> {
+    /// As [`Tensor::from_f32`].
+    pub fn from_u8(device: &Device, dims: &[usize], values: Vec<u8>) -> Result<Self, KernelError> {
         let shape = checked_count(dims, values.len())?;
-        Ok(Self {
-            shape,
-            buffer: Buffer::U8(values),
-        })
+        let buffer = Buffer::U8(values);
+        Self { shape, buffer }.to_device(device)
     }
 
-    /// Uploads little-endian floats as they lie in a weight file; they become F32.
+    /// The tensor on a device; one of the processor is uploaded as it is when the device has a card.
+    ///
+    /// # Errors
+    /// [`KernelError::DeviceMismatch`] for a card's tensor on the processor; what an upload gives.
+    pub fn to_device(self, device: &Device) -> Result<Self, KernelError> {
+        match device {
+            Device::Cpu(_) if self.card_array().is_none() => Ok(self),
+            Device::Cpu(_) => Err(mismatch("the processor", "a card")),
+            Device::Cuda(_) if self.card_array().is_some() => Ok(self),
+            Device::Cuda(card) => {
+                let (element, bytes) = match &self.buffer {
+                    Buffer::F32(values) => (Element::F32, bytes_of(values, f32::to_le_bytes)),
+                    Buffer::U32(values) => (Element::U32, bytes_of(values, u32::to_le_bytes)),
+                    Buffer::U8(values) => (Element::U8, values.clone()),
+                    Buffer::Card(_) => return Ok(self),
+                };
+                Self::from_array(card.gpu().upload_bytes(element, self.dims(), &bytes)?)
+            }
+        }
+    }
+
+    /// The tensor in the processor's memory, floats as F32. Waits for a card.
+    ///
+    /// # Errors
+    /// [`KernelError::Driver`], which may be a fault of an earlier kernel.
+    pub fn to_host(&self) -> Result<Self, KernelError> {
+        let Buffer::Card(array) = &self.buffer else {
+            return Ok(self.clone());
+        };
+        let bytes = array.read()?;
+        let buffer = match array.element() {
+            Element::U8 => Buffer::U8(bytes),
+            Element::U32 => {
+                let words = bytes.as_chunks().0;
+                Buffer::U32(words.iter().map(|raw| u32::from_le_bytes(*raw)).collect())
+            }
+            floats => Buffer::F32(floats.decode(&bytes)),
+        };
+        let shape = self.shape;
+        Ok(Self { shape, buffer })
+    }
+
+    /// As [`Tensor::to_host`]; what lies there already is not copied.
+    ///
+    /// # Errors
+    /// As [`Tensor::to_host`].
+    pub fn into_host(self) -> Result<Self, KernelError> {
+        match &self.buffer {
+            Buffer::Card(_) => self.to_host(),
+            _ => Ok(self),
+        }
+    }
+
+    /// The values of a tensor of floats, wherever it lies. Waits for a card.
+    ///
+    /// # Errors
+    /// [`KernelError::DType`] for a tensor of something else, [`KernelError::Driver`].
+    pub fn values(&self) -> Result<Cow<'_, [f32]>, KernelError> {
+        self.expect_dtype("values", "tensor", DType::F32)?;
+        match &self.buffer {
+            Buffer::Card(array) => Ok(Cow::Owned(array.element().decode(&array.read()?))),
+            _ => Ok(Cow::Borrowed(self.f32s())),
+        }
+    }
+
+    /// The values of a U8 tensor, wherever it lies. Waits for a card.
+    ///
+    /// # Errors
+    /// [`KernelError::DType`] for a tensor of something else, [`KernelError::Driver`].
+    pub fn levels(&self) -> Result<Cow<'_, [u8]>, KernelError> {
+        self.expect_dtype("levels", "tensor", DType::U8)?;
+        match &self.buffer {
+            Buffer::Card(array) => Ok(Cow::Owned(array.read()?)),
+            _ => Ok(Cow::Borrowed(self.u8s())),
+        }
+    }
+
+    /// A tensor of what lies on a card.
+    pub(crate) fn from_array(array: Array) -> Result<Self, KernelError> {
+        let shape = Shape::new(array.dims())?;
+        let buffer = Buffer::Card(array);
+        Ok(Self { shape, buffer })
+    }
+
+    /// The card's array under the tensor's shape; absent for a tensor of the processor.
+    pub(crate) fn card_array(&self) -> Option<Result<Array, KernelError>> {
+        match &self.buffer {
+            Buffer::Card(array) => Some(array.reshaped(self.dims())),
+            _ => None,
+        }
+    }
+
+    /// The card's array for writing: its own from now on, whoever shared it before.
+    pub(crate) fn own_array(&mut self, card: &Cuda) -> Result<Array, KernelError> {
+        let Buffer::Card(array) = &mut self.buffer else {
+            return Err(mismatch("a card", "the processor"));
+        };
+        if array.is_shared() {
+            let copy = card.gpu().empty(array.element(), array.dims())?;
+            card.gpu().copy(array, &copy)?;
+            *array = copy;
+        }
+        array.reshaped(self.shape.dims())
+    }
+
+    /// Uploads little-endian floats as they lie in a weight file. They become F32, but for BF16 of two
+    /// and more dimensions on a card, which stay as they are.
     ///
     /// # Errors
     /// [`KernelError::Shape`] when the byte count does not fit the shape, [`KernelError::OutOfMemory`].
@@ -114,7 +254,10 @@ impl Tensor {
         format: FloatFormat,
         bytes: &[u8],
     ) -> Result<Self, KernelError> {
-        let mut tensor = Self::zeros_f32(device, dims)?;
+        if let (Device::Cuda(card), FloatFormat::BF16, 2..) = (device, format, dims.len()) {
+            return Self::from_array(card.gpu().upload_bytes(Element::BF16, dims, bytes)?);
+        }
+        let mut tensor = Self::host_zeros(DType::F32, dims)?;
         if bytes.len() != tensor.count() * format.size_bytes() {
             let expected = format!("{} bytes", tensor.count() * format.size_bytes());
             let found = format!("{} bytes", bytes.len());
@@ -126,15 +269,43 @@ impl Tensor {
             FloatFormat::F16 => decode(out, bytes, |raw| f16::from_le_bytes(raw).to_f32()),
             FloatFormat::BF16 => decode(out, bytes, |raw| bf16::from_le_bytes(raw).to_f32()),
         }
-        Ok(tensor)
+        tensor.to_device(device)
+    }
+
+    /// Replaces the values of a tensor of floats where it lies: a record that reads it sees the new ones.
+    ///
+    /// # Errors
+    /// [`KernelError::Shape`] for another number of values; [`KernelError::Unsupported`] for a tensor that
+    /// shares its memory; [`KernelError::Driver`].
+    pub fn overwrite(&mut self, device: &Device, values: &[f32]) -> Result<(), KernelError> {
+        checked_count(self.dims(), values.len())?;
+        match (&mut self.buffer, device) {
+            (Buffer::F32(own), _) => own.copy_from_slice(values),
+            (Buffer::Card(array), Device::Cuda(card)) if !array.is_shared() => {
+                card.gpu().overwrite(array, values)?;
+            }
+            _ => {
+                return Err(KernelError::unsupported(
+                    "overwrite",
+                    "a tensor that is shared",
+                ));
+            }
+        }
+        Ok(())
     }
 
     /// Element type.
     pub fn dtype(&self) -> DType {
-        match self.buffer {
+        match &self.buffer {
             Buffer::F32(_) => DType::F32,
             Buffer::U8(_) => DType::U8,
             Buffer::U32(_) => DType::U32,
+            Buffer::Card(array) => match array.element() {
+                Element::BF16 => DType::BF16,
+                Element::U32 => DType::U32,
+                Element::U8 => DType::U8,
+                Element::F32 | Element::F64 => DType::F32,
+            },
         }
     }
 
@@ -172,12 +343,12 @@ impl Tensor {
         Ok(self)
     }
 
-    /// The elements of an F32 tensor. Other types give an empty slice; ops check first with
-    /// [`Tensor::expect`].
+    /// The elements of an F32 tensor of the processor. Others give an empty slice; ops check first with
+    /// [`Tensor::expect`], and everyone else reads with [`Tensor::values`].
     pub fn f32s(&self) -> &[f32] {
         match &self.buffer {
             Buffer::F32(values) => values,
-            Buffer::U8(_) | Buffer::U32(_) => &[],
+            _ => &[],
         }
     }
 
@@ -185,7 +356,7 @@ impl Tensor {
     pub fn f32s_mut(&mut self) -> &mut [f32] {
         match &mut self.buffer {
             Buffer::F32(values) => values,
-            Buffer::U8(_) | Buffer::U32(_) => &mut [],
+            _ => &mut [],
         }
     }
 
@@ -193,7 +364,7 @@ impl Tensor {
     pub fn u32s(&self) -> &[u32] {
         match &self.buffer {
             Buffer::U32(values) => values,
-            Buffer::F32(_) | Buffer::U8(_) => &[],
+            _ => &[],
         }
     }
 
@@ -201,7 +372,7 @@ impl Tensor {
     pub fn u8s(&self) -> &[u8] {
         match &self.buffer {
             Buffer::U8(values) => values,
-            Buffer::F32(_) | Buffer::U32(_) => &[],
+            _ => &[],
         }
     }
 
@@ -209,7 +380,7 @@ impl Tensor {
     pub fn u8s_mut(&mut self) -> &mut [u8] {
         match &mut self.buffer {
             Buffer::U8(values) => values,
-            Buffer::F32(_) | Buffer::U32(_) => &mut [],
+            _ => &mut [],
         }
     }
 
@@ -244,7 +415,7 @@ impl Tensor {
         self.expect(op, what, DType::F32, dims)
     }
 
-    /// Refuses another element type.
+    /// Refuses another element type. F32 asks for floats: BF16 of a card is as good.
     ///
     /// # Errors
     /// [`KernelError::DType`].
@@ -255,7 +426,8 @@ impl Tensor {
         dtype: DType,
     ) -> Result<(), KernelError> {
         let found = self.dtype();
-        if found != dtype {
+        let is_float = dtype == DType::F32 && found == DType::BF16;
+        if found != dtype && !is_float {
             return Err(KernelError::DType {
                 op,
                 what,
@@ -280,6 +452,23 @@ impl Tensor {
             .try_into()
             .map_err(|_| KernelError::shape(op, what, format!("{RANK} dimensions"), self.dims()))
     }
+}
+
+fn element_of(dtype: DType) -> Element {
+    match dtype {
+        DType::F32 => Element::F32,
+        DType::BF16 => Element::BF16,
+        DType::U8 => Element::U8,
+        DType::U32 => Element::U32,
+    }
+}
+
+pub(crate) fn mismatch(expected: &'static str, found: &'static str) -> KernelError {
+    KernelError::DeviceMismatch { expected, found }
+}
+
+fn bytes_of<T: Copy>(values: &[T], bytes: impl Fn(T) -> [u8; 4]) -> Vec<u8> {
+    values.iter().flat_map(|value| bytes(*value)).collect()
 }
 
 fn checked_count(dims: &[usize], count: usize) -> Result<Shape, KernelError> {

@@ -13,7 +13,8 @@ use kernels::conv3d::{Conv3dOptions, TimePad, conv3d};
 use kernels::cuda::{Emulator, EmulatorError, Gpu, MODULES, emulation};
 use kernels::linear::{Epilogue, LinearWeights, linear};
 use kernels::modulation::Rows;
-use kernels::{Device, KernelError, Tensor};
+use kernels::sampling::axpby;
+use kernels::{Device, KernelError, Repeat, Tensor};
 
 fn devices() -> Option<[Device; 2]> {
     let folder = tools::cache()?;
@@ -33,6 +34,11 @@ fn noise(seed: usize, dims: &[usize]) -> Tensor {
     Tensor::from_f32(&Device::cpu(1).unwrap(), dims, values.collect()).unwrap()
 }
 
+/// A tensor of the processor on a device.
+fn put(device: &Device, tensor: &Tensor) -> Tensor {
+    tensor.clone().to_device(device).unwrap()
+}
+
 /// Runs an op on both devices into outputs that begin alike, and compares.
 fn compare(
     devices: &[Device; 2],
@@ -42,12 +48,12 @@ fn compare(
 ) {
     let [cpu, card] = devices.each_ref().map(|device| {
         let before = device.flop();
-        let mut out = start.clone();
+        let mut out = start.clone().to_device(device).unwrap();
         op(device, &mut out).unwrap();
         assert!(device.flop() > before, "work is counted on every device");
         out
     });
-    let distance = relative_distance(card.f32s(), cpu.f32s());
+    let distance = relative_distance(&card.values().unwrap(), &cpu.values().unwrap());
     assert!(
         distance <= tolerance && distance > 0.0,
         "off by {distance:e}: 0 would mean that the card did nothing"
@@ -69,33 +75,45 @@ fn products_and_attention_run_on_the_card() {
     let (table, half) = (noise(5, &[2, 3, n]), noise(6, &[m, n / 2]));
     let ids = (0..m as u32).map(|row| row % 2).collect();
     let groups = Tensor::from_u32(&devices[0], &[m], ids).unwrap();
-    let gate = Rows {
-        table: &table,
-        slot: 1,
-        groups: Some(&groups),
-    };
     for epilogue in [
         Epilogue::None,
         Epilogue::GeluTanh,
         Epilogue::Silu,
         Epilogue::Residual,
-        Epilogue::GatedResidual(gate),
     ] {
         compare(&devices, &start, 5e-3, |device, y| {
             let w = LinearWeights::new(device, &w)?;
             assert_eq!([w.outputs(), w.inputs()], [n, k]);
-            linear(device, &x, &w, Some(&bias), epilogue, y)
+            linear(
+                device,
+                &put(device, &x),
+                &w,
+                Some(&put(device, &bias)),
+                epilogue,
+                y,
+            )
         });
     }
-    compare(&devices, &half, 5e-3, |device, y| {
+    compare(&devices, &start, 5e-3, |device, y| {
+        let (table, groups) = (put(device, &table), put(device, &groups));
+        let gate = Epilogue::GatedResidual(Rows {
+            table: &table,
+            slot: 1,
+            groups: Some(&groups),
+        });
+        let w = LinearWeights::new(device, &w)?;
         linear(
             device,
-            &x,
-            &LinearWeights::new(device, &w)?,
-            None,
-            Epilogue::GegluTanh,
+            &put(device, &x),
+            &w,
+            Some(&put(device, &bias)),
+            gate,
             y,
         )
+    });
+    compare(&devices, &half, 5e-3, |device, y| {
+        let w = LinearWeights::pair(device, &w)?;
+        linear(device, &put(device, &x), &w, None, Epilogue::GegluTanh, y)
     });
     let heads = Heads {
         query: 2,
@@ -121,6 +139,12 @@ fn products_and_attention_run_on_the_card() {
         },
     ] {
         compare(&devices, &noise(3, &[70, 48]), 8e-3, |device, o| {
+            let (q, kv) = (put(device, &q), put(device, &kv));
+            let additive = put(device, &additive);
+            let mask = match mask {
+                Mask::Additive(_) => Mask::Additive(&additive),
+                mask => mask,
+            };
             attention(device, &q, &kv, &kv, heads, mask, o)
         });
     }
@@ -150,6 +174,7 @@ fn convolutions_run_on_the_card_with_what_comes_before_them() {
         let residual = noise(4, &dims);
         compare(&devices, &noise(5, &dims), 5e-3, |device, out| {
             let weights = ConvWeights::new(device, &weight, Some(&bias))?;
+            let (x, residual) = (put(device, &x), put(device, &residual));
             conv3d(device, &x, &weights, options, Some(&residual), out)
         });
     }
@@ -166,7 +191,7 @@ fn convolutions_run_on_the_card_with_what_comes_before_them() {
         let weights = ConvWeights::new(device, &noise(2, &[7, 8, 3, 3]), None)?;
         conv2d(
             device,
-            &noise(1, &[2, 8, 10, 8]),
+            &put(device, &noise(1, &[2, 8, 10, 8])),
             &weights,
             options,
             None,
@@ -179,8 +204,87 @@ fn convolutions_run_on_the_card_with_what_comes_before_them() {
     };
     compare(&devices, &noise(5, &[2, 40, 7]), 5e-3, |device, out| {
         let weights = ConvWeights::new(device, &noise(2, &[7, 8, 5]), None)?;
-        conv1d(device, &noise(1, &[2, 40, 8]), &weights, options, None, out)
+        conv1d(
+            device,
+            &put(device, &noise(1, &[2, 40, 8])),
+            &weights,
+            options,
+            None,
+            out,
+        )
     });
+}
+
+#[test]
+fn repeated_work_is_recorded_once_and_reads_what_has_changed() {
+    let Some([cpu, card]) = devices() else {
+        return tools::skipped("no C++ compiler");
+    };
+    let weight = noise(1, &[16, 16]);
+    let found = [&cpu, &card].map(|device| {
+        let (mut repeat, mut calls) = (Repeat::new(device), 0);
+        let weight = LinearWeights::new(device, &weight).unwrap();
+        let mut x = put(device, &noise(2, &[4, 16]));
+        let mut sum = Tensor::zeros_f32(device, &[4, 16]).unwrap();
+        let before = device.flop();
+        for run in 0..4u8 {
+            let values: Vec<f32> = (0..64).map(|at| f32::from(at * run) / 64.0).collect();
+            x.overwrite(device, &values).unwrap();
+            repeat
+                .run(|device| {
+                    calls += 1;
+                    let mut y = Tensor::activations(device, &[4, 16])?;
+                    linear(device, &x, &weight, None, Epilogue::Silu, &mut y)?;
+                    axpby(device, 0.5, &mut sum, 1.0, &y)
+                })
+                .unwrap();
+        }
+        let is_card = matches!(device, Device::Cuda(_));
+        assert_eq!(repeat.is_recorded(), is_card);
+        assert_eq!(
+            calls,
+            if is_card { 2 } else { 4 },
+            "the third run starts the record"
+        );
+        assert_eq!(device.flop() - before, 4 * 2 * 4 * 16 * 16);
+        sum.values().unwrap().into_owned()
+    });
+    assert!(relative_distance(&found[1], &found[0]) < 1e-2);
+}
+
+#[test]
+fn work_that_looks_at_values_is_repeated_without_a_record() {
+    let Some([_, card]) = devices() else {
+        return tools::skipped("no C++ compiler");
+    };
+    let (x, mut repeat, mut calls) = (put(&card, &noise(1, &[8])), Repeat::new(&card), 0);
+    for _ in 0..3 {
+        let work = |_: &Device| {
+            calls += 1;
+            x.values().map(|_| ())
+        };
+        repeat.run(work).unwrap();
+    }
+    assert!(!repeat.is_recorded());
+    assert_eq!(calls, 4, "one of them found that it cannot be recorded");
+}
+
+#[test]
+fn a_run_that_does_not_fit_is_refused_and_the_card_goes_on() {
+    let Some([_, card]) = devices() else {
+        return tools::skipped("no C++ compiler");
+    };
+    for _ in 0..2 {
+        let refused = card.reserve(1 << 60);
+        assert!(
+            matches!(refused, Err(KernelError::OutOfMemory { .. })),
+            "{refused:?}"
+        );
+        let refused = Tensor::zeros_f32(&card, &[1 << 40, 1 << 10]);
+        assert!(matches!(refused, Err(KernelError::OutOfMemory { .. })));
+        let kept = Tensor::zeros_f32(&card, &[3]).unwrap();
+        assert_eq!(kept.values().unwrap()[..], [0.0; 3]);
+    }
 }
 
 #[test]
@@ -198,7 +302,7 @@ fn weights_of_a_card_are_refused_by_the_cpu() {
         Epilogue::None,
         &mut y,
     );
-    assert!(matches!(refused, Err(KernelError::Unsupported { .. })));
+    assert!(matches!(refused, Err(KernelError::DeviceMismatch { .. })));
     assert!(
         card.class().starts_with("cuda-emulator-8.0-cpu-"),
         "{}",

@@ -34,10 +34,12 @@ fn without_a_gpu_it_says_so_and_lists_everything_as_skipped() {
     let said = String::from_utf8_lossy(&output.stdout);
     assert!(output.status.success(), "{said}");
     assert!(said.starts_with("no GPU: "), "{said}");
-    for phase in ["ceilings", "correct", "bench", "torch", "pass", "nvrtc"] {
+    for phase in [
+        "smoke", "ceilings", "correct", "bench", "torch", "pass", "nvrtc",
+    ] {
         assert!(said.contains(&format!("skipped: {phase}")), "{said}");
     }
-    assert_eq!(report["skipped"].as_array().map(Vec::len), Some(6));
+    assert_eq!(report["skipped"].as_array().map(Vec::len), Some(7));
     assert_eq!(report["failures"].as_array().map(Vec::len), Some(0));
 }
 

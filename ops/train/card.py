@@ -2,7 +2,7 @@
 
 import json
 
-from . import captions, models, scenes, stage
+from . import models, scenes, stage
 
 
 def rows(name):
@@ -64,6 +64,7 @@ def evaluation(defaults):
 
 
 def text(defaults, counts, date):
+    world = scenes.of(defaults["variant"])
     training = defaults["training"]["stages"]
     lost = lambda s: ", ".join(f"{k} {s[k]:.4g}" for k in ("loss", "mel_l1", "video", "audio", "clips") if k in s)
     psnr = {tuple(r["size"]): r["psnr"] for r in rows("vae") if r.get("phase") == "clips" and "psnr" in r}
@@ -72,8 +73,10 @@ def text(defaults, counts, date):
     return TEXT.format(
         name=defaults["name"], variant=defaults["variant"].upper(), date=date, parts=parts, work=work, evaluation=evaluation(defaults),
         psnr=", ".join(f"{w}x{h}: {v:.1f} dB" for (w, h), v in psnr.items()) or "not measured", steps=len(defaults["sigmas"]) - 1,
-        video=defaults["guidance_video"], audio=defaults["guidance_audio"], digest=defaults["training"]["sha256_of_states"], off_centre=scenes.OFF_CENTRE_M,
-        colours=", ".join(scenes.COLORS), shapes="ball (circle), box (square), triangle", words=", ".join(captions.known_words()))
+        video=defaults["guidance_video"], audio=defaults["guidance_audio"], digest=defaults["training"]["sha256_of_states"], ready=world.READY,
+        sizes=", ".join(f"{w}x{h}" for w, h in world.SIZES), fps=world.FPS, frames=world.FRAMES_MAX, seconds=world.FRAMES_MAX / world.FPS,
+        latent=models.VARIANTS[defaults["variant"]]["latent"], module=scenes.WORLDS[defaults["variant"]],
+        colours=", ".join(world.COLORS), shapes=", ".join(world.SHAPES), words=", ".join(world.known_words()))
 
 
 TEXT = """# {name}, variant {variant}
@@ -83,16 +86,16 @@ Training digest (SHA-256 of the stages' states): `{digest}`.
 
 ## Purpose and limits
 
-A small model that makes a short film with sound from a sentence about one or two falling and bouncing objects.
+A small model that makes a short film with sound from a sentence about its small world.
+{ready}
 It exists so that the product runs on a fresh machine without a download and so that every part of the engine is tested with real weights.
 It is no general video model: it knows a small world of drawn shapes and the words listed below, and anything else is ignored or confused.
-Pictures are 64x64, 112x64 or 64x112 at 16 frames a second, up to 65 frames (4.06 s), with 16 kHz mono sound.
-More than two objects, collisions between objects, cameras, people, speech, text and styles are not in it.
+Pictures are {sizes} at {fps} frames a second, up to {frames} frames ({seconds:.2f} s), with 16 kHz mono sound.
 
 ## Parts
 
 The classes and the folder layout are those of LTX-2 2.3; the vocoder is the plain `LTX2Vocoder`.
-The video VAE compresses 16x16 pixels and 4 frames to one token of 32 values.
+The video VAE compresses 16x16 pixels and 4 frames to one token of {latent} values.
 
 {parts}
 
@@ -100,10 +103,9 @@ Default sampling: {steps} Euler steps, guidance {video} (picture) and {audio} (s
 
 ## Data
 
-Everything comes from the procedural generator in `ops/train/scenes.py`, drawn from seeds below 2147483648.
+Everything comes from the procedural generator in `ops/train/scenes/{module}.py`, drawn from seeds below 2147483648.
 Validation and evaluation use seeds from there on.
-A body starts within {off_centre} m of the middle of its part of the picture and in the upper half of its free height: a model of this size learns a narrow world in hours.
-Attribute pairs never drawn in training: blue triangle, metal square.
+Its text tells where bodies start, which pairs of attributes training never draws, and every formula.
 No third-party picture, sound, text or weight was used.
 
 ## Training

@@ -29,38 +29,36 @@ def codecs(variant):
 
 
 @torch.no_grad()
-def encode_scene(vae, audio, scene, device):
-    """Raw latents video [f, h, w, C], audio [L, 16 c], and the token masks of objects and of sound."""
-    frames, mask = scenes.render(scene, with_mask=True)
+def encode_scenes(world, vae, audio, drawn, device):
+    """Raw latents video [B, f, h, w, C], audio [B, L, 16 c], and the token masks of objects and of sound; f16 on the CPU."""
+    frames, mask = world.paint([world.layout(scene, np.arange(scene["frames"]) / scene["fps"]) for scene in drawn], device)
+    count = sound.latents_of(drawn[0]["frames"], drawn[0]["fps"])
+    waves = torch.from_numpy(np.stack([world.sound(scene) for scene in drawn])).to(device)
     with stage.autocast(device):
-        video = train_vae.encode_mean(vae, train_vae.pixels(frames)[None].to(device))[0].float().cpu()
-        count = sound.latents_of(scene["frames"], scene["fps"])
-        mel = sound.log_mel(torch.from_numpy(scenes.sound(scene))[None])[:, :, : sound.mel_frames(count)]
-        heard = train_audio.encode_mean(audio, mel.to(device))[0].float().cpu()
-    return (video.permute(1, 2, 3, 0), heard.transpose(0, 1).flatten(1), object_tokens(mask), sound_tokens(mel[0, 0], count))
+        video = train_vae.encode_mean(vae, train_vae.pixels(frames))
+        mel = sound.log_mel(waves)[:, :, : sound.mel_frames(count)]
+        heard = train_audio.encode_mean(audio, mel)
+    parts = (video.permute(0, 2, 3, 4, 1).half(), heard.transpose(1, 2).flatten(2).half(), object_tokens(mask), sound_tokens(mel[:, 0], count))
+    return tuple(part.cpu() for part in parts)
 
 
 def object_tokens(mask):
-    """[n, h, w] of pixels -> [f, h / 16, w / 16] of tokens; the first latent frame is one picture frame."""
-    m = torch.from_numpy(mask)
-    grid = m.view(len(m), m.shape[1] // 16, 16, m.shape[2] // 16, 16).amax(dim=(2, 4))
-    return torch.cat([grid[:1], grid[1:].unflatten(0, (-1, 4)).amax(1)])
+    """[B, n, h, w] of pixels -> [B, f, h / 16, w / 16] of tokens; the first latent frame is one picture frame."""
+    grid = mask.unflatten(3, (-1, 16)).unflatten(2, (-1, 16)).amax(dim=(3, 5))
+    return torch.cat([grid[:, :1], grid[:, 1:].unflatten(1, (-1, 4)).amax(2)], 1)
 
 
 def sound_tokens(mel, count):
-    loud = mel.amax(1) > -8.0
-    return torch.cat([loud[:1], loud[1:].unflatten(0, (-1, 4)).amax(1)])[:count]
+    loud = mel.amax(2) > -8.0
+    return torch.cat([loud[:, :1], loud[:, 1:].unflatten(1, (-1, 4)).amax(2)], 1)[:, :count]
 
 
-def make_shard(vae, audio, index, objects, rng, device, clips):
-    size = scenes.SIZES[SIZE_CYCLE[index % len(SIZE_CYCLE)]]
-    rows, kept = [], []
-    for _ in range(clips):
-        scene = scenes.draw_scene(int(rng.integers(scenes.VALIDATION_SEED)), size=size, count=objects or int(rng.choice((1, 2))))
-        rows.append(encode_scene(vae, audio, scene, device))
-        kept.append(scene)
-    video, heard, seen, loud = (torch.stack(c) for c in zip(*rows))
-    return {"video": video.half(), "audio": heard.half(), "seen": seen, "loud": loud, "scenes": kept, "objects": objects}
+def make_shard(world, vae, audio, index, rng, args):
+    size = world.SIZES[SIZE_CYCLE[index % len(SIZE_CYCLE)]]
+    kept = [world.training_scene(rng, size, easy=args.objects == 1) for _ in range(args.clips)]
+    rows = [encode_scenes(world, vae, audio, kept[i:i + args.batch], args.device) for i in range(0, len(kept), args.batch)]
+    video, heard, seen, loud = (torch.cat(c) for c in zip(*rows))
+    return {"video": video, "audio": heard, "seen": seen, "loud": loud, "scenes": kept, "objects": args.objects}
 
 
 def write_statistics(shards):
@@ -74,13 +72,16 @@ def main():
     args = argparse.ArgumentParser()
     args.add_argument("--variant", default="t0")
     args.add_argument("--shards", type=int, required=True)
-    args.add_argument("--objects", type=int, default=0, help="0: one or two")
+    args.add_argument("--objects", type=int, default=0, help="1: easy scenes alone, 0: all")
+    args.add_argument("--batch", type=int, help="clips that are painted and encoded at once: 1 on a CPU, else 16")
+    args.add_argument("--minutes", type=float, default=1e9, help="begin no shard after this limit")
     args.add_argument("--clips", type=int, default=SHARD, help="clips of a shard")
     args.add_argument("--processes", type=int, default=2, help="single-thread workers: two threads of one process wait for each other")
     stage.add_device(args)
     args = args.parse_args()
+    args.batch = args.batch or (1 if args.device == "cpu" else 16)
     CACHE.mkdir(parents=True, exist_ok=True)
-    first = len(list(CACHE.glob("*.pt")))
+    first = max((int(path.stem) + 1 for path in CACHE.glob("*.pt")), default=0)
     mp.spawn(worker, (args, range(first, first + args.shards)), nprocs=args.processes)
     if stage.load("statistics") is None:
         write_statistics([torch.load(path, weights_only=False) for path in sorted(CACHE.glob("*.pt"))[:STATISTICS_SHARDS]])
@@ -90,9 +91,11 @@ def worker(rank, args, indices):
     """Every `processes`-th shard, so that a shard is the same whoever makes it."""
     torch.set_num_threads(1)
     vae, audio = (part.to(args.device) for part in codecs(args.variant))
-    clock, log = stage.Clock(1e9), stage.Log("encode")
+    world, clock, log = scenes.of(args.variant), stage.Clock(args.minutes), stage.Log("encode")
     for done, index in enumerate(indices[rank::args.processes], 1):
-        shard = make_shard(vae, audio, index, args.objects, np.random.default_rng((4, index)), args.device, args.clips)
+        if clock.over() and done > 1:
+            break
+        shard = make_shard(world, vae, audio, index, np.random.default_rng((4, index)), args)
         temporary = CACHE / f"{index:04}.writing"
         torch.save(shard, temporary)
         temporary.replace(CACHE / f"{index:04}.pt")

@@ -20,7 +20,7 @@ from diffusers.pipelines.ltx2.connectors import LTX2TextConnectors
 from diffusers.pipelines.ltx2.vocoder import LTX2Vocoder
 from safetensors.torch import load_file, save_file
 
-from . import captions, card, denoise, models, sample, scenes, sound, stage, tokenizer
+from . import card, denoise, models, sample, scenes, sound, stage, tokenizer
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 FOLDER = ROOT / "agent" / "weights" / "builtin"
@@ -104,7 +104,7 @@ def check_embedding(text_encoder):
 @torch.no_grad()
 def write_golden(folder, variant, defaults):
     denoiser, vae, audio, vocoder = reload(folder, variant)
-    grid, fps = denoise.grid_of(GOLDEN_SIZE, GOLDEN_FRAMES), float(scenes.FPS)
+    grid, fps = denoise.grid_of(GOLDEN_SIZE, GOLDEN_FRAMES), float(scenes.of(variant).FPS)
     make = torch.Generator().manual_seed(GOLDEN_SEED)
     noise = torch.randn(1, grid[0] * grid[1] * grid[2], vae.config.latent_channels, generator=make)
     audio_noise = torch.randn(1, sound.latents_of(GOLDEN_FRAMES, fps), audio.config.latent_channels * 16, generator=make)
@@ -125,7 +125,7 @@ def write_golden(folder, variant, defaults):
         "frames": frames[0, :, list(PICKED_FRAMES)].permute(1, 0, 2, 3).half(), "samples": wave[0, :4096]}
     meta = {"prompt": GOLDEN_PROMPT, "negative_prompt": defaults["negative_prompt"], "sigmas": defaults["sigmas"],
             "guidance_video": scale[0], "guidance_audio": scale[1], "seed": GOLDEN_SEED, "width": GOLDEN_SIZE[0],
-            "height": GOLDEN_SIZE[1], "frames": GOLDEN_FRAMES, "fps": scenes.FPS, "frame_indices": PICKED_FRAMES,
+            "height": GOLDEN_SIZE[1], "frames": GOLDEN_FRAMES, "fps": int(fps), "frame_indices": PICKED_FRAMES,
             "about": "frames [3, rgb, row, column] in -1..1 (f16); latents in token layout, normalised; "
                      "context after the connectors; velocity with cross timesteps; f32 arithmetic on the f16 weights"}
     GOLDEN.parent.mkdir(parents=True, exist_ok=True)
@@ -150,23 +150,27 @@ def main():
     args.add_argument("--shift", type=float, default=3.0)
     args.add_argument("--guidance", type=float, default=2.5)
     args.add_argument("--audio-guidance", type=float, default=2.5)
+    args.add_argument("--folder", type=pathlib.Path, default=FOLDER, help="another one leaves the shipped weights and their golden case alone")
     args.add_argument("--date", default=datetime.date.today().isoformat())
     args = args.parse_args()
     torch.set_num_threads(1)
-    FOLDER.mkdir(parents=True, exist_ok=True)
+    world = scenes.of(args.variant)
+    folder = args.folder.resolve()
+    folder.mkdir(parents=True, exist_ok=True)
     parts = sample.parts(args.variant)
     counts = card.parameters(parts)
-    write_folder(FOLDER, parts)
+    write_folder(folder, parts)
     defaults = {
-        "name": "Dailies built-in procedural-world model", "variant": args.variant, "sizes": [list(s) for s in scenes.SIZES],
-        "fps": scenes.FPS, "frames_default": scenes.FRAMES_MAX, "frames_max": scenes.FRAMES_MAX, "frames_step": models.SCALE_FACTORS[0],
+        "name": "Dailies built-in procedural-world model", "variant": args.variant, "sizes": [list(s) for s in world.SIZES],
+        "fps": world.FPS, "frames_default": world.FRAMES_MAX, "frames_max": world.FRAMES_MAX, "frames_step": models.SCALE_FACTORS[0],
         "sigmas": denoise.shifted(args.steps, args.shift), "guidance_video": args.guidance, "guidance_audio": args.audio_guidance,
-        "negative_prompt": "", "vocabulary": captions.known_words(), "licence": "Apache-2.0", "training": training_record()}
-    write_json(FOLDER / "dailies.json", defaults)
-    (FOLDER / "MODEL_CARD.md").write_text(card.text(defaults, counts, args.date))
-    total = write_sums(FOLDER)
-    write_golden(FOLDER, args.variant, defaults)
-    print(f"{FOLDER.relative_to(ROOT)}: {total} bytes; {GOLDEN.relative_to(ROOT)}: {GOLDEN.stat().st_size} bytes")
+        "negative_prompt": "", "vocabulary": world.known_words(), "licence": "Apache-2.0", "training": training_record()}
+    write_json(folder / "dailies.json", defaults)
+    (folder / "MODEL_CARD.md").write_text(card.text(defaults, counts, args.date))
+    print(f"{folder}: {write_sums(folder)} bytes")
+    if folder == FOLDER:
+        write_golden(folder, args.variant, defaults)
+        print(f"{GOLDEN.relative_to(ROOT)}: {GOLDEN.stat().st_size} bytes")
 
 
 if __name__ == "__main__":

@@ -6,7 +6,8 @@
 
 import numpy as np
 
-from . import scenes, sound
+from . import sound
+from .scenes import world_t0 as scenes
 
 
 def lab(rgb):

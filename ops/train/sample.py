@@ -5,16 +5,12 @@
 """
 
 import argparse
-import json
-import pathlib
 
 import numpy as np
 import torch
 from PIL import Image
 
-from . import denoise, measure, models, scenes, sound, stage, tokenizer, train_audio, train_vae
-
-EVAL = pathlib.Path(__file__).with_name("eval_scenes.json")
+from . import denoise, eval_list, measure, models, scenes, sound, stage, tokenizer, train_audio, train_vae
 
 
 def parts(variant, use_ema=True):
@@ -40,13 +36,13 @@ def parts(variant, use_ema=True):
 
 
 @torch.no_grad()
-def films(parts, rows, sigmas, guidance, audio_guidance, frames, captions=None, seed=0, batch=8):
+def films(parts, world, rows, sigmas, guidance, audio_guidance, frames, captions=None, seed=0, batch=8):
     """Frames [n, h, w, 3] uint8 and waveform of every scene in `rows`, batched by size."""
     denoiser, vae, audio, vocoder = parts[:4]
     tok, out = tokenizer.load(), [None] * len(rows)
     negative = tuple(torch.from_numpy(t) for t in tokenizer.encode(tok, [""]))
     captions = captions or [r["caption"] for r in rows]
-    length = sound.latents_of(frames, scenes.FPS)
+    length = sound.latents_of(frames, world.FPS)
     for size in {tuple(r["size"]) for r in rows}:
         mine = [i for i, r in enumerate(rows) if tuple(r["size"]) == size]
         grid = denoise.grid_of(size, frames)
@@ -56,7 +52,7 @@ def films(parts, rows, sigmas, guidance, audio_guidance, frames, captions=None, 
                                                               (length, audio.config.latent_channels * 16))))
             positive = tuple(torch.from_numpy(t) for t in tokenizer.encode(tok, [captions[i] for i in chunk]))
             with torch.autocast("cpu", torch.bfloat16):
-                x, a = denoise.sample(denoiser, positive, negative, noise, audio_noise, grid, float(scenes.FPS), sigmas, guidance, audio_guidance)
+                x, a = denoise.sample(denoiser, positive, negative, noise, audio_noise, grid, float(world.FPS), sigmas, guidance, audio_guidance)
                 video = denoise.decode_video(vae, x.float(), grid).float()
             waves = denoise.decode_audio(audio, vocoder, a.float())
             for i, v, w in zip(chunk, video, waves):
@@ -65,12 +61,13 @@ def films(parts, rows, sigmas, guidance, audio_guidance, frames, captions=None, 
 
 
 @torch.no_grad()
-def through_codecs(parts, rows):
+def through_codecs(parts, world, rows):
     _, vae, audio, vocoder = parts[:4]
+    whole = train_audio.mel_frames_of(world)
     for r in rows:
         with torch.autocast("cpu", torch.bfloat16):
-            y = train_vae.forward(vae, train_vae.pixels(scenes.render(r))[None], 0.0).float().clamp(-1, 1)[0]
-        mel = sound.log_mel(torch.from_numpy(scenes.sound(r))[None])[:, :, :405]
+            y = train_vae.forward(vae, train_vae.pixels(world.render(r))[None], 0.0).float().clamp(-1, 1)[0]
+        mel = sound.log_mel(torch.from_numpy(world.sound(r))[None])[:, :, :whole]
         wave = vocoder(audio.decoder(train_audio.encode_mean(audio, mel)))[0, 0]
         yield ((y.permute(1, 2, 3, 0) + 1) * 127.5).round().byte().numpy(), wave.numpy()
 
@@ -80,8 +77,9 @@ def sheet(films, path, columns=12):
     for frames, _ in films:
         picked = np.linspace(0, len(frames) - 1, columns).astype(int)
         strip = np.concatenate([frames[i] for i in picked], 1)
-        rows.append(np.pad(strip, ((0, 2), (0, 112 * columns - strip.shape[1]), (0, 0))) if strip.shape[0] == 64 else None)
-    rows = [r for r in rows if r is not None]
+        rows.append(np.pad(strip, ((0, 2), (0, 0), (0, 0))))
+    widest = max(r.shape[1] for r in rows)
+    rows = [np.pad(r, ((0, 0), (0, widest - r.shape[1]), (0, 0))) for r in rows]
     Image.fromarray(np.concatenate(rows)).save(path)
 
 
@@ -94,9 +92,9 @@ def main():
     args.add_argument("--shift", type=float, default=3.0)
     args.add_argument("--guidance", type=float, default=2.5)
     args.add_argument("--audio-guidance", type=float)
-    args.add_argument("--frames", type=int, default=65)
+    args.add_argument("--frames", type=int, help="of a film; the longest that the world knows")
     args.add_argument("--prompts", nargs="*", help="free prompts in place of the list, not measured")
-    args.add_argument("--square", action="store_true", help="only the 64 x 64 scenes")
+    args.add_argument("--square", action="store_true", help="only the square scenes")
     args.add_argument("--raw", action="store_true", help="the weights of the last step, not their average")
     args.add_argument("--baseline", action="store_true", help="also with shuffled captions and sounds")
     args.add_argument("--codec", action="store_true")
@@ -104,15 +102,16 @@ def main():
     args.add_argument("--sheet", default="samples.png")
     args = args.parse_args()
     torch.set_num_threads(args.threads)
-    p = parts(args.variant, not args.raw)
-    rows = [r for r in json.loads(EVAL.read_text())["scenes"] if not args.square or r["size"] == [64, 64]][args.first:args.first + args.count]
+    p, world = parts(args.variant, not args.raw), scenes.of(args.variant)
+    square = list(world.SIZES[0])
+    rows = [r for r in eval_list.listed(args.variant) if not args.square or r["size"] == square][args.first:args.first + args.count]
     if args.prompts:
-        rows = [{"caption": c, "size": [64, 64]} for c in args.prompts]
+        rows = [{"caption": c, "size": square} for c in args.prompts]
     sigmas = denoise.shifted(args.steps, args.shift)
-    made = list(through_codecs(p, rows)) if args.codec else films(
-        p, rows, sigmas, args.guidance, args.audio_guidance or args.guidance, args.frames)
+    made = list(through_codecs(p, world, rows)) if args.codec else films(
+        p, world, rows, sigmas, args.guidance, args.audio_guidance or args.guidance, args.frames or world.FRAMES_MAX)
     sheet(made, stage.RUNS / args.sheet)
-    if not args.prompts:
+    if not args.prompts and args.variant == "t0":  # `dailies eval builtin --oracle` measures the others.
         note = dict(step=p[4], codec=args.codec, count_of_clips=len(rows), first=args.first, steps=args.steps, shift=args.shift,
                     guidance=args.guidance, audio_guidance=args.audio_guidance or args.guidance, raw=args.raw)
         measured(made, rows, note, False)

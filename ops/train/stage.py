@@ -34,11 +34,15 @@ class _Drawn(torch.utils.data.IterableDataset):
             yield self.draw(rng)
 
 
+def _as_drawn(batch):
+    return batch
+
+
 def batches(draw, seed, args):
     """Endless batches of `draw(rng)`, from the feeders if there are any, on the device. `seed` is a tuple of numbers."""
     ahead = dict(prefetch_factor=4, multiprocessing_context="spawn") if args.feeders else {}
     loader = torch.utils.data.DataLoader(_Drawn(draw, seed), batch_size=None, num_workers=args.feeders,
-                                         pin_memory=args.device != "cpu", **ahead)
+                                         pin_memory=args.device != "cpu", collate_fn=_as_drawn, **ahead)
     for batch in loader:
         yield tuple(part.to(args.device, non_blocking=True) if torch.is_tensor(part) else part for part in batch)
 

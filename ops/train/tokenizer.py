@@ -10,21 +10,21 @@ import random
 import numpy as np
 from tokenizers import AddedToken, Tokenizer, decoders, models as tokenizer_models, normalizers, processors, trainers
 
-from . import captions, models, scenes, stage
+from . import models, scenes, stage
 
 SPECIAL = ["<pad>", "<eos>", "<bos>", "<unk>", "<image>", "<boi>", "<eoi>"]
 BYTES = [f"<0x{b:02X}>" for b in range(256)]
 FOLDER = stage.RUNS / "tokenizer"
 
 
-def train(vocabulary, count=60000):
+def train(world, vocabulary, count=60000):
     """Ids: 7 specials, 256 bytes, then letters and merges."""
     normalizer = normalizers.Replace(" ", "\u2581")
     plain = Tokenizer(tokenizer_models.BPE(unk_token="<unk>", byte_fallback=True, fuse_unk=True))
     plain.normalizer = normalizer
     trainer = trainers.BpeTrainer(vocab_size=vocabulary, special_tokens=SPECIAL + BYTES, show_progress=False)
     # Words are cut before the space mark, so that a merge never spans two words.
-    words = (w for text in _texts(count) for w in _words(text))
+    words = (w for text in _texts(world, count) for w in _words(text))
     plain.train_from_iterator(words, trainer)
     raw = json.loads(plain.to_str())
     raw["added_tokens"] = [t for t in raw["added_tokens"] if t["content"] in SPECIAL]
@@ -35,10 +35,10 @@ def train(vocabulary, count=60000):
     return tokenizer
 
 
-def _texts(count):
+def _texts(world, count):
     rng = random.Random(0)
     for seed in range(count):
-        yield captions.caption(scenes.draw_scene(seed, size=(64, 64)), rng)
+        yield world.caption(world.draw_scene(seed, size=world.SIZES[0]), rng)
 
 
 def _words(text):
@@ -74,10 +74,14 @@ def main():
     args = argparse.ArgumentParser()
     args.add_argument("--variant", default="t0")
     args = args.parse_args()
-    tokenizer = train(models.VARIANTS[args.variant]["vocab"])
+    world = scenes.of(args.variant)
+    tokenizer = train(world, models.VARIANTS[args.variant]["vocab"])
     export(FOLDER, tokenizer)
-    sample = "two small blue wooden boxes fall and bounce at night"
-    print(tokenizer.get_vocab_size(), tokenizer.encode(sample).tokens)
+    texts = [world.caption(world.draw_scene(world.VALIDATION_SEED + seed), random.Random(seed), full=True) for seed in range(2000)]
+    longest = max(texts, key=lambda text: len(tokenizer.encode(text).ids))
+    print(tokenizer.get_vocab_size(), len(tokenizer.encode(longest).ids), tokenizer.encode(longest).tokens)
+    if len(tokenizer.encode(longest).ids) > models.TEXT_TOKENS:
+        raise SystemExit(f"'{longest}' has more than {models.TEXT_TOKENS} tokens")
 
 
 if __name__ == "__main__":

@@ -9,6 +9,8 @@ log-mels beside it hears what the spectra's floor hides: noise far below the sou
 """
 
 import argparse
+import functools
+import multiprocessing
 
 import numpy as np
 import torch
@@ -23,13 +25,27 @@ WINDOWS = (64, 128, 256, 512, 1024, 2048)
 MEL_WEIGHT = 0.1
 
 
-def pool_of(seed, count):
-    """Waveforms [count, 65000] and log-mels [count, 1, 407, 64] of random training scenes."""
-    rng = np.random.default_rng((seed, 77))
-    waves = np.stack([scenes.sound(scenes.draw_scene(int(rng.integers(scenes.VALIDATION_SEED)), size=(64, 64)))
-                      for _ in range(count)])
-    waves = torch.from_numpy(waves)
+def wave_of_seed(variant, seed):
+    world = scenes.of(variant)
+    return world.sound(world.draw_scene(seed, size=world.SIZES[0]))
+
+
+def pool_of(variant, seed, count, feeders):
+    """Waveforms [count, samples] and log-mels [count, 1, frames, 64] of whole training clips, drawn by the feeders if there are any."""
+    rng, wave = np.random.default_rng((seed, 77)), functools.partial(wave_of_seed, variant)
+    seeds = [int(rng.integers(scenes.of(variant).VALIDATION_SEED)) for _ in range(count)]
+    if feeders:
+        with multiprocessing.get_context("spawn").Pool(feeders) as pool:
+            waves = pool.map(wave, seeds, chunksize=16)
+    else:
+        waves = [wave(s) for s in seeds]
+    waves = torch.from_numpy(np.stack(waves))
     return waves, torch.cat([sound.log_mel(w) for w in waves.split(100)])
+
+
+def mel_frames_of(world):
+    """Frames of a whole clip that the audio VAE gives back."""
+    return sound.mel_frames(sound.latents_of(world.FRAMES_MAX, world.FPS))
 
 
 def crops(rng, waves, mels, frames, batch):
@@ -71,14 +87,14 @@ def vocoder_loss(out, wave):
 
 
 @torch.no_grad()
-def onset_errors(wave_of, count=40):
+def onset_errors(world, wave_of, count=40):
     """Median and 90th percentile of |onset - contact| and recall over validation clips, for a scene -> waveform."""
     errors, missed = [], 0
     for i in range(count):
-        scene = scenes.draw_scene(scenes.VALIDATION_SEED + 7000 + i, size=(64, 64))
+        scene = world.draw_scene(world.VALIDATION_SEED + 7000 + i, size=world.SIZES[0])
         found = sound.onsets(wave_of(scene))
-        for _, t, v in scenes.contacts_of(scene):
-            if v < 1.0 or t > 3.95:
+        for t, v in world.impacts_of(scene):
+            if v < 1.0 or t > world.FRAMES_MAX / world.FPS - 0.11:
                 continue
             near = min((abs(t - f) for f in found), default=9.0)
             errors.append(near) if near < 0.2 else None
@@ -92,7 +108,7 @@ def vae_steps(args, clock, log):
     state = stage.load("audio_vae") if args.resume else None
     if state:
         vae.load_state_dict(state["vae"])
-    waves, mels = pool_of(args.seed, args.pool)
+    waves, mels = pool_of(args.variant, args.seed, args.pool, args.feeders)
     clock.start = stage.time.monotonic() if args.pool else clock.start
     rng, optimiser, step, mean = np.random.default_rng(args.seed), Muon(vae.named_parameters(), lr=0.015), 0, None
     while not clock.over():
@@ -115,13 +131,14 @@ def vocoder_steps(args, clock, log):
     total = state["steps"] if state else 0
     if state:
         net.load_state_dict(state["vocoder"])
-    waves, mels = pool_of(args.seed + 1, args.pool)
+    waves, mels = pool_of(args.variant, args.seed + 1, args.pool, args.feeders)
+    whole = mel_frames_of(scenes.of(args.variant))
     with torch.no_grad(), stage.autocast(args.device):
-        rebuilt = torch.cat([vae.decoder(encode_mean(vae, m[:, :, :405].to(args.device))).float().cpu() for m in mels.split(25)])
+        rebuilt = torch.cat([vae.decoder(encode_mean(vae, m[:, :, :whole].to(args.device))).float().cpu() for m in mels.split(25)])
     clock.start = stage.time.monotonic()
     rng, optimiser, step, mean, saved = np.random.default_rng((args.seed, total)), Muon(net.named_parameters(), lr=args.lr), 0, None, 0.0
     while not clock.over():
-        source = rebuilt if rng.random() < clock.progress() * 1.6 else mels[:, :, :405]
+        source = rebuilt if rng.random() < clock.progress() * 1.6 else mels[:, :, :whole]
         mel, picked, at = crops(rng, waves, source, VOCODER_FRAMES, args.batch)
         out = net(mel.to(args.device))[:, 0]
         wave = torch.stack([waves[i, t * 160: (t + VOCODER_FRAMES) * 160] for i, t in zip(picked, at)]).to(args.device)
@@ -136,17 +153,17 @@ def vocoder_steps(args, clock, log):
         if clock.elapsed() - saved > 120 or clock.over():
             saved = clock.elapsed()
             stage.save("vocoder", vocoder=net.state_dict(), steps=total + step)
-    report(vae.cpu(), net.cpu(), log)
+    report(scenes.of(args.variant), vae.cpu(), net.cpu(), log)
 
 
 @torch.no_grad()
-def report(vae, net, log):
+def report(world, vae, net, log):
     def through(scene):
-        mel = sound.log_mel(torch.from_numpy(scenes.sound(scene))[None])[:, :, :405]
+        mel = sound.log_mel(torch.from_numpy(world.sound(scene))[None])[:, :, :mel_frames_of(world)]
         return net(vae.decoder(encode_mean(vae, mel)))[0, 0].numpy()
 
-    for name, f in (("oracle", scenes.sound), ("codec", through)):
-        median, p90, recall = onset_errors(f)
+    for name, f in (("oracle", world.sound), ("codec", through)):
+        median, p90, recall = onset_errors(world, f)
         log.write(onsets=name, median_s=median, p90_s=p90, recall=recall)
 
 

@@ -10,6 +10,7 @@ this loses far less than two threads that wait for each other in every operation
 """
 
 import argparse
+import concurrent.futures
 import datetime
 import math
 import os
@@ -21,14 +22,14 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
-from . import captions, encode, scenes, sound, stage, tokenizer
+from . import encode, scenes, sound, stage, tokenizer
 from .denoise import Denoiser
 from .muon import Muon
 
-# Latent frames of a batch -> its share while words are learnt and after that, and clips beside one of full length.
+# Share of the latent frames of a clip -> of batches while words are learnt and after that, and clips beside one of full length.
 # Short clips are cheap and teach what the caption says; an image teaches shapes and colours eight times as fast as a clip.
 # How a body moves shows in whole clips alone: on the moon it lands after two seconds.
-LENGTHS = {17: (0.2, 0.75, 1), 9: (0.2, 0.15, 2), 5: (0.25, 0.05, 4), 1: (0.35, 0.05, 8)}
+LENGTHS = {1.0: (0.2, 0.75, 1), 0.5: (0.2, 0.15, 2), 0.25: (0.25, 0.05, 4), 0.0: (0.35, 0.05, 8)}
 SIZE_SHARES = (0.35, 0.15, 0.5)  # Portrait, which every film is unless asked otherwise, is the hardest of the three.
 # How much more often than by chance: the rarer gravity, and bodies that differ, of which one must not bounce like the other.
 MOON, UNLIKE = 1.85, 2.0
@@ -37,11 +38,14 @@ CAPTION_DROPPED, FIRST_FRAME, TWO_SIGMAS = 0.1, 0.1, 0.3
 STATE = "dit"
 
 
-class Shards:
-    """All shards read so far, by size; `refresh` takes new ones in."""
+PARTS = ("video", "audio", "seen", "loud")
 
-    def __init__(self, statistics):
-        self.by_size, self.read, self.statistics, self.clips = {}, set(), statistics, 0
+
+class Shards:
+    """All shards read so far, by size, where the model is; `refresh` takes new ones in."""
+
+    def __init__(self, statistics, device):
+        self.by_size, self.read, self.statistics, self.clips, self.device = {}, set(), statistics, 0, device
 
     def refresh(self):
         for path in sorted(encode.CACHE.glob("*.pt")):
@@ -52,6 +56,7 @@ class Shards:
             s = self.statistics
             shard["video"] = ((shard["video"].float() - s["video_mean"]) / s["video_std"]).half()
             shard["audio"] = ((shard["audio"].float() - s["audio_mean"]) / s["audio_std"]).half()
+            shard |= {name: shard[name].to(self.device) for name in PARTS}
             often = np.array([how_often(scene) for scene in shard["scenes"]])
             shard["often"] = often / often.sum()
             self.by_size.setdefault(tuple(shard["scenes"][0]["size"]), []).append(shard)
@@ -60,46 +65,54 @@ class Shards:
     def batch(self, rng, size, count, single_share):
         shards = self.by_size[size]
         weights = np.array([1.0 if not s["objects"] else max(single_share, 0.01) for s in shards])
-        rows = []
-        for i in rng.choice(len(shards), count, p=weights / weights.sum()):
-            j = int(rng.choice(len(shards[i]["scenes"]), p=shards[i]["often"]))
-            shard = shards[i]
-            rows.append((shard["video"][j], shard["audio"][j], shard["seen"][j], shard["loud"][j], shard["scenes"][j]))
-        video, audio, seen, loud, kept = zip(*rows)
-        return torch.stack(video).float(), torch.stack(audio).float(), torch.stack(seen), torch.stack(loud), kept
+        picked = [(shards[i], int(rng.choice(len(shards[i]["scenes"]), p=shards[i]["often"])))
+                  for i in rng.choice(len(shards), count, p=weights / weights.sum())]
+        video, audio, seen, loud = (torch.stack([shard[name][j] for shard, j in picked]) for name in PARTS)
+        return video.float(), audio.float(), seen, loud, [shard["scenes"][j] for shard, j in picked]
 
 
 def how_often(scene):
-    bodies = scene["objects"]
-    unlike = len(bodies) == 2 and bodies[0]["material"] != bodies[1]["material"]
-    return (MOON if scene["gravity"] == "moon" else 1.0) * (UNLIKE if unlike else 1.0)
+    """Of a clip among those of its shard, relative to others."""
+    kinds = {body.get("material") for body in scene.get("objects", ())}
+    return (MOON if scene.get("gravity") == "moon" else 1.0) * (UNLIKE if len(kinds) > 1 else 1.0)
 
 
 def make_batch(shards, rng, shared, tok, args, progress):
-    size = scenes.SIZES[int(shared.choice(3, p=SIZE_SHARES))]
+    world = scenes.of(args.variant)
+    size = world.SIZES[int(shared.choice(3, p=SIZE_SHARES))]
     if size not in shards.by_size:
-        size = (64, 64)
-    half = int(progress >= 0.5 or args.resume)
-    length = int(shared.choice(list(LENGTHS), p=[row[half] for row in LENGTHS.values()]))
-    count = args.batch * LENGTHS[length][2]
-    count = count if size == (64, 64) else max(1, count * 5 // 8)
+        size = world.SIZES[0]
+    half = int(progress >= 0.5 or args.whole_clips)
+    share = float(shared.choice(list(LENGTHS), p=[row[half] for row in LENGTHS.values()]))
+    length = length_of(share, full_length(world))
+    count = args.batch * LENGTHS[share][2]
+    count = count if size == world.SIZES[0] else max(1, count * 5 // 8)
     video, audio, seen, loud, kept = shards.batch(rng, size, count, 1.0 if progress < 0.3 else 0.5)
-    heard = sound.latents_of(4 * (length - 1) + 1, scenes.FPS)
+    heard = sound.latents_of(4 * (length - 1) + 1, world.FPS)
     writer = random.Random(int(rng.integers(1 << 60)))
-    texts = ["" if writer.random() < CAPTION_DROPPED else captions.caption(s, writer) for s in kept]
+    texts = ["" if writer.random() < CAPTION_DROPPED else world.caption(s, writer) for s in kept]
     ids, mask = (torch.from_numpy(t) for t in tokenizer.encode(tok, texts))
     grid = (length, size[1] // 16, size[0] // 16)
     first = shared.random() < FIRST_FRAME and length > 1
     parts = dict(x0=video[:, :length].flatten(1, 3), a0=audio[:, :heard], seen=seen[:, :length].flatten(1), loud=loud[:, :heard], ids=ids, mask=mask)
-    return {name: part.to(args.device) for name, part in parts.items()} | dict(first=first, grid=grid)
+    return {name: part.to(args.device) for name, part in parts.items()} | dict(first=first, grid=grid, full=full_length(world), fps=float(world.FPS))
 
 
-def draw_sigmas(n, mean, length):
+def full_length(world):
+    return (world.FRAMES_MAX - 1) // 4 + 1
+
+
+def length_of(share, full):
+    """Latent frames: 1 for an image, and as many steps beyond it as the share says."""
+    return 1 + round(share * (full - 1))
+
+
+def draw_sigmas(n, mean, length, full):
     """A twelfth in 0.96..1, where only the caption can tell the background; 45 % high, where objects take place; the rest around `mean`.
 
     Fewer frames show less through the same noise: the logits fall by half the logarithm of the length.
     """
-    kind, fewer = torch.rand(n), 0.5 * math.log(length / max(LENGTHS))
+    kind, fewer = torch.rand(n), 0.5 * math.log(length / full)
     s = torch.sigmoid(torch.randn(n) + mean + fewer)
     s = torch.where(kind < 0.53, torch.sigmoid(0.9 * torch.randn(n) + 2.0 + fewer), s)
     s = torch.where(kind < 0.08, 0.96 + 0.04 * torch.rand(n), s)
@@ -108,8 +121,9 @@ def draw_sigmas(n, mean, length):
 
 def losses(denoiser, b, mean):
     x0, a0 = b["x0"], b["a0"]
-    s = draw_sigmas(len(x0), mean, b["grid"][0])
-    s_a = torch.where(torch.rand(len(x0)) < TWO_SIGMAS, draw_sigmas(len(x0), mean, b["grid"][0]), s).to(x0.device)
+    length = b["grid"][0], b["full"]
+    s = draw_sigmas(len(x0), mean, *length)
+    s_a = torch.where(torch.rand(len(x0)) < TWO_SIGMAS, draw_sigmas(len(x0), mean, *length), s).to(x0.device)
     s = s.to(x0.device)
     noise, audio_noise = torch.randn_like(x0), torch.randn_like(a0)
     x, a = torch.lerp(x0, noise, s[:, None, None]), torch.lerp(a0, audio_noise, s_a[:, None, None])
@@ -121,7 +135,7 @@ def losses(denoiser, b, mean):
         t[:, :first] = 0.0
         weight[:, :first] = 0.0
     context = denoiser.context(b["ids"], b["mask"])
-    v, v_a = denoiser.velocity(x, a, context, b["grid"], float(scenes.FPS), t, s_a, s, s_a)
+    v, v_a = denoiser.velocity(x, a, context, b["grid"], b["fps"], t, s_a, s, s_a)
     loud = 1 + SOUND_WEIGHT * b["loud"].float()
     video = weighted(v.float() - (noise - x0), weight)
     return video, weighted(v_a.float() - (audio_noise - a0), loud)
@@ -148,6 +162,22 @@ def compile_blocks(denoiser):
     return switch
 
 
+def drawn_ahead(draw, device):
+    """On a GPU each call gives the batch that the last one ordered, drawn by a thread while the GPU was at work."""
+    if device == "cpu":
+        return draw
+    pool, waiting = concurrent.futures.ThreadPoolExecutor(1), []
+
+    def next_batch(progress):
+        if not waiting:
+            waiting.append(pool.submit(draw, progress))
+        b = waiting.pop().result()
+        waiting.append(pool.submit(draw, progress))
+        return b
+
+    return next_batch
+
+
 def average_gradients(parameters, workers):
     flat = torch.cat([torch.zeros_like(p).flatten() if p.grad is None else p.grad.flatten() for p in parameters])
     dist.all_reduce(flat)
@@ -172,7 +202,7 @@ def worker(rank, args):
         dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{args.port}", rank=rank, world_size=args.processes,
                                 timeout=datetime.timedelta(minutes=20))
     torch.manual_seed(args.seed)  # The same start in every worker.
-    shards = Shards(stage.load("statistics"))
+    shards = Shards(stage.load("statistics"), args.device)
     shards.refresh()
     denoiser, tok = Denoiser(args.variant).to(args.device), tokenizer.load()
     optimiser = Muon(denoiser.named_parameters(), lr=args.lr, adam_only=("embed_tokens", "registers", "scale_shift_table", "gate_logits"))
@@ -191,14 +221,15 @@ def worker(rank, args):
     rng, log = np.random.default_rng((args.seed, step, rank)), stage.Log("dit")
     shared = np.random.default_rng((args.seed, step))  # What all workers draw alike: the size and length of a batch.
     clock, start, samples, means, saved = stage.Clock(args.minutes), step, 0, None, 0.0
+    ahead = drawn_ahead(lambda progress: make_batch(shards, rng, shared, tok, args, progress), args.device)
     while not agreed(clock.over(), args.processes):
         progress = torch.tensor([clock.progress()])
         if args.processes > 1:
             dist.broadcast(progress, 0)
         progress = progress.item()
-        b = make_batch(shards, rng, shared, tok, args, progress)
+        b = ahead(progress)
         if args.compile:
-            switch["on"] = b["grid"][0] == max(LENGTHS) and not b["first"]
+            switch["on"] = b["grid"][0] == b["full"] and not b["first"]
         with stage.autocast(args.device):
             video, audio = losses(denoiser, b, args.mean)
         (video + args.audio_weight * audio).backward()
@@ -220,9 +251,9 @@ def worker(rank, args):
                       samples_per_s=samples / clock.elapsed())
         if clock.elapsed() - saved > args.save_every_s:
             saved = clock.elapsed()
-            save(denoiser, optimiser, ema, step)
+            save(denoiser, optimiser, ema, step, args.light)
     if rank == 0:
-        save(denoiser, optimiser, ema, step)
+        save(denoiser, optimiser, ema, step, args.light)
 
 
 def main():
@@ -239,7 +270,9 @@ def main():
     args.add_argument("--mean", type=float, default=1.0, help="mean of the logit of sigma for the lower part of the samples")
     args.add_argument("--audio-weight", type=float, default=1.0)
     args.add_argument("--compile", action="store_true")
-    args.add_argument("--resume", action="store_true", help="go on from the state; words are learnt, so mostly whole clips follow")
+    args.add_argument("--resume", action="store_true")
+    args.add_argument("--light", action="store_true", help="keep no moments of the optimiser: a state below 60 MiB")
+    args.add_argument("--whole-clips", action="store_true", help="words are learnt already: mostly whole clips from the first step on")
     args.add_argument("--save-every-s", type=float, default=120)
     stage.add_device(args)
     args = args.parse_args()
@@ -250,8 +283,11 @@ def main():
         worker(0, args)
 
 
-def save(denoiser, optimiser, ema, step):
-    stage.save(STATE, model=denoiser.state_dict(), optimiser=optimiser.state_dict(), ema=ema.shadow, steps=step)
+def save(denoiser, optimiser, ema, step, light):
+    """With `light` f32 weights and f16 averages, which can move between machines; a resumed stage warms its moments up again."""
+    moments = {} if light else {"optimiser": optimiser.state_dict()}
+    shadow = [s.half() for s in ema.shadow] if light else ema.shadow
+    stage.save(STATE, model=denoiser.state_dict(), ema=shadow, steps=step, **moments)
 
 
 if __name__ == "__main__":

@@ -23,25 +23,26 @@ FRAMES = 17
 
 def pixels(img):
     """uint8 [..., n, h, w, 3] to float [..., 3, n, h, w] in [-1, 1]."""
-    return torch.from_numpy(np.ascontiguousarray(np.moveaxis(img, -1, -4))).float() / 127.5 - 1
+    img = torch.from_numpy(img) if isinstance(img, np.ndarray) else img
+    return img.movedim(-1, -4).contiguous().float() / 127.5 - 1
 
 
-def random_scene(rng, size, frames):
-    return scenes.draw_scene(int(rng.integers(scenes.VALIDATION_SEED)), count=int(rng.choice((1, 2))), size=size)
-
-
-def batch_of(sizes, frames, count, rng):
-    """Pictures [count, 3, frames, h, w] in [-1, 1] and masks of the objects, of one of the sizes."""
+def layouts_of(variant, sizes, frames, count, rng):
+    """What is to be painted for a batch of crops in time of one of the sizes. Feeders make it, on CPUs."""
+    world, drawn = scenes.of(variant), []
     size = sizes[int(rng.integers(len(sizes)))]
-    shots, masks = [], []
     for _ in range(count):
-        scene = random_scene(rng, size, frames)
+        scene = world.training_scene(rng, size)
         # Most motion is in the first two seconds.
-        first = rng.integers(0, scenes.FRAMES_MAX - frames + 1) * (1.0 if rng.random() < 0.5 else 0.4)
-        img, mask = scenes.render(scene, (int(first) + np.arange(frames)) / scenes.FPS, with_mask=True)
-        shots.append(img)
-        masks.append(mask)
-    return pixels(np.stack(shots)), torch.from_numpy(np.stack(masks)).float().unsqueeze(1)
+        first = rng.integers(0, world.FRAMES_MAX - frames + 1) * (1.0 if rng.random() < 0.5 else 0.4)
+        drawn.append(world.layout(scene, (int(first) + np.arange(frames)) / world.FPS))
+    return (drawn,)
+
+
+def painted(world, layouts, device):
+    """Pictures [B, 3, n, h, w] in [-1, 1] and masks of the objects [B, 1, n, h, w]."""
+    img, mask = world.paint(layouts, device)
+    return pixels(img), mask.float().unsqueeze(1)
 
 
 def loss_of(out, x, mask):
@@ -62,19 +63,19 @@ def forward(vae, x, noise):
 
 
 @torch.no_grad()
-def psnr(vae, size=(64, 64), frames=65, count=8, sheet=None):
+def psnr(vae, world, size, frames, count, sheet=None):
     """Mean PSNR of validation clips, in dB, on the 0..1 scale after clamping."""
     values, rows = [], []
     for i in range(count):
-        scene = scenes.draw_scene(scenes.VALIDATION_SEED + 5000 + i, size=size)
-        x = pixels(scenes.render(scene, np.arange(frames) / scenes.FPS))[None].to(next(vae.parameters()).device)
+        scene = world.draw_scene(world.VALIDATION_SEED + 5000 + i, size=size)
+        x = painted(world, [world.layout(scene, np.arange(frames) / world.FPS)], next(vae.parameters()).device)[0]
         y = forward(vae, x, 0.0).clamp(-1, 1)
         values.append(-10 * torch.log10((((x - y) / 2) ** 2).mean()).item())
         picked = [j for j in range(0, frames, max(1, frames // 8))][:8]
         for v in (x, y):
             rows.append(torch.cat([v[0, :, j] for j in picked], 2))
     if sheet:
-        img = ((torch.cat(rows, 1).permute(1, 2, 0) + 1) * 127.5).round().byte().numpy()
+        img = ((torch.cat(rows, 1).permute(1, 2, 0) + 1) * 127.5).round().byte().cpu().numpy()
         Image.fromarray(img).save(stage.RUNS / sheet)
     return float(np.mean(values))
 
@@ -87,12 +88,13 @@ def main():
     args.add_argument("--batch", type=int)
     args.add_argument("--seed", type=int, default=0)
     args.add_argument("--threads", type=int, default=2)
+    args.add_argument("--checked", type=int, default=8, help="validation clips of each size that the PSNR at the end is of")
     args.add_argument("--resume", action="store_true", help="start from runs/vae.pt (the clips phase always does)")
     stage.add_device(args)
     args = args.parse_args()
     torch.set_num_threads(args.threads)
     torch.manual_seed(args.seed)
-    images = args.phase == "images"
+    images, world = args.phase == "images", scenes.of(args.variant)
     vae = models.video_vae(args.variant).to(args.device)
     state = stage.load("vae") if args.resume or not images else None
     if state:
@@ -100,11 +102,11 @@ def main():
     total = state["steps"] if state else 0
     frames, batch = (1, args.batch or 32) if images else (FRAMES, args.batch or 4)
     optimiser = Muon(vae.named_parameters(), lr=0.02 if images else 0.015)
-    sizes = [(64, 64)] if images else [s for s, n in zip(scenes.SIZES, (3, 1, 1)) for _ in range(n)]
-    drawn = stage.batches(functools.partial(batch_of, sizes, frames, batch), (args.seed, total), args)
+    sizes = world.SIZES[:1] if images else [s for s, n in zip(world.SIZES, (3, 1, 1)) for _ in range(n)]
+    drawn = stage.batches(functools.partial(layouts_of, args.variant, sizes, frames, batch), (args.seed, total), args)
     clock, log, step, mean, saved = stage.Clock(args.minutes), stage.Log("vae"), 0, None, 0.0
     while not clock.over():
-        x, mask = next(drawn)
+        x, mask = painted(world, next(drawn)[0], args.device)
         noise = 0.05 if clock.progress() > 0.7 else 0.0
         with stage.autocast(args.device):
             out = forward(vae, x, noise)
@@ -120,8 +122,8 @@ def main():
             saved = clock.elapsed()
             stage.save("vae", vae=vae.state_dict(), steps=total + step)
     stage.save("vae", vae=vae.state_dict(), steps=total + step)
-    for size in scenes.SIZES if not images else scenes.SIZES[:1]:
-        value = psnr(vae, size, 1 if images else 65, sheet=f"vae_{args.phase}_{size[0]}x{size[1]}.png")
+    for size in world.SIZES if not images else world.SIZES[:1]:
+        value = psnr(vae, world, size, 1 if images else world.FRAMES_MAX, args.checked, sheet=f"vae_{args.phase}_{size[0]}x{size[1]}.png")
         log.write(phase=args.phase, step=total + step, size=list(size), psnr=value)
 
 

@@ -3,6 +3,7 @@
 //! The API parses and stores; everything that decides is here and takes no clock and no randomness.
 
 mod catalogue;
+mod given;
 mod record;
 mod reference;
 mod refusal;
@@ -12,23 +13,28 @@ mod rules;
 use bytes::Bytes;
 use schemas::{
     AccountId, Digest, GpuMicros, JobId, TaskId,
+    given::GivenSpec,
     task::{AssembleSpec, RenderSpec, TaskSpec},
 };
 
 pub use catalogue::{Catalogue, CatalogueSettings, ExpectedWeights, Model, Size};
 pub use record::{JobRecord, ShotRecord};
 pub use refusal::{Code, Refusal};
-pub use request::{Priority, Reference, ReferenceFit, ShotRequest, VideoRequest};
+pub use request::{
+    Continuation, Keyframe, Lineage, Operation, Priority, Reference, ReferenceFit, Retake,
+    ShotRequest, Source, VideoRequest,
+};
 pub use rules::{SEED_MAX, START_NOW, unknown_model};
 
 use crate::{
     core::limits::SHOTS_MAX,
     core::rows::{Dedupe, Idempotency, NewJob, NewTask},
     core::users::User,
-    pricing::{Quote, charged},
+    pricing::{Quote, charged, of_group},
     review::{self, Blocklist, Verdict},
     storyboard::{self, Shot},
 };
+use reference::Target;
 use rules::Wish;
 
 /// An accepted request: everything about the job is decided but its identities.
@@ -39,11 +45,11 @@ pub struct Order {
     pub seed: u64,
     /// Render tasks in film order, then `Assemble`.
     pub tasks: Vec<TaskSpec>,
-    /// Expected device time of each task.
+    /// Expected time of each task on its devices.
     pub estimates: Vec<GpuMicros>,
     pub hold: GpuMicros,
-    /// First frames that must be in the artefact store before the job is submitted.
-    pub first_frames: Vec<Bytes>,
+    /// Files that must be in the artefact store before the job is submitted.
+    pub files: Vec<Bytes>,
 }
 
 /// Identities and protections of a job; made at the edge.
@@ -65,10 +71,12 @@ pub fn decide(
 ) -> Result<Order, Refusal> {
     let wish = rules::check(request, catalogue, seed)?;
     moderate(&wish, blocklist)?;
-    let shots = storyboard::shots(&wish.takes, wish.model.clip, wish.seed);
+    let before = wish.given.before.map(|before| before.frames);
+    let shots = storyboard::shots(&wish.takes, wish.model.clip, wish.seed, before);
     check_shots(&shots, &wish)?;
     let first_frames = first_frames(request, &wish)?;
-    let tasks = tasks(&wish, &shots, &first_frames);
+    let cuts = given::cut(&wish, &shots, request.reference_fit)?;
+    let tasks = tasks(&wish, &shots, &first_frames, cuts.given);
     let record = record::record(&wish, &shots);
     let quote = Quote::new(&tasks, &catalogue.prices, wish.model.cost, record.band());
     Ok(Order {
@@ -77,7 +85,7 @@ pub fn decide(
         record,
         tasks,
         estimates: quote.expected,
-        first_frames,
+        files: first_frames.into_iter().chain(cuts.files).collect(),
     })
 }
 
@@ -114,23 +122,26 @@ fn moderate(wish: &Wish, blocklist: &Blocklist) -> Result<(), Refusal> {
 }
 
 fn first_frames(request: &VideoRequest, wish: &Wish) -> Result<Vec<Bytes>, Refusal> {
+    let target = |param| Target {
+        fit: request.reference_fit,
+        size: wish.size,
+        native: wish.native,
+        param,
+    };
     wish.references
         .iter()
-        .map(|(param, reference)| {
-            reference::first_frame(
-                reference,
-                request.reference_fit,
-                wish.size,
-                wish.native,
-                param,
-            )
-        })
+        .map(|(param, reference)| reference::picture(reference, target(param)))
         .collect()
 }
 
-fn tasks(wish: &Wish, shots: &[Shot], first_frames: &[Bytes]) -> Vec<TaskSpec> {
+fn tasks(
+    wish: &Wish,
+    shots: &[Shot],
+    first_frames: &[Bytes],
+    given: Vec<GivenSpec>,
+) -> Vec<TaskSpec> {
     let frames: Vec<Digest> = first_frames.iter().map(|bytes| Digest::of(bytes)).collect();
-    let render = |(place, shot): (usize, &Shot)| {
+    let render = |(place, (shot, given)): (usize, (&Shot, GivenSpec))| {
         TaskSpec::Render(RenderSpec {
             shot: u32::try_from(place).expect("a film has few shots"),
             weights: wish.model.weights.clone(),
@@ -144,15 +155,18 @@ fn tasks(wish: &Wish, shots: &[Shot], first_frames: &[Bytes]) -> Vec<TaskSpec> {
             steps: wish.steps,
             guidance_scale: wish.guidance_scale,
             first_frame: shot.reference.map(|place| frames[place]),
+            given: (!given.is_empty()).then(|| Box::new(given)),
+            devices: wish.devices,
         })
     };
-    let mut tasks: Vec<TaskSpec> = shots.iter().enumerate().map(render).collect();
+    let mut tasks: Vec<TaskSpec> = shots.iter().zip(given).enumerate().map(render).collect();
     tasks.push(TaskSpec::Assemble(AssembleSpec {
         shots: u32::try_from(shots.len()).expect("a film has few shots"),
         width: wish.size.width,
         height: wish.size.height,
         fps: wish.model.clip.fps,
         shot_frames: shots.iter().map(|shot| shot.film_frames).collect(),
+        before: wish.given.before(),
     }));
     tasks
 }
@@ -160,31 +174,21 @@ fn tasks(wish: &Wish, shots: &[Shot], first_frames: &[Bytes]) -> Vec<TaskSpec> {
 impl Order {
     /// What the whole job is expected to be charged.
     pub fn price(&self) -> GpuMicros {
-        charged(self.estimates.iter().copied(), self.record.band())
+        let each = self.estimates.iter().zip(&self.tasks);
+        let times = each.map(|(time, spec)| of_group(*time, spec));
+        charged(times, self.record.band())
     }
 
     /// The job for the farm. `mint` makes a new task id at each call.
     pub fn into_job(self, submission: Submission, mut mint: impl FnMut() -> TaskId) -> NewJob {
         let request = serde_json::to_value(&self.record)
             .expect("a record holds only strings, numbers and maps with string keys");
-        let assemble = self.tasks.len() - 1;
-        let renders = u32::try_from(assemble).expect("a film has few shots");
-        let task = |(place, (spec, estimate)): (usize, (TaskSpec, GpuMicros))| {
-            let first_frame = match &spec {
-                TaskSpec::Render(render) => render.first_frame,
-                TaskSpec::Assemble(_) => None,
-            };
-            NewTask {
-                id: mint(),
-                spec,
-                inputs: if place == assemble {
-                    (0..renders).collect()
-                } else {
-                    Vec::new()
-                },
-                estimate,
-                reads: first_frame.into_iter().collect(),
-            }
+        let task = |(place, (spec, estimate)): (usize, (TaskSpec, GpuMicros))| NewTask {
+            id: mint(),
+            inputs: inputs(&spec, place),
+            reads: spec.reads(),
+            spec,
+            estimate,
         };
         NewJob {
             id: submission.id,
@@ -207,6 +211,20 @@ impl Order {
             hold: self.hold,
             dedupe: submission.dedupe,
             idempotency: submission.idempotency,
+        }
+    }
+}
+
+/// Tasks whose outputs the task at `place` needs: all shots for the film, the one before for a shot that goes on
+/// from it.
+fn inputs(spec: &TaskSpec, place: usize) -> Vec<u32> {
+    let place = u32::try_from(place).expect("a film has few shots");
+    match spec {
+        TaskSpec::Assemble(_) => (0..place).collect(),
+        TaskSpec::Render(render) => {
+            let context = render.given().context.as_ref();
+            let before = context.filter(|context| context.film.is_none());
+            before.map(|_| place - 1).into_iter().collect()
         }
     }
 }

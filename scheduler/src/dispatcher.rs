@@ -4,6 +4,7 @@
 //! may not. A commit that fails, or whose fate is in doubt, drops memory and folds it anew from the
 //! database; everyone who waits for that group is asked to try again. There is no repair code.
 
+mod polls;
 mod writer;
 
 #[cfg(test)]
@@ -19,8 +20,8 @@ use schemas::{
     },
 };
 use tokio::{
-    sync::{mpsc, oneshot, watch},
-    time::{Instant, timeout_at},
+    sync::{mpsc, oneshot},
+    time::Instant,
 };
 use tokio_util::sync::CancellationToken;
 
@@ -43,7 +44,7 @@ use crate::{
     store::{Store, StoreError},
 };
 
-use self::writer::Writer;
+use self::{polls::Poll, writer::Writer};
 
 /// Commands that may wait; one more is refused.
 const CHANNEL_MAX: usize = 4096;
@@ -52,8 +53,6 @@ const CHANNEL_MAX: usize = 4096;
 #[derive(Clone, Debug)]
 pub struct Dispatcher {
     messages: mpsc::Sender<Message>,
-    /// Counts how often something became eligible.
-    wake: watch::Receiver<u64>,
     clock: Clock,
     stop: CancellationToken,
     metrics: Metrics,
@@ -92,6 +91,8 @@ type Answer = oneshot::Sender<Result<Reply, DispatchError>>;
 
 enum Message {
     Command(Command, Answer),
+    /// A device asks for work and waits for some.
+    Poll(Poll),
     /// Looks at memory, changes nothing.
     Look(Box<dyn FnOnce(&Farm) + Send>),
 }
@@ -124,12 +125,10 @@ impl Dispatcher {
         let farm = writer::fold(&store, &limits, clock).await?;
         tracing::info!(term, "this scheduler leads");
         let (sender, receiver) = mpsc::channel(CHANNEL_MAX);
-        let (woken, wake) = watch::channel(0);
-        let writer = Writer::new(farm, store, limits, clock, metrics.clone(), woken);
+        let writer = Writer::new(farm, store, limits, clock, metrics.clone());
         let run = writer.run(receiver, stops.writing.clone());
         let dispatcher = Self {
             messages: sender,
-            wake,
             clock,
             stop: stops.serving,
             metrics,
@@ -142,10 +141,8 @@ impl Dispatcher {
     /// command.
     pub fn follower(metrics: Metrics, stop: CancellationToken) -> Self {
         let (messages, _) = mpsc::channel(1);
-        let (_, wake) = watch::channel(0);
         Self {
             messages,
-            wake,
             clock: Clock::start(),
             stop,
             metrics,
@@ -255,6 +252,11 @@ impl Dispatcher {
         self.look(move |farm| farm.refused(&job)).await
     }
 
+    /// What a job with the same idempotency key was answered.
+    pub async fn kept_answer(&self, job: NewJob) -> Result<Option<Submitted>, DispatchError> {
+        self.look(move |farm| farm.kept_answer(&job)).await
+    }
+
     pub async fn add_key(&self, row: KeyRow) -> Result<(), DispatchError> {
         self.send(Command::AddKey(row)).await.map(drop)
     }
@@ -277,32 +279,29 @@ impl Dispatcher {
         request: LeaseRequest,
         limit: Duration,
     ) -> Result<LeaseReply, DispatchError> {
+        let (answer, reply) = oneshot::channel();
         let until = Instant::now() + limit;
-        let mut wake = self.wake.clone();
-        loop {
-            wake.borrow_and_update(); // what happens from here on is not missed
-            let reply = match self.send(Command::Lease(request.clone())).await? {
-                Reply::Leased(reply) => reply,
-                other => unexpected(&other),
-            };
-            let LeaseReply::Idle(why) = reply else {
-                if let LeaseReply::Offer { .. } = reply {
-                    self.metrics.grants.inc();
-                }
-                return Ok(reply);
-            };
-            tokio::select! {
-                woken = timeout_at(until, wake.changed()) => match woken {
-                    Ok(Ok(())) => {}
-                    Ok(Err(_)) => return Err(DispatchError::Closed),
-                    Err(_) => {
-                        self.metrics.idle_polls.with_label_values(&[why.code()]).inc();
-                        return Ok(LeaseReply::Idle(why));
-                    }
-                },
-                () = self.stop.cancelled() => return Err(DispatchError::Closed),
+        self.post(Message::Poll(Poll {
+            request,
+            until,
+            answer,
+        }))?;
+        let reply = tokio::select! {
+            reply = reply => reply.unwrap_or(Err(DispatchError::Closed))?,
+            () = self.stop.cancelled() => return Err(DispatchError::Closed),
+        };
+        let Reply::Leased(reply) = reply else {
+            unexpected(&reply)
+        };
+        match &reply {
+            LeaseReply::Offer { .. } => self.metrics.grants.inc(),
+            LeaseReply::Idle(why) => {
+                let polls = &self.metrics.idle_polls;
+                polls.with_label_values(&[why.code()]).inc();
             }
+            _ => {}
         }
+        Ok(reply)
     }
 
     pub async fn heartbeat(&self, beat: Heartbeat) -> Result<HeartbeatAnswer, DispatchError> {

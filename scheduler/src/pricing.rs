@@ -10,23 +10,30 @@ use crate::core::{costs::CostClass, prices::PriceBook, rows::Band};
 /// Expected and largest device time of a job's tasks.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Quote {
-    /// The 50th percentile of each task, before the factor of the band.
+    /// The 50th percentile of each task on its devices, before their number and the factor of the band.
     pub expected: Vec<GpuMicros>,
-    /// The 90th percentile of all, by the factor of the band: held at submit, and the most that is charged.
+    /// The 90th percentile of all, by their devices and the factor of the band: held at submit, and the most that is charged.
     pub hold: GpuMicros,
 }
 
 impl Quote {
     pub fn new(tasks: &[TaskSpec], prices: &PriceBook, class: CostClass, band: Band) -> Self {
-        let times = tasks.iter().map(|spec| prices.device_time(spec, class));
+        let times = tasks
+            .iter()
+            .map(|spec| (spec, prices.device_time(spec, class)));
         let (expected, ceilings): (Vec<_>, Vec<_>) = times
-            .map(|time| (micros(time.p50()), micros(time.p90())))
+            .map(|(spec, time)| (micros(time.p50()), of_group(micros(time.p90()), spec)))
             .unzip();
         Self {
             expected,
             hold: charged(ceilings, band),
         }
     }
+}
+
+/// Device time of all devices of a task that takes so long on them.
+pub fn of_group(time: GpuMicros, spec: &TaskSpec) -> GpuMicros {
+    GpuMicros(time.0.saturating_mul(spec.devices().into()))
 }
 
 /// What device time in total is charged in this band.

@@ -97,6 +97,8 @@ pub struct FarmSettings {
     pub preempt_min_steps: u32,
     /// A device is only taken if that starts the urgent job at least this much sooner.
     pub preempt_gain_ms: i64,
+    /// How long other work goes before a job that needs several devices at once, until it claims devices.
+    pub claim_after_ms: i64,
 }
 
 impl Default for Settings {
@@ -131,6 +133,7 @@ impl Default for FarmSettings {
             preempt_min_run_ms: limits.preempt_min_run_ms,
             preempt_min_steps: limits.preempt_min_steps,
             preempt_gain_ms: limits.preempt_gain_ms,
+            claim_after_ms: limits.claim_after_ms,
         }
     }
 }
@@ -166,6 +169,7 @@ impl FarmSettings {
             preempt_min_run_ms: self.preempt_min_run_ms,
             preempt_min_steps: self.preempt_min_steps,
             preempt_gain_ms: self.preempt_gain_ms,
+            claim_after_ms: self.claim_after_ms,
             windows: BTreeMap::new(),
             rate_ppm: BTreeMap::new(),
         })

@@ -18,6 +18,8 @@ pub struct Take {
     pub seed: Option<u64>,
     /// Place in the list of reference images.
     pub reference: Option<usize>,
+    /// Frames of what comes before that its shots look back at; nothing: each begins with a cut.
+    pub context: Option<u32>,
 }
 
 /// What one clip of the model may be.
@@ -40,26 +42,42 @@ pub struct Shot {
     /// Frames of it that the film shows; never more than are rendered.
     pub film_frames: u32,
     pub reference: Option<usize>,
+    /// The end of what comes before, rendered in front of it.
+    pub context: Option<Context>,
 }
 
-/// Splits takes into shots, in film order.
-pub fn shots(takes: &[Take], clip: Clip, seed: u64) -> Vec<Shot> {
-    let mut shots = Vec::new();
+/// Frames up to one of the shot, or the film, before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Context {
+    pub end_frame: u32,
+    /// `frames_step * k + 1`.
+    pub frames: u32,
+}
+
+/// Splits takes into shots, in film order. `before` are the frames of a film that they go on from.
+pub fn shots(takes: &[Take], clip: Clip, seed: u64, before: Option<u32>) -> Vec<Shot> {
+    let mut shots: Vec<Shot> = Vec::new();
     for take in takes {
         let frames = take.seconds * clip.fps;
-        let parts = frames.div_ceil(clip.frames_max).max(1);
+        let room = clip.frames_max - take.context.unwrap_or(0);
+        let parts = frames.div_ceil(room).max(1);
         for part in 0..parts {
             let film_frames = frames / parts + u32::from(part < frames % parts);
             let place = u32::try_from(shots.len()).unwrap_or(u32::MAX);
+            let end_frame = shots.last().map(|shot| shot.film_frames).or(before);
+            let context = take.context.zip(end_frame);
+            let context = context.map(|(wanted, end_frame)| clip.context(wanted, end_frame));
+            let looked_at = context.map_or(0, |context| context.frames);
             shots.push(Shot {
                 prompt: take.prompt.clone(),
                 negative_prompt: take.negative_prompt.clone(),
                 seed: take
                     .seed
                     .map_or_else(|| part_seed(seed, place), |own| part_seed(own, part)),
-                render_frames: clip.covering(film_frames),
+                render_frames: clip.covering(looked_at + film_frames),
                 film_frames,
                 reference: take.reference.filter(|_| part == 0),
+                context,
             });
         }
     }
@@ -67,6 +85,15 @@ pub fn shots(takes: &[Take], clip: Clip, seed: u64) -> Vec<Shot> {
 }
 
 impl Clip {
+    /// The last `wanted` of so many frames, or as many as there are.
+    fn context(self, wanted: u32, end_frame: u32) -> Context {
+        let frames = wanted.min(end_frame.max(1)) - 1;
+        Context {
+            end_frame,
+            frames: frames / self.frames_step * self.frames_step + 1,
+        }
+    }
+
     /// The smallest length that the model can render and that has at least `frames` frames.
     pub fn covering(self, frames: u32) -> u32 {
         frames.saturating_sub(1).div_ceil(self.frames_step) * self.frames_step + 1
@@ -105,11 +132,12 @@ mod tests {
             seconds,
             seed: None,
             reference: Some(0),
+            context: None,
         }
     }
 
     fn check(takes: &[Take], expected: Expect) {
-        let shown: Vec<String> = shots(takes, BUILTIN, 7)
+        let shown: Vec<String> = shots(takes, BUILTIN, 7, None)
             .iter()
             .map(|s| {
                 let reference = if s.reference.is_some() {
@@ -135,7 +163,7 @@ mod tests {
     #[test]
     fn a_longer_take_is_split_evenly_and_keeps_its_length() {
         for seconds in 1..=20 {
-            let parts = shots(&[take(seconds)], BUILTIN, 7);
+            let parts = shots(&[take(seconds)], BUILTIN, 7, None);
             assert_eq!(
                 parts.iter().map(|s| s.film_frames).sum::<u32>(),
                 seconds * 16
@@ -145,35 +173,61 @@ mod tests {
                 assert_eq!(part.render_frames % 4, 1);
             }
         }
-        assert_eq!(shots(&[take(8)], BUILTIN, 7).len(), 2);
-        assert_eq!(shots(&[take(20)], BUILTIN, 7).len(), 5);
+        assert_eq!(shots(&[take(8)], BUILTIN, 7, None).len(), 2);
+        assert_eq!(shots(&[take(20)], BUILTIN, 7, None).len(), 5);
     }
 
     #[test]
     fn seeds_differ_by_part_and_follow_the_job_seed() {
-        let [first, second] = &shots(&[take(8)], BUILTIN, 7)[..] else {
+        let [first, second] = &shots(&[take(8)], BUILTIN, 7, None)[..] else {
             panic!("two shots")
         };
         assert_eq!(first.seed, 7);
         assert_ne!(second.seed, first.seed);
         assert!(second.seed <= SEED_MAX);
-        assert_eq!(shots(&[take(8)], BUILTIN, 7)[1].seed, second.seed);
-        assert_ne!(shots(&[take(8)], BUILTIN, 8)[1].seed, second.seed);
+        assert_eq!(shots(&[take(8)], BUILTIN, 7, None)[1].seed, second.seed);
+        assert_ne!(shots(&[take(8)], BUILTIN, 8, None)[1].seed, second.seed);
         let own = Take {
             seed: Some(9),
             ..take(8)
         };
-        let takes = shots(&[take(4), own], BUILTIN, 7);
+        let takes = shots(&[take(4), own], BUILTIN, 7, None);
         assert_eq!(takes[1].seed, 9);
         assert_eq!(takes[2].seed, part_seed(9, 1));
     }
 
     #[test]
     fn only_the_first_part_starts_from_the_reference() {
-        let parts = shots(&[take(12)], BUILTIN, 7);
+        let parts = shots(&[take(12)], BUILTIN, 7, None);
         assert_eq!(
             parts.iter().map(|s| s.reference).collect::<Vec<_>>(),
             [Some(0), None, None]
         );
+    }
+
+    #[test]
+    fn a_take_that_goes_on_renders_the_end_of_what_comes_before_again() {
+        let on = |seconds| Take {
+            context: Some(17),
+            ..take(seconds)
+        };
+        let frames = |shots: &[Shot]| -> Vec<(u32, u32, Option<Context>)> {
+            let of = |s: &Shot| (s.film_frames, s.render_frames, s.context);
+            shots.iter().map(of).collect()
+        };
+        let context = |end_frame, frames| Some(Context { end_frame, frames });
+        let extension = shots(&[on(4)], BUILTIN, 7, Some(80));
+        let expected = [(32, 49, context(80, 17)), (32, 49, context(32, 17))];
+        assert_eq!(frames(&extension), expected);
+        let joined = shots(&[take(1), on(1)], BUILTIN, 7, None);
+        let expected = [(16, 17, None), (16, 29, context(16, 13))];
+        assert_eq!(frames(&joined), expected);
+        for seconds in 1..=20 {
+            for shot in shots(&[take(2), on(seconds)], BUILTIN, 7, None) {
+                let context = shot.context.map_or(0, |context| context.frames);
+                assert!(context + shot.film_frames <= shot.render_frames);
+                assert!(shot.render_frames <= 65 && shot.render_frames % 4 == 1);
+            }
+        }
     }
 }

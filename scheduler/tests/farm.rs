@@ -82,6 +82,8 @@ fn job(project: AccountId, shots: u32) -> NewJob {
             steps: Some(8),
             guidance_scale: None,
             first_frame: None,
+            given: None,
+            devices: 1,
         })
     };
     let mut tasks: Vec<NewTask> = (0..shots)
@@ -93,6 +95,7 @@ fn job(project: AccountId, shots: u32) -> NewJob {
         height: 64,
         fps: 8,
         shot_frames: vec![16; shots as usize],
+        before: None,
     };
     let all = (0..shots).collect();
     tasks.push(task(TaskSpec::Assemble(film), all, 1_000_000));
@@ -168,6 +171,7 @@ impl Agent {
                 vocabulary: vec!["ball".into()],
             }],
             ffmpeg: Some("5.1".into()),
+            group_max: 1,
         }
     }
 

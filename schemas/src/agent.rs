@@ -33,6 +33,13 @@ pub struct Hello {
     pub weights: Vec<WeightsInfo>,
     /// FFmpeg's version, when there is one: only then `Assemble` is offered.
     pub ffmpeg: Option<String>,
+    /// Most devices that one shot can run on at once here; 1 from agents that do not say.
+    #[serde(default = "one_device")]
+    pub group_max: u32,
+}
+
+fn one_device() -> u32 {
+    1
 }
 
 /// One GPU, or the CPU.
@@ -143,6 +150,10 @@ pub struct LeaseOffer {
     /// Outputs of the tasks before this one, in order (the shots, for `Assemble`).
     pub inputs: Vec<Artefact>,
     pub checkpoint: Option<CheckpointRef>,
+    /// Devices of the group that it runs on, the one that asked among them; empty from a scheduler that
+    /// knows no groups.
+    #[serde(default)]
+    pub devices: Vec<u32>,
 }
 
 /// A stored checkpoint: resume at `step`.
@@ -287,7 +298,7 @@ pub struct Report {
 pub enum Outcome {
     Succeeded {
         artefacts: Vec<Artefact>,
-        /// Device time that led to the result, for the charge.
+        /// Device time that led to the result, for the charge: of a group, that of each of its devices.
         device_us: u64,
         /// Steps that this attempt ran itself (not those before its checkpoint).
         steps_run: u32,

@@ -5,6 +5,7 @@
 
 pub mod agent;
 pub mod digest;
+pub mod given;
 pub mod ids;
 pub mod keys;
 pub mod money;

@@ -2,7 +2,10 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::Digest;
+use crate::{
+    Digest,
+    given::{Fit, GivenSpec},
+};
 
 /// The work of one task. The agent translates it to the engine's own words once.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -19,6 +22,33 @@ impl TaskSpec {
             Self::Assemble(_) => TaskKind::Assemble,
         }
     }
+
+    /// Files of the artefact store that it needs besides the outputs of the tasks before.
+    pub fn reads(&self) -> Vec<Digest> {
+        match self {
+            Self::Render(spec) => spec.reads(),
+            Self::Assemble(spec) => spec.before.iter().map(|before| before.film).collect(),
+        }
+    }
+
+    /// Devices of one node that it runs on at once: a group, granted whole.
+    pub fn devices(&self) -> u32 {
+        match self {
+            Self::Render(spec) => spec.devices,
+            Self::Assemble(_) => 1,
+        }
+    }
+}
+
+/// Sizes that a group of devices may have.
+pub const GROUP_SIZES: [u32; 4] = [1, 2, 4, 8];
+
+fn one_device() -> u32 {
+    1
+}
+
+fn is_one(devices: &u32) -> bool {
+    *devices == 1
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -52,6 +82,36 @@ pub struct RenderSpec {
     pub guidance_scale: Option<f32>,
     /// First frame to start from: an image (PNG, JPEG or WebP) in the artefact store.
     pub first_frame: Option<Digest>,
+    /// What else is given of it; nothing for most.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub given: Option<Box<GivenSpec>>,
+    /// Devices of one node that work on it together, one of [`GROUP_SIZES`]. Decides no latent.
+    #[serde(default = "one_device", skip_serializing_if = "is_one")]
+    pub devices: u32,
+}
+
+/// Nothing given.
+static NOTHING: GivenSpec = GivenSpec {
+    stills: Vec::new(),
+    film: None,
+    sound: None,
+    context: None,
+    renoise: None,
+    fit: Fit::Cover,
+};
+
+impl RenderSpec {
+    /// What is given of it besides its first frame.
+    pub fn given(&self) -> &GivenSpec {
+        self.given.as_deref().unwrap_or(&NOTHING)
+    }
+
+    /// Files of the artefact store that it needs.
+    pub fn reads(&self) -> Vec<Digest> {
+        let mut all = self.given().reads();
+        all.extend(self.first_frame.filter(|first| !all.contains(first)));
+        all
+    }
 }
 
 /// The film: shots in order, at the size that was asked for.
@@ -65,6 +125,17 @@ pub struct AssembleSpec {
     pub fps: u32,
     /// Exact length of each shot in frames at `fps`; longer shots are cut, in order.
     pub shot_frames: Vec<u32>,
+    /// The film that these shots go on from; it comes first, whole.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub before: Option<BeforeSpec>,
+}
+
+/// A film in front of the shots.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BeforeSpec {
+    pub film: Digest,
+    #[serde(default)]
+    pub fit: Fit,
 }
 
 /// A named file that a task made.

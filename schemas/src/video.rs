@@ -42,6 +42,12 @@ pub struct Video {
     pub remixed_from_video_id: Option<String>,
     pub error: Option<VideoError>,
 
+    /// `create`, `remix`, `edit` or `extend`.
+    #[serde(default)]
+    pub operation: String,
+    /// The video that this one was made of.
+    #[serde(default)]
+    pub source_video_id: Option<String>,
     pub seed: u64,
     #[serde(default)]
     pub steps: Option<u32>,
@@ -82,12 +88,19 @@ pub struct Video {
     /// Unix seconds by which it begins, or fails.
     #[serde(default)]
     pub deadline: Option<i64>,
+    /// Devices of one node that work on each shot at once.
+    #[serde(default = "one_device")]
+    pub devices: u32,
     /// Why it waits, as a code such as `fair_share` or `window_closed`; null unless it does.
     #[serde(default)]
     pub waiting: Option<String>,
     /// The same with its cause and in words; null unless it waits.
     #[serde(default)]
     pub reason: Option<Reason>,
+}
+
+fn one_device() -> u32 {
+    1
 }
 
 /// When it begins and ends, as expected. All null: nobody can say.
@@ -152,7 +165,10 @@ pub struct Estimate {
     #[serde(default)]
     pub reason: Option<Reason>,
     pub quota_after: Option<QuotaAfter>,
-    /// Unix seconds; until then the answer may be relied on.
+    /// Name it as `quote` in a create to get this price; absent where create would refuse.
+    #[serde(default)]
+    pub quote: Option<String>,
+    /// Unix seconds; until then the quote holds.
     pub valid_until: i64,
 }
 

@@ -4,7 +4,7 @@ Needs `pip install openai`, and in the environment:
     DAILIES_BASE_URL   such as http://127.0.0.1:8080/v1
     DAILIES_API_KEY    a key of a project without videos of its own
 
-Run it with `python test_videos.py`. Two films are rendered: the SDK's defaults, and a small one.
+Run it with `python test_videos.py`. A few films are rendered: the SDK's defaults, and small ones.
 """
 
 import asyncio
@@ -219,6 +219,45 @@ class Videos(unittest.TestCase):
         self.assertTrue(error.request_id.startswith("req_"))
         self.assertEqual(error.type, "invalid_request_error")
         return error
+
+    # --- videos made of others ------------------------------------------------------------------
+
+    def small_film(self):
+        """A finished film of a second, rendered once for all tests."""
+        cls = type(self)
+        if not hasattr(cls, "film"):
+            cls.film = self.client.videos.create_and_poll(prompt="a red ball falls", **SMALL)
+        return cls.film
+
+    def finished(self, video):
+        self.addCleanup(self.forget, video.id)
+        video = self.client.videos.poll(video.id)
+        self.assertEqual(video.status, "completed", video.error)
+        return video
+
+    def test_remix_takes_size_and_seconds_of_its_video(self):
+        film = self.small_film()
+        extra = {"steps": 2, "strength": 0.5}
+        remix = self.client.videos.remix(film.id, prompt="a green ball falls", extra_body=extra)
+        self.assertEqual((remix.size, remix.seconds), (film.size, film.seconds))
+        self.assertEqual(remix.remixed_from_video_id, film.id)
+        self.finished(remix)
+
+    def test_extend_and_edit_by_id_through_extra_body(self):
+        film = self.small_film()
+        body = {"video": {"id": film.id}, "steps": 2}
+        longer = self.client.videos.extend(
+            prompt="it rolls on", seconds="1", video=openai.omit, extra_body=body
+        )
+        self.assertEqual(longer.seconds, "2")
+        longer = self.finished(longer)
+        content = self.client.videos.download_content(longer.id).read()
+        self.assertEqual(content[4:8], b"ftyp")
+        edit = self.client.videos.edit(
+            prompt="a green ball falls", video=openai.omit, extra_body=body
+        )
+        self.addCleanup(self.forget, edit.id)
+        self.assertEqual(edit.remixed_from_video_id, film.id)
 
     def test_bad_requests_raise_typed_exceptions(self):
         bad = openai.BadRequestError

@@ -52,6 +52,11 @@ pub struct Checkpoint {
 }
 
 impl Checkpoint {
+    /// The latents of both streams after the steps that are done.
+    pub fn latents(&self) -> &Latents {
+        &self.latents
+    }
+
     /// Denoising steps done: the index of the sigma to go on from.
     pub fn step(&self) -> u32 {
         self.step

@@ -23,6 +23,9 @@ const SIZE_MAX: u32 = 4096;
 const NOTICE_PUBLISHED: &str =
     "LTX-2 Community License: the terms that came with these weights bind whoever uses them.";
 
+/// What the pictures that LTX-2 was trained to be given had gone through.
+const STILL_CRF: u8 = 33;
+
 /// The side file `dailies.json`: what the product should do with the weights by default.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Product {
@@ -48,6 +51,8 @@ pub struct Product {
     pub negative_prompt: String,
     /// Words that the model has learnt.
     pub vocabulary: Vec<String>,
+    /// H.264 quality of the pictures that it was trained to be given; nothing: as they are.
+    pub still_crf: Option<u8>,
 }
 
 impl Product {
@@ -87,6 +92,7 @@ impl Product {
             guidance: None,
             negative_prompt: String::new(),
             vocabulary: Vec::new(),
+            still_crf: Some(STILL_CRF),
         }
     }
 
@@ -119,6 +125,7 @@ impl Product {
             guidance,
             negative_prompt: config.get("negative_prompt", String::new())?,
             vocabulary: config.get("vocabulary", Vec::new())?,
+            still_crf: config.optional("still_crf")?,
         })
     }
 
@@ -197,6 +204,8 @@ pub struct ModelInfo {
     pub channels: u16,
     /// True when pictures can be given.
     pub first_frame: bool,
+    /// Quality (CRF) of H.264 that given pictures pass before they are encoded, as those of the training had.
+    pub still_crf: Option<u8>,
     /// Sound that can be given; none when the weights cannot encode any.
     pub hears: Option<SoundFormat>,
     /// True when a clip can be made small and then refined at twice the size.

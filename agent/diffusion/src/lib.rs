@@ -26,6 +26,7 @@ mod convolution;
 #[cfg(test)]
 mod golden;
 mod layers;
+mod levels;
 mod model;
 mod noise;
 mod run;

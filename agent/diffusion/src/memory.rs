@@ -25,6 +25,10 @@ pub struct Memory {
     pub weights: u64,
     /// Prompt to text context.
     pub encode: u64,
+    /// Given pictures and sound to latents.
+    pub given: u64,
+    /// Latents of a first stage to the size of the second.
+    pub upsample: u64,
     /// A step of the sampler.
     pub denoise: u64,
     /// Latents to samples.
@@ -39,8 +43,9 @@ pub struct Memory {
 impl Memory {
     /// Peak of the run beyond the weights.
     pub fn run_bytes(&self) -> u64 {
-        let parts = [self.encode, self.denoise, self.sound, self.pictures];
-        parts.into_iter().max().unwrap_or(0)
+        let before = [self.encode, self.given, self.upsample];
+        let parts = [self.denoise, self.sound, self.pictures];
+        before.into_iter().chain(parts).max().unwrap_or(0)
     }
 
     /// Peak with the weights.
@@ -49,25 +54,79 @@ impl Memory {
     }
 }
 
+/// What of a recipe decides how much its run takes.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Load {
+    /// Pictures that get tokens of their own.
+    stills: usize,
+    /// Pictures that are encoded at once.
+    pictures: usize,
+    /// Pixels of one: rows, columns.
+    size: [usize; 2],
+    /// Samples that are encoded, over all channels.
+    samples: usize,
+    is_refined: bool,
+}
+
+impl Load {
+    /// That of a checked recipe.
+    pub fn of(recipe: &Recipe) -> Self {
+        let given = &recipe.given;
+        let film = given.film.as_ref().map_or(0, |film| film.frames(recipe));
+        let pictures = film.max(u32::from(!given.stills.is_empty()));
+        let sound = given.sound.as_ref();
+        Self {
+            stills: given.stills.iter().filter(|still| still.frame > 0).count(),
+            pictures: pictures as usize,
+            size: [recipe.height as usize, recipe.width as usize],
+            samples: sound.map_or(0, |sound| sound.heard.samples.len()),
+            is_refined: recipe.refine.is_some(),
+        }
+    }
+
+    /// Values that encoding what is given takes.
+    fn encoding(&self, weights: &Weights) -> usize {
+        let [height, width] = self.size;
+        let video = weights.video_encoder.as_ref().filter(|_| self.pictures > 0);
+        let audio = weights.audio_encoder.as_ref().filter(|_| self.samples > 0);
+        let video = video.map_or(0, |encoder| encoder.values([self.pictures, height, width]));
+        video.max(audio.map_or(0, |encoder| encoder.values(self.samples)))
+    }
+}
+
 /// Predicts a run whose picture decoder is given `piece` values at once.
-pub fn predict(weights: &Weights, grid: &Grid, piece: usize) -> Memory {
+pub fn predict(weights: &Weights, grid: &Grid, load: Load, piece: usize) -> Memory {
     let config = weights.transformer.config();
-    let (s, l) = (grid.video_tokens(), grid.audio);
+    let (s, l) = (
+        grid.video_tokens() + load.stills * grid.frame_tokens(),
+        grid.audio,
+    );
     let bytes = |values: usize| values as u64 * FLOAT_BYTES;
     let latents = bytes(s * config.video.in_channels + l * config.audio.in_channels);
     let text = weights.text_tokens();
     let context = 2 * bytes(text * (config.video.context + config.audio.context));
     let threads = weights.device.threads() as u64 * THREAD_BYTES;
     let kept = context + threads;
+    // What is given stays, as it is and as the steps use it.
+    let held = match load.pictures + load.samples {
+        0 => 0,
+        _ => 2 * latents,
+    };
     // The sampler's own latents, those of the last step and those being copied out of this one.
     let passes = weights.guidance.passes() as u64;
     let denoise = bytes(weights.transformer.values(s, l, text)) + (2 + passes) * latents;
     let sound = bytes(weights.audio_decoder.values(l).max(weights.sound_values(l)));
     let pictures = bytes(weights.video_decoder.values(grid.video, piece));
+    let upsample = match load.is_refined {
+        true => bytes(weights.upsampling_values(grid.shrunk(2).video)),
+        false => 0,
+    };
     Memory {
         weights: weights.bytes,
         encode: kept + bytes(weights.text_values()),
-        denoise: kept + denoise,
+        given: kept + held / 2 + bytes(load.encoding(weights)),
+        upsample: kept + held + 2 * latents + upsample,
+        denoise: kept + held + denoise,
         sound: kept + latents + sound,
         pictures: kept + latents + pictures,
         piece,
@@ -76,10 +135,10 @@ pub fn predict(weights: &Weights, grid: &Grid, piece: usize) -> Memory {
 
 /// Predicts a run with the largest pieces that fit into `free_bytes` beyond the weights, or the
 /// smallest when none do; a device that does not tell what it has free has enough.
-pub fn fit(weights: &Weights, grid: &Grid, free_bytes: Option<u64>) -> Memory {
+pub fn fit(weights: &Weights, grid: &Grid, load: Load, free_bytes: Option<u64>) -> Memory {
     let mut piece = PIECE_VALUES;
     loop {
-        let found = predict(weights, grid, piece);
+        let found = predict(weights, grid, load, piece);
         let fits = free_bytes.is_none_or(|free| found.pictures <= free);
         if fits || piece == 0 {
             return found;
@@ -94,7 +153,7 @@ pub fn fit(weights: &Weights, grid: &Grid, free_bytes: Option<u64>) -> Memory {
 /// [`DiffusionError::OutOfMemory`].
 pub fn admit(weights: &Weights, recipe: &Recipe, grid: &Grid) -> Result<Memory, DiffusionError> {
     let free = weights.device.free_bytes();
-    let found = fit(weights, grid, free);
+    let found = fit(weights, grid, Load::of(recipe), free);
     let what = || {
         format!(
             "{}x{} at {} frames",

@@ -336,6 +336,17 @@ impl Weights {
         Upsampler::load(&Component::open(root, UPSAMPLER)?, &self.device)
     }
 
+    /// Values that loading the upsampler and running it over latents of this grid takes; none without one.
+    pub(crate) fn upsampling_values(&self, grid: [usize; 3]) -> usize {
+        let component = self
+            .upsampler
+            .as_ref()
+            .map(|root| Component::open(root, UPSAMPLER));
+        let values = component.map(|found| found.and_then(|found| upsampler::values(&found, grid)));
+        // One that cannot be read says so when it is loaded.
+        values.and_then(Result::ok).unwrap_or(0)
+    }
+
     /// Text context of a prompt, made once as long as it is among the last few.
     pub(crate) fn context(&self, prompt: &str) -> Result<Arc<Context>, DiffusionError> {
         let kept = |contexts: &Vec<(String, Arc<Context>)>| {
@@ -481,6 +492,7 @@ fn facts(
         sample_rate: vocoder.sample_rate(),
         channels: vocoder.channels() as u16,
         first_frame: false,
+        still_crf: product.still_crf,
         hears: None,
         two_stages: false,
         perturbable_blocks: 0,

@@ -3,9 +3,10 @@
 use crate::error::DiffusionError;
 use crate::info::Size;
 use crate::latent::Grid;
-use crate::memory::{self, Memory};
+use crate::memory::{self, Load, Memory};
 use crate::model::Weights;
 use crate::recipe::Recipe;
+use crate::run;
 
 /// The course of a run.
 #[derive(Debug, Clone, PartialEq)]
@@ -40,8 +41,14 @@ impl Weights {
             audio_tokens: grid.audio,
             text_tokens: self.text_tokens(),
             guidance: (guidance.video.scale, guidance.audio.scale),
-            memory: memory::fit(self, &grid, self.device.free_bytes()),
+            memory: memory::fit(self, &grid, Load::of(recipe), self.device.free_bytes()),
         })
+    }
+
+    /// Denoising steps of a run of `recipe`, over all of its stages.
+    pub fn steps(&self, recipe: &Recipe) -> u32 {
+        let stages = run::stages(self, recipe);
+        stages.iter().map(run::Stage::steps).sum()
     }
 
     /// Pictures of the longest clip of this size that `free_bytes` of memory beyond the weights are
@@ -56,7 +63,7 @@ impl Weights {
                 ..Recipe::with_defaults(String::new(), 0, &self.info)
             };
             let grid = Grid::of(&recipe, &self.compression);
-            memory::fit(self, &grid, Some(free_bytes)).run_bytes() <= free_bytes
+            memory::fit(self, &grid, Load::default(), Some(free_bytes)).run_bytes() <= free_bytes
         };
         if !fits(1) {
             return None;

@@ -38,6 +38,9 @@ pub struct Recipe {
     pub shift: Shift,
     /// Two stages: at half the size first, then refined; nothing makes the clip in one.
     pub refine: Option<Refine>,
+    /// Noise level, between 0 and 1, that the given film and sound begin from where they are remade;
+    /// nothing: from noise alone.
+    pub renoise: Option<f32>,
     /// What is given of the clip.
     pub given: Given,
 }
@@ -83,6 +86,7 @@ impl Recipe {
             guidance: GuidanceChanges::default(),
             shift: Shift::default(),
             refine: None,
+            renoise: None,
             given: Given::default(),
         }
     }
@@ -106,6 +110,7 @@ impl Recipe {
         }
         self.guidance.check(info)?;
         self.check_refine(info)?;
+        self.check_renoise()?;
         self.given.check(self, info)
     }
 
@@ -133,6 +138,7 @@ impl Recipe {
         hasher
             .update(&adain.to_le_bytes())
             .update(&tone_map.to_le_bytes());
+        hasher.update(&self.renoise.unwrap_or(1.0).to_le_bytes());
         self.given.hash(&mut hasher);
         *hasher.finalize().as_bytes()
     }
@@ -189,6 +195,22 @@ impl Recipe {
         Ok(())
     }
 
+    fn check_renoise(&self) -> Result<(), DiffusionError> {
+        let Some(level) = self.renoise else {
+            return Ok(());
+        };
+        let refuse = |reason: String| Err(DiffusionError::recipe("renoise", reason));
+        if !(level > 0.0 && level < 1.0) {
+            return refuse(format!("must be between 0 and 1, is {level}"));
+        }
+        let given = &self.given;
+        let whole = |film: &crate::given::GivenFilm| film.frames(self) == self.frames;
+        match (&given.film, &given.sound) {
+            (Some(film), Some(_)) if whole(film) => Ok(()),
+            _ => refuse("needs a whole film and a sound to begin from".to_owned()),
+        }
+    }
+
     fn check_length(&self, info: &ModelInfo) -> Result<(), DiffusionError> {
         let (step, max) = (info.frames_step, info.frames_max);
         if self.frames == 0 || !(self.frames - 1).is_multiple_of(step) || self.frames > max {
@@ -237,6 +259,7 @@ mod tests {
             sample_rate: 16_000,
             channels: 1,
             first_frame: true,
+            still_crf: None,
             hears: Some(SoundFormat {
                 rate: 16_000,
                 channels: 1,
@@ -426,7 +449,8 @@ mod tests {
     #[test]
     fn every_field_changes_the_digest() {
         let base = Recipe::with_defaults("a red ball", 1, &info());
-        let changes: [fn(&mut Recipe); 18] = [
+        let changes: [fn(&mut Recipe); 19] = [
+            |r| r.renoise = Some(0.5),
             |r| r.prompt.push('s'),
             |r| r.negative_prompt.push('s'),
             |r| r.width = 80,

@@ -15,7 +15,7 @@ use crate::model::Weights;
 use crate::progress::{Control, Generated, OnStep, Phase, Progress, Start};
 use crate::recipe::Recipe;
 use crate::sampler::Sampler;
-use stage::Stage;
+pub(crate) use stage::{Stage, stages};
 
 /// What stays the same over a run.
 struct Run<'a> {
@@ -72,18 +72,22 @@ pub(crate) fn run(
     if let Start::Resume(checkpoint) = &start {
         checkpoint.belongs_to(&run.identity)?;
     }
-    let piece = memory::admit(weights, recipe, run.grid())?.piece;
+    let memory = memory::admit(weights, recipe, run.grid())?;
+    weights.device.reserve(memory.run_bytes())?;
+    let piece = memory.piece;
     let mut ends = Ends {
         on_step,
         sink,
         piece,
     };
-    weights.device.scope(|| run.generate(start, &mut ends))
+    let made = weights.device.scope(|| run.generate(start, &mut ends));
+    weights.device.trim();
+    made
 }
 
 impl<'a> Run<'a> {
     fn new(weights: &'a Weights, recipe: &'a Recipe) -> Self {
-        let stages = stage::stages(weights, recipe);
+        let stages = stages(weights, recipe);
         let sigmas = stages.iter().flat_map(|stage| &stage.sigmas);
         let bytes: Vec<u8> = sigmas.flat_map(|sigma| sigma.to_le_bytes()).collect();
         let identity = Identity {
@@ -157,7 +161,8 @@ impl<'a> Run<'a> {
             State::Noise(noise) => {
                 let noise = noise.unwrap_or_else(|| stage.draw(&sampler, recipe.seed));
                 self.check_size(stage, &sampler, &noise)?;
-                sampler.begin(noise, None)
+                let base = recipe.renoise.and_then(|_| conditions.base());
+                sampler.begin(noise, base.as_ref())
             }
         };
         if at.is_first && self.tell(ends, self.place(at.done), &latents) == Control::Pause {

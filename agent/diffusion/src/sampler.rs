@@ -1,16 +1,14 @@
 //! The denoising loop: from noise to latents, one noise level after the other.
 
-use kernels::sampling::{self, Guidance, Passes, count_nonfinite, guidance_step};
-use kernels::{Device, KernelError, Tensor};
+use kernels::sampling::{self, Passes, Sigmas, count_nonfinite, guidance_step};
+use kernels::{Device, KernelError, Repeat, Tensor};
 
 use crate::error::DiffusionError;
 use crate::guidance::GuidancePlan;
 use crate::latent::{Grid, Latents};
+use crate::levels::Levels;
 use crate::progress::Control;
-use crate::transformer::{Context, Noise, Pass, Positions, Step, Times, Transformer, Velocity};
-
-/// Timesteps of a noise level of 1.
-const TIMESTEP_SCALE: f32 = 1000.0;
+use crate::transformer::{Context, Pass, Positions, Step, Transformer, Velocity};
 
 /// Tokens of one stream that are given.
 #[derive(Debug, Clone, PartialEq)]
@@ -37,6 +35,17 @@ pub struct Conditions {
     pub audio: Option<Held>,
     /// Frames of pictures that are appended to the video tokens.
     pub stills: Vec<u32>,
+}
+
+impl Conditions {
+    /// Latents of a film and a sound that are both given, also where they are not held.
+    pub fn base(&self) -> Option<Latents> {
+        let (video, audio) = (self.video.as_ref()?, self.audio.as_ref()?);
+        Some(Latents {
+            video: video.clean.clone(),
+            audio: audio.clean.clone(),
+        })
+    }
 }
 
 /// Latents on the device.
@@ -104,6 +113,18 @@ struct StepVelocities {
     isolated: Option<Velocity>,
 }
 
+impl StepVelocities {
+    /// The passes of one stream.
+    fn passes(&self, stream: fn(&Velocity) -> &Tensor) -> Passes<'_> {
+        Passes {
+            conditional: stream(&self.conditional),
+            negative: self.negative.as_ref().map(stream),
+            perturbed: self.perturbed.as_ref().map(stream),
+            isolated: self.isolated.as_ref().map(stream),
+        }
+    }
+}
+
 impl Sampler<'_> {
     /// Runs from step `first` on, calling `on_step(steps done, latents)` after each. Gives the latents,
     /// the number of steps done, and whether `on_step` paused after the last of them.
@@ -126,12 +147,15 @@ impl Sampler<'_> {
             HeldTokens::upload(self.device, conditions.audio.as_ref(), audio)?,
         );
         let mut state = self.upload(start)?;
-        let mut latents = state.download();
+        let mut latents = state.download()?;
         let steps = self.sigmas.len() as u32 - 1;
+        let mut levels = Levels::upload(self)?;
+        let mut repeat = Repeat::new(self.device);
         for step in first..steps {
-            self.step(&mut state, &positions, step as usize, &held)?;
+            levels.set(self, step as usize)?;
+            repeat.run(|device| self.step(device, &mut state, &positions, &levels, &held))?;
             self.check_finite(&state, step + 1)?;
-            latents = state.download();
+            latents = state.download()?;
             if on_step(step + 1, &latents) == Control::Pause {
                 return Ok((latents, step + 1, Control::Pause));
             }
@@ -187,70 +211,51 @@ impl Sampler<'_> {
         })
     }
 
-    /// A token that is held by m is at (1 - m) of the step's noise level; a stream that is given
-    /// whole is at level 0 itself.
-    fn noise(&self, sigma: f32) -> Result<Noise, KernelError> {
-        let timestep = sigma * TIMESTEP_SCALE;
-        let stream = |held: Option<&Held>| -> Result<(Times, Tensor), KernelError> {
-            let whole = held.is_some_and(Held::is_whole);
-            let level = if whole { 0.0 } else { timestep };
-            let times = match held {
-                Some(held) if !whole => {
-                    let each = held.strength.iter().map(|m| timestep * (1.0 - m));
-                    Times::per_token(self.device, &each.collect::<Vec<_>>())?
-                }
-                _ => Times::shared(self.device, level)?,
-            };
-            Ok((times, Tensor::from_f32(self.device, &[1], vec![level])?))
-        };
-        let (video, video_sigma) = stream(self.conditions.video.as_ref())?;
-        let (audio, audio_sigma) = stream(self.conditions.audio.as_ref())?;
-        Ok(Noise {
-            video,
-            audio,
-            video_sigma,
-            audio_sigma,
-        })
-    }
-
+    /// One step on the device that is given: its velocities and what they do to the latents. What differs from
+    /// step to step is in `levels` alone, so that a card can run a record of it.
     fn step(
         &self,
+        device: &Device,
         state: &mut State,
         positions: &Positions,
-        index: usize,
+        levels: &Levels,
         held: &(Option<HeldTokens>, Option<HeldTokens>),
     ) -> Result<(), KernelError> {
-        let sigmas = (self.sigmas[index], self.sigmas[index + 1]);
         let cross = self.transformer.config().cross_timestep();
-        let rows = self
-            .transformer
-            .step(self.device, &self.noise(sigmas.0)?, cross)?;
-        let found = self.velocities(state, positions, &rows)?;
-        let (held_video, held_audio) = (
-            held.0.as_ref().map(HeldTokens::view),
-            held.1.as_ref().map(HeldTokens::view),
-        );
-        let (video, audio) = (self.guidance.video, self.guidance.audio);
-        self.advance(
-            &mut state.video,
-            &found,
-            |v| &v.video,
-            video,
-            sigmas,
-            held_video,
-        )?;
-        self.advance(
-            &mut state.audio,
-            &found,
-            |v| &v.audio,
-            audio,
-            sigmas,
-            held_audio,
-        )
+        let rows = self.transformer.step(device, &levels.noise, cross)?;
+        let found = self.velocities(device, state, positions, &rows)?;
+        let guidance = self.guidance;
+        let streams = [
+            (
+                &mut state.video,
+                found.passes(|v| &v.video),
+                guidance.video,
+                &held.0,
+            ),
+            (
+                &mut state.audio,
+                found.passes(|v| &v.audio),
+                guidance.audio,
+                &held.1,
+            ),
+        ];
+        for (x, passes, guidance, held) in streams {
+            let (sigmas, held) = (Sigmas::Stored(&levels.sigmas), held.as_ref());
+            guidance_step(
+                device,
+                x,
+                passes,
+                guidance,
+                sigmas,
+                held.map(HeldTokens::view),
+            )?;
+        }
+        Ok(())
     }
 
     fn velocities(
         &self,
+        device: &Device,
         state: &State,
         positions: &Positions,
         rows: &Step,
@@ -258,7 +263,7 @@ impl Sampler<'_> {
         let run = |context: &Context, pass: Pass<'_>| {
             let latents = (&state.video, &state.audio);
             self.transformer
-                .velocity(self.device, latents, context, positions, rows, pass)
+                .velocity(device, latents, context, positions, rows, pass)
         };
         let plan = self.guidance;
         let whole = Pass::default();
@@ -280,24 +285,6 @@ impl Sampler<'_> {
         })
     }
 
-    fn advance(
-        &self,
-        x: &mut Tensor,
-        found: &StepVelocities,
-        stream: fn(&Velocity) -> &Tensor,
-        guidance: Guidance,
-        sigmas: (f32, f32),
-        held: Option<sampling::Held<'_>>,
-    ) -> Result<(), KernelError> {
-        let passes = Passes {
-            conditional: stream(&found.conditional),
-            negative: found.negative.as_ref().map(stream),
-            perturbed: found.perturbed.as_ref().map(stream),
-            isolated: found.isolated.as_ref().map(stream),
-        };
-        guidance_step(self.device, x, passes, guidance, sigmas, held)
-    }
-
     fn check_finite(&self, state: &State, step: u32) -> Result<(), DiffusionError> {
         for (stream, x) in [("video", &state.video), ("audio", &state.audio)] {
             let count = count_nonfinite(self.device, x)?;
@@ -314,11 +301,11 @@ impl Sampler<'_> {
 }
 
 impl State {
-    fn download(&self) -> Latents {
-        Latents {
-            video: self.video.f32s().to_vec(),
-            audio: self.audio.f32s().to_vec(),
-        }
+    fn download(&self) -> Result<Latents, KernelError> {
+        Ok(Latents {
+            video: self.video.values()?.into_owned(),
+            audio: self.audio.values()?.into_owned(),
+        })
     }
 }
 
@@ -344,6 +331,8 @@ fn mixed(
 
 #[cfg(test)]
 mod tests {
+    use kernels::sampling::Guidance;
+
     use super::*;
     use crate::golden::Golden;
 

@@ -59,6 +59,7 @@ fn spec(width: u32, height: u32, shot_frames: &[u32]) -> AssembleSpec {
         height,
         fps: FPS,
         shot_frames: shot_frames.to_vec(),
+        before: None,
     }
 }
 

@@ -125,6 +125,7 @@ async fn an_engine_that_panics_ends_its_attempt_with_a_report_and_no_file() {
         client: Client::new(&server.url, "token").unwrap(),
         held: held(),
         dir: scratch.path().to_path_buf(),
+        team: None,
     };
     let path = scratch.path().join("shot.mkv");
     let (ffmpeg, target) = (Ffmpeg::find(None).unwrap(), path.clone());

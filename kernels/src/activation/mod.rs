@@ -46,7 +46,13 @@ pub fn activation(
             format!("clamping to {low}..={high}"),
         ));
     }
-    let cpu = device.host();
+    let cpu = match device {
+        Device::Cpu(cpu) => cpu,
+        Device::Cuda(card) => {
+            let function = cuda::DeviceActivation::Plain(activation);
+            return cuda::activation(card.gpu(), function, &card.own(x)?);
+        }
+    };
     cpu.for_each_chunk(x.f32s_mut(), PIECE_VALUES, |_, values| match activation {
         Activation::Leaky { slope } => each(values, |x| if x > 0.0 { x } else { x * slope }),
         Activation::Tanh => each(values, f32::tanh),

@@ -1,18 +1,16 @@
-//! `attention` of host tensors on a card.
+//! `attention` of tensors that lie on a card.
 
 use super::cuda::{DeviceMask, Inputs, attention as on_card, best_path};
 use super::{Heads, Mask};
-use crate::copy::cuda::cast;
-use crate::cuda::{Element, Gpu};
-use crate::linear::card::half;
+use crate::cuda::Element;
 use crate::rope::cuda::Columns;
-use crate::{Cpu, KernelError, Tensor};
+use crate::{Cuda, KernelError, Tensor};
 
 /// Widest head that a card's kernel has.
 const HEAD_MAX: usize = 256;
 
 /// Whether a card has a kernel for heads of `d` over this many keys.
-pub(super) fn fits(d: usize, queries: usize, keys: usize, mask: Mask<'_>) -> bool {
+fn fits(d: usize, queries: usize, keys: usize, mask: Mask<'_>) -> bool {
     d.is_multiple_of(8)
         && d <= HEAD_MAX
         && queries > 0
@@ -20,13 +18,8 @@ pub(super) fn fits(d: usize, queries: usize, keys: usize, mask: Mask<'_>) -> boo
         && !matches!(mask, Mask::Keys(0))
 }
 
-#[expect(
-    clippy::too_many_arguments,
-    reason = "the op's arguments, checked, and both places"
-)]
 pub(super) fn attention(
-    cpu: &Cpu,
-    gpu: &Gpu,
+    card: &Cuda,
     q: &Tensor,
     k: &Tensor,
     v: &Tensor,
@@ -34,11 +27,15 @@ pub(super) fn attention(
     mask: Mask<'_>,
     o: &mut Tensor,
 ) -> Result<(), KernelError> {
+    let d = q.last_dim() / heads.query;
+    if !fits(d, q.row_count(), k.row_count(), mask) {
+        return on_host(card, [q, k, v], heads, mask, o);
+    }
+    let cpu = card.cpu();
     cpu.count_product([q.row_count(), 2 * q.last_dim(), k.row_count()]);
-    let put = |tensor: &Tensor| half(gpu, tensor.dims(), tensor.f32s());
-    let (q, k, v) = (put(q)?, put(k)?, put(v)?);
+    let (q, k, v) = (card.halves(q)?, card.halves(k)?, card.halves(v)?);
     let additive = match mask {
-        Mask::Additive(mask) => Some(gpu.upload(Element::F32, mask.dims(), mask.f32s())?),
+        Mask::Additive(mask) => Some(card.floats(mask)?),
         _ => None,
     };
     let on_device = match (mask, &additive) {
@@ -47,16 +44,40 @@ pub(super) fn attention(
         (Mask::Causal { first, window }, _) => DeviceMask::Causal { first, window },
         _ => DeviceMask::None,
     };
-    let path = best_path(gpu, q.last_dim() / heads.query, mask);
+    let path = best_path(card.gpu(), d, mask);
     let inputs = Inputs {
         q: Columns::all(&q),
         k: Columns::all(&k),
         v: Columns::all(&v),
     };
-    let half_out = gpu.empty(Element::BF16, o.dims())?;
-    on_card(gpu, path, inputs, heads, on_device, &half_out, None)?;
-    let out = gpu.empty(Element::F32, o.dims())?;
-    cast(gpu, &half_out, &out)?;
-    o.f32s_mut().copy_from_slice(&gpu.download(&out)?);
-    Ok(())
+    let target = card.own(o)?;
+    if target.element() == Element::BF16 {
+        return on_card(card.gpu(), path, inputs, heads, on_device, &target, None);
+    }
+    let half = card.gpu().empty(Element::BF16, target.dims())?;
+    on_card(card.gpu(), path, inputs, heads, on_device, &half, None)?;
+    crate::copy::cuda::cast(card.gpu(), &half, &target)
+}
+
+/// Heads that no kernel has: those of small models, and calls without keys.
+fn on_host(
+    card: &Cuda,
+    inputs: [&Tensor; 3],
+    heads: Heads,
+    mask: Mask<'_>,
+    o: &mut Tensor,
+) -> Result<(), KernelError> {
+    let [q, k, v] = inputs.map(Tensor::to_host);
+    let (q, k, v) = (q?, k?, v?);
+    let additive = match mask {
+        Mask::Additive(mask) => Some(mask.to_host()?),
+        _ => None,
+    };
+    let mask = match &additive {
+        Some(mask) => Mask::Additive(mask),
+        None => mask,
+    };
+    card.on_host(o, |cpu, o| {
+        super::attention(cpu, &q, &k, &v, heads, mask, o)
+    })
 }

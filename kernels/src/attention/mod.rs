@@ -83,12 +83,10 @@ pub fn attention(
         }
         Mask::None | Mask::Keys(_) | Mask::Causal { .. } => {}
     }
-    let cpu = device.host();
-    let fits = card::fits(width / heads.query, queries, keys, mask);
-    if let (Some(gpu), true) = (device.gpu(), fits) {
-        return card::attention(cpu, gpu, q, k, v, heads, mask, o);
+    match device {
+        Device::Cpu(cpu) => cpu::attention(cpu, q, k, v, heads, mask, o),
+        Device::Cuda(card) => return card::attention(card, q, k, v, heads, mask, o),
     }
-    cpu::attention(cpu, q, k, v, heads, mask, o);
     Ok(())
 }
 

@@ -1,6 +1,7 @@
 //! `average`: the mean of tensors of one shape, `y = (x_0 + ... + x_{n-1}) / n`, summed in order.
 
-use crate::device::Device;
+use crate::copy::cuda;
+use crate::device::{Cuda, Device};
 use crate::error::KernelError;
 use crate::{DType, Tensor};
 
@@ -20,7 +21,10 @@ pub fn average(device: &Device, inputs: &[Tensor], out: &mut Tensor) -> Result<(
     for input in inputs {
         input.expect_f32("average", "input", out.dims())?;
     }
-    let cpu = device.host();
+    let cpu = match device {
+        Device::Cpu(cpu) => cpu,
+        Device::Cuda(card) => return on_card(card, inputs, out),
+    };
     let share = 1.0 / inputs.len() as f32;
     cpu.for_each_chunk(out.f32s_mut(), PIECE_VALUES, |index, out| {
         let piece = index * PIECE_VALUES..index * PIECE_VALUES + out.len();
@@ -33,6 +37,17 @@ pub fn average(device: &Device, inputs: &[Tensor], out: &mut Tensor) -> Result<(
         out.iter_mut().for_each(|sum| *sum *= share);
     });
     Ok(())
+}
+
+/// The kernel reads one array, in which the inputs lie one after the other.
+fn on_card(card: &Cuda, inputs: &[Tensor], out: &mut Tensor) -> Result<(), KernelError> {
+    let (gpu, out, count) = (card.gpu(), card.own(out)?, out.count());
+    let joined = gpu.empty(out.element(), &[inputs.len(), count])?;
+    for (number, input) in inputs.iter().enumerate() {
+        let input = card.cast(input, out.element())?;
+        gpu.copy_range((&input, 0), (&joined, number * count), count)?;
+    }
+    cuda::average(gpu, &joined, &out)
 }
 
 #[cfg(test)]

@@ -375,7 +375,7 @@ fn step(
         &x_array,
         passes,
         guidance,
-        (0.9, 0.4),
+        &bench.gpu.upload(Element::F32, &[2], &[0.9, 0.4])?,
         held,
         &slots,
         Some(&input),

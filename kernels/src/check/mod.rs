@@ -8,6 +8,7 @@ mod attention;
 mod elementwise;
 mod moving;
 mod products;
+mod resident;
 
 use std::fmt;
 
@@ -112,6 +113,7 @@ pub fn cases(scale: Scale, hopper: bool) -> Vec<Case> {
     cases.extend(moving::cases(scale));
     cases.extend(products::cases(scale));
     cases.extend(attention::cases(scale, hopper));
+    cases.extend(resident::cases(scale));
     cases
 }
 

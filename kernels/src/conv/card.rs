@@ -1,67 +1,59 @@
-//! Convolutions of host tensors on a card: what comes before the convolution is done there too.
+//! Convolutions of tensors that lie on a card: what comes before the convolution is done there too.
 
 use super::cuda::{DeviceConv, Geometry, conv};
 use super::{ConvWeights, Prologue};
 use crate::activation::{Activation, cuda::DeviceActivation, cuda::activation};
-use crate::copy::cuda::cast;
-use crate::cuda::{Array, Element, Gpu};
+use crate::cuda::{Array, Element};
 use crate::pixel_norm::cuda::pixel_norm;
-use crate::{Cpu, KernelError};
+use crate::tensor::mismatch;
+use crate::{Cuda, KernelError, Tensor};
 
-/// The card and its copy of the weights, when both are there.
-pub(crate) fn of<'a>(
-    gpu: Option<&'a Gpu>,
-    weights: &'a ConvWeights,
-) -> Option<(&'a Gpu, &'a DeviceConv)> {
-    gpu.zip(weights.on_card())
-}
-
-/// x [batch, time, height, width, in] of dims `x_dims` -> out, adding `residual`.
+/// Convolves x, seen as `x_dims` [batch, time, height, width, in], into out, adding `residual`.
 pub(crate) fn convolve_on_card(
-    cpu: &Cpu,
-    (gpu, weights): (&Gpu, &DeviceConv),
-    (x, x_dims): (&[f32], [usize; 5]),
+    card: &Cuda,
+    (x, x_dims): (&Tensor, [usize; 5]),
+    weights: &ConvWeights,
     prologue: Prologue,
     geometry: Geometry,
-    residual: Option<&[f32]>,
-    out: &mut [f32],
+    residual: Option<&Tensor>,
+    out: &mut Tensor,
 ) -> Result<(), KernelError> {
+    let weights: &DeviceConv = weights
+        .on_card()
+        .ok_or(mismatch("a card", "the processor"))?;
     let [t, h, w] = geometry.out;
     let channels = weights.out_channels();
     let out_dims = [x_dims[0], t, h, w, channels];
-    cpu.count_product([out.len() / channels, channels, weights.inner()]);
-    let x = prepared(gpu, gpu.upload(Element::F32, &x_dims, x)?, prologue)?;
-    let residual = residual
-        .map(|residual| gpu.upload(Element::F32, &out_dims, residual))
-        .transpose()?;
-    let y = gpu.empty(Element::F32, &out_dims)?;
-    conv(gpu, &x, weights, geometry, residual.as_ref(), &y)?;
-    out.copy_from_slice(&gpu.download(&y)?);
-    Ok(())
+    let positions = out.count() / channels;
+    card.cpu()
+        .count_product([positions, channels, weights.inner()]);
+    let x = prepared(card, x, prologue)?.reshaped(&x_dims)?;
+    let out = card.own(out)?.reshaped(&out_dims)?;
+    let residual = match residual {
+        Some(residual) => Some(card.cast(residual, out.element())?.reshaped(&out_dims)?),
+        None => None,
+    };
+    conv(card.gpu(), &x, weights, geometry, residual.as_ref(), &out)
 }
 
 /// The input after its prologue, in BF16.
-fn prepared(gpu: &Gpu, x: Array, prologue: Prologue) -> Result<Array, KernelError> {
+fn prepared(card: &Cuda, x: &Tensor, prologue: Prologue) -> Result<Array, KernelError> {
+    let gpu = card.gpu();
     match prologue {
-        Prologue::None => {}
+        Prologue::None => card.halves(x),
         Prologue::PixelNormSilu { eps } => {
-            let normal = gpu.empty(Element::F32, x.dims())?;
+            let x = card.array(x)?;
+            let normal = gpu.empty(x.element(), x.dims())?;
             pixel_norm(gpu, &x, eps, true, &normal)?;
-            return halved(gpu, &normal);
+            card.cast_array(normal, Element::BF16)
         }
         Prologue::Leaky { slope } => {
-            activation(
-                gpu,
-                DeviceActivation::Plain(Activation::Leaky { slope }),
-                &x,
-            )?;
+            let x = card.array(x)?;
+            let copy = gpu.empty(x.element(), x.dims())?;
+            gpu.copy(&x, &copy)?;
+            let leaky = DeviceActivation::Plain(Activation::Leaky { slope });
+            activation(gpu, leaky, &copy)?;
+            card.cast_array(copy, Element::BF16)
         }
     }
-    halved(gpu, &x)
-}
-
-fn halved(gpu: &Gpu, x: &Array) -> Result<Array, KernelError> {
-    let half = gpu.empty(Element::BF16, x.dims())?;
-    cast(gpu, x, &half)?;
-    Ok(half)
 }

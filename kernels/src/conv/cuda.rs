@@ -37,22 +37,30 @@ impl DeviceConv {
                 [weight.len()],
             ));
         }
-        let at = |i: usize| {
-            let (out, tap, channel) = (
-                i / (taps * in_channels),
-                i / in_channels % taps,
-                i % in_channels,
-            );
-            weight[(out * in_channels + channel) * taps + tap]
-        };
-        let turned: Vec<f32> = (0..weight.len()).map(at).collect();
-        let bias = bias
-            .map(|bias| gpu.upload(Element::F32, &[out_channels], bias))
-            .transpose()?;
-        let weights = gpu.upload(Element::BF16, &[out_channels, taps, in_channels], &turned)?;
+        let zeros = vec![0.0; out_channels];
+        let bias = bias.unwrap_or(&zeros);
+        let value = |out, tap, channel| weight[(out * in_channels + channel) * taps + tap];
+        Self::of_values(gpu, kernel, in_channels, bias, value)
+    }
+
+    /// Uploads `value(output channel, kernel position, input channel)`.
+    ///
+    /// # Errors
+    /// What an upload gives.
+    pub(crate) fn of_values(
+        gpu: &Gpu,
+        kernel: [usize; 3],
+        in_channels: usize,
+        bias: &[f32],
+        value: impl Fn(usize, usize, usize) -> f32,
+    ) -> Result<Self, KernelError> {
+        let (out_channels, taps) = (bias.len(), kernel.iter().product::<usize>());
+        let row = taps * in_channels;
+        let at = |i: usize| value(i / row, i / in_channels % taps, i % in_channels);
+        let turned: Vec<f32> = (0..out_channels * row).map(at).collect();
         Ok(Self {
-            weights,
-            bias,
+            weights: gpu.upload(Element::BF16, &[out_channels, taps, in_channels], &turned)?,
+            bias: Some(gpu.upload(Element::F32, &[out_channels], bias)?),
             kernel,
         })
     }

@@ -58,20 +58,37 @@ impl ConvWeights {
             None => vec![0.0; out_channels],
             Some(bias) => {
                 bias.expect_f32("conv_weights", "bias", &[out_channels])?;
-                bias.f32s().to_vec()
+                bias.values()?.into_owned()
             }
         };
         let taps: usize = kernel.iter().product();
-        let source = weight.f32s();
+        let source = weight.values()?;
         let value = |out, tap, channel| source[(out * in_channels + channel) * taps + tap];
-        let upload = |gpu| {
-            let channels = [out_channels, in_channels];
-            DeviceConv::upload(gpu, source, channels, kernel, Some(&bias))
+        Self::placed(device, kernel, in_channels, bias, value)
+    }
+
+    /// `value(output channel, tap, input channel)` where the device multiplies with it.
+    pub(crate) fn placed(
+        device: &Device,
+        kernel: [usize; 3],
+        in_channels: usize,
+        bias: Vec<f32>,
+        value: impl Fn(usize, usize, usize) -> f32,
+    ) -> Result<Self, KernelError> {
+        let Device::Cuda(card) = device else {
+            return Ok(Self::from_values(kernel, in_channels, bias, value));
         };
-        let card = device.gpu().map(upload).transpose()?;
-        let packed = Self::from_values(kernel, in_channels, bias, value);
-        let card = card.map(Box::new);
-        Ok(Self { card, ..packed })
+        let found = DeviceConv::of_values(card.gpu(), kernel, in_channels, &bias, value)?;
+        Ok(Self {
+            isa: Isa::detect(),
+            panels: Vec::new(),
+            values: Stored::new(Vec::new()),
+            kernel,
+            in_channels,
+            out_channels: bias.len(),
+            bias,
+            card: Some(Box::new(found)),
+        })
     }
 
     /// Packs `value(output channel, tap, input channel)`; taps run over the kernel row by row.

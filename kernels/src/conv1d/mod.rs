@@ -5,7 +5,7 @@
 //! x: F32 [batch, length, channel], k odd. Reads x once into a padded copy (with the prologue
 //! done), writes y once.
 
-use crate::conv::card::{convolve_on_card, of};
+use crate::conv::card::convolve_on_card;
 use crate::conv::cuda::Geometry;
 use crate::conv::{Border, ConvWeights, Core, Prologue, SpacePad, convolve, padded};
 use crate::conv3d::TimePad;
@@ -57,9 +57,7 @@ pub fn conv1d(
     }
     if out.count() > 0 {
         let pad = taps / 2 * options.dilation;
-        let cpu = device.host();
-        let residual = residual.map(Tensor::f32s);
-        if let Some(card) = of(device.gpu(), weights) {
+        if let Device::Cuda(card) = device {
             let geometry = Geometry {
                 stride: [1; 3],
                 dilation: options.dilation,
@@ -68,10 +66,11 @@ pub fn conv1d(
                 time: TimePad::Zero,
                 space: SpacePad::Zero,
             };
-            let x = (x.f32s(), [dims[0], 1, 1, dims[1], dims[2]]);
-            let out = out.f32s_mut();
-            return convolve_on_card(cpu, card, x, options.prologue, geometry, residual, out);
+            let x = (x, [dims[0], 1, 1, dims[1], dims[2]]);
+            let prologue = options.prologue;
+            return convolve_on_card(card, x, weights, prologue, geometry, residual, out);
         }
+        let (cpu, residual) = (device.host(), residual.map(Tensor::f32s));
         on_cpu(
             cpu,
             x.f32s(),

@@ -5,7 +5,7 @@
 //! x: F32 [batch, height, width, channel]; the audio VAE's height is time. Reads x once into a
 //! padded copy (with the prologue done), writes y once.
 
-use crate::conv::card::{convolve_on_card, of};
+use crate::conv::card::convolve_on_card;
 use crate::conv::cuda::Geometry;
 use crate::conv::{Border, ConvWeights, Core, Prologue, SpacePad, convolve, padded};
 use crate::conv3d::TimePad;
@@ -82,9 +82,7 @@ pub fn conv2d(
         residual.expect_f32(OP, "residual", &out_dims)?;
     }
     if out.count() > 0 {
-        let cpu = device.host();
-        let residual = residual.map(Tensor::f32s);
-        if let Some(card) = of(device.gpu(), weights) {
+        if let Device::Cuda(card) = device {
             let geometry = Geometry {
                 stride: [1, options.stride, options.stride],
                 dilation: 1,
@@ -93,10 +91,11 @@ pub fn conv2d(
                 time: TimePad::Zero,
                 space: SpacePad::Zero,
             };
-            let x = (x.f32s(), [batch, 1, height, width, channels]);
-            let out = out.f32s_mut();
-            return convolve_on_card(cpu, card, x, options.prologue, geometry, residual, out);
+            let x = (x, [batch, 1, height, width, channels]);
+            let prologue = options.prologue;
+            return convolve_on_card(card, x, weights, prologue, geometry, residual, out);
         }
+        let (cpu, residual) = (device.host(), residual.map(Tensor::f32s));
         on_cpu(
             cpu,
             x.f32s(),

@@ -6,7 +6,7 @@
 //! x: F32 [batch, time, height, width, channel], kernel sizes odd, stride 1. Reads x once into a
 //! padded copy (with the prologue done), writes y once. 2 * positions * kernel * in * out FLOP.
 
-use crate::conv::card::{convolve_on_card, of};
+use crate::conv::card::convolve_on_card;
 use crate::conv::cuda::Geometry;
 use crate::conv::{Border, ConvWeights, Core, Prologue, SpacePad, convolve, padded};
 use crate::device::{Cpu, Device};
@@ -83,10 +83,7 @@ pub fn conv3d(
         return Err(KernelError::unsupported(OP, why));
     }
     if out.count() > 0 {
-        let cpu = device.host();
-        let residual = residual.map(Tensor::f32s);
-        let out = out.f32s_mut();
-        if let Some(card) = of(device.gpu(), weights) {
+        if let Device::Cuda(card) = device {
             let before_t = match options.time {
                 TimePad::Given => 0,
                 TimePad::Causal => kernel_t - 1,
@@ -100,9 +97,11 @@ pub fn conv3d(
                 time: options.time,
                 space: options.space,
             };
-            let x = (x.f32s(), dims);
-            return convolve_on_card(cpu, card, x, options.prologue, geometry, residual, out);
+            let (x, prologue) = ((x, dims), options.prologue);
+            return convolve_on_card(card, x, weights, prologue, geometry, residual, out);
         }
+        let residual = residual.map(Tensor::f32s);
+        let (cpu, out) = (device.host(), out.f32s_mut());
         on_cpu(cpu, x.f32s(), dims, weights, options, residual, out);
     }
     Ok(())

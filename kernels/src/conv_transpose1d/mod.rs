@@ -6,8 +6,11 @@
 //! whose output channels are (phase, channel): `stride` neighbouring output samples all read the
 //! same few input samples, and their channels lie side by side in memory already.
 
-use crate::conv::{ConvWeights, Prologue};
+use crate::conv::card::convolve_on_card;
+use crate::conv::cuda::Geometry;
+use crate::conv::{ConvWeights, Prologue, SpacePad};
 use crate::conv1d::{self, Conv1dOptions};
+use crate::conv3d::TimePad;
 use crate::device::Device;
 use crate::error::KernelError;
 use crate::tensor::Tensor;
@@ -29,7 +32,7 @@ impl ConvTranspose1dWeights {
     /// [`KernelError::Shape`] for other shapes; [`KernelError::Unsupported`] when the stride is 0,
     /// or the kernel is shorter than it, or their difference is odd.
     pub fn new(
-        _device: &Device,
+        device: &Device,
         weight: &Tensor,
         bias: &Tensor,
         stride: usize,
@@ -51,14 +54,15 @@ impl ConvTranspose1dWeights {
                 .checked_sub(tap * stride)
                 .filter(|j| *j < kernel)
         };
+        let values = weight.values()?;
         let value = |out: usize, tap: usize, channel: usize| {
             let (phase, out) = (out / out_channels, out % out_channels);
-            let at = |j| weight.f32s()[(channel * out_channels + out) * kernel + j];
+            let at = |j| values[(channel * out_channels + out) * kernel + j];
             position(phase, tap).map_or(0.0, at)
         };
-        let bias = bias.f32s().repeat(stride);
-        let taps = before + 1 + after;
-        let phases = ConvWeights::from_values([1, 1, taps], in_channels, bias, value);
+        let bias = bias.values()?.repeat(stride);
+        let kernel = [1, 1, before + 1 + after];
+        let phases = ConvWeights::placed(device, kernel, in_channels, bias, value)?;
         Ok(Self {
             phases,
             pads: [before, after],
@@ -102,6 +106,18 @@ pub fn conv_transpose1d(
         &[batch, length * weights.stride, weights.out_channels],
     )?;
     if out.count() > 0 {
+        if let Device::Cuda(card) = device {
+            let geometry = Geometry {
+                stride: [1; 3],
+                dilation: 1,
+                before: [0, 0, weights.pads[0]],
+                out: [1, 1, length],
+                time: TimePad::Zero,
+                space: SpacePad::Zero,
+            };
+            let (x, phases) = ((x, [batch, 1, 1, length, channels]), &weights.phases);
+            return convolve_on_card(card, x, phases, prologue, geometry, None, out);
+        }
         let cpu = device.host();
         let options = Conv1dOptions {
             dilation: 1,

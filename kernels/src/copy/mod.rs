@@ -3,7 +3,7 @@
 
 pub mod cuda;
 
-use crate::{DType, Device, KernelError, Tensor};
+use crate::{Cuda, DType, Device, KernelError, Tensor};
 
 /// `to[to_at + i] = from[from_at + i]` for i < count, whatever the shapes: cuts and joins tensors along
 /// their outermost dimension.
@@ -11,7 +11,7 @@ use crate::{DType, Device, KernelError, Tensor};
 /// # Errors
 /// [`KernelError::DType`] unless both are F32; [`KernelError::Shape`] for a range beyond either.
 pub fn copy_range(
-    _device: &Device,
+    device: &Device,
     (from, from_at): (&Tensor, usize),
     (to, to_at): (&mut Tensor, usize),
     count: usize,
@@ -29,6 +29,11 @@ pub fn copy_range(
                 found,
             ));
         }
+    }
+    if let Device::Cuda(card) = device {
+        let to = card.own(to)?;
+        let from = card.cast(from, to.element())?;
+        return card.gpu().copy_range((&from, from_at), (&to, to_at), count);
     }
     to.f32s_mut()[to_at..][..count].copy_from_slice(&from.f32s()[from_at..][..count]);
     Ok(())
@@ -49,6 +54,9 @@ pub fn gather_rows(
     let [rows, width] = table.expect_rank(OP, "table")?;
     ids.expect_dtype(OP, "ids", DType::U32)?;
     out.expect_f32(OP, "out", &[ids.count(), width])?;
+    if let Device::Cuda(card) = device {
+        return gather_on_card(card, table, ids, scale, out);
+    }
     if let Some(id) = ids.u32s().iter().find(|id| **id as usize >= rows) {
         return Err(KernelError::unsupported(OP, format!("row {id} of {rows}")));
     }
@@ -61,6 +69,36 @@ pub fn gather_rows(
             .for_each(|(out, value)| *out = scale * value);
     });
     Ok(())
+}
+
+/// Ids are looked at on the processor: a kernel would read whatever lies behind the table.
+fn gather_on_card(
+    card: &Cuda,
+    table: &Tensor,
+    ids: &Tensor,
+    scale: f32,
+    out: &mut Tensor,
+) -> Result<(), KernelError> {
+    let rows = table.row_count();
+    if let Some(id) = ids
+        .to_host()?
+        .u32s()
+        .iter()
+        .find(|id| **id as usize >= rows)
+    {
+        let why = format!("row {id} of {rows}");
+        return Err(KernelError::unsupported("gather_rows", why));
+    }
+    let (table, ids, target) = (card.array(table)?, card.array(ids)?, card.own(out)?);
+    let gathered = match table.element() == target.element() {
+        true => target.clone(),
+        false => card.gpu().empty(table.element(), target.dims())?,
+    };
+    cuda::gather_rows(card.gpu(), &table, &ids, scale, &gathered)?;
+    match table.element() == target.element() {
+        true => Ok(()),
+        false => cuda::cast(card.gpu(), &gathered, &target),
+    }
 }
 
 #[cfg(test)]

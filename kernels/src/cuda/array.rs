@@ -110,6 +110,41 @@ impl Array {
         }
     }
 
+    /// Whose memory it lies in.
+    pub(super) fn machine(&self) -> &Arc<dyn super::Machine> {
+        self.memory.machine()
+    }
+
+    /// Whether another array shares the memory.
+    pub(crate) fn is_shared(&self) -> bool {
+        Arc::strong_count(&self.memory) > 1
+    }
+
+    /// The same elements under another shape.
+    ///
+    /// # Errors
+    /// [`KernelError::Shape`] for another number of elements.
+    pub fn reshaped(&self, dims: &[usize]) -> Result<Self, KernelError> {
+        let shape = Shape::new(dims)?;
+        if shape.count() != self.count() {
+            return Err(KernelError::shape("reshaped", "dims", self.dims(), dims));
+        }
+        Ok(Self {
+            shape,
+            ..self.clone()
+        })
+    }
+
+    /// The bytes, after all work so far.
+    ///
+    /// # Errors
+    /// [`KernelError::Driver`].
+    pub(crate) fn read(&self) -> Result<Vec<u8>, KernelError> {
+        let mut bytes = vec![0; self.bytes() as usize];
+        self.machine().read(self.address(), &mut bytes)?;
+        Ok(bytes)
+    }
+
     /// Type of the elements.
     pub fn element(&self) -> Element {
         self.element

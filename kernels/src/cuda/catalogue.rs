@@ -76,6 +76,8 @@ const COPY: &str = include_str!("../copy/copy.cu");
 const PIXEL_NORM: &str = include_str!("../pixel_norm/pixel_norm.cu");
 const SPACE_DEPTH: &str = include_str!("../space_depth/space_depth.cu");
 const SNAKE: &str = include_str!("../snake/snake.cu");
+const GROUP_NORM: &str = include_str!("../group_norm/group_norm.cu");
+const STFT_MEL: &str = include_str!("../stft_mel/stft_mel.cu");
 const MMA_TILE: &str = include_str!("source/mma_tile.cuh");
 const LINEAR: &str = include_str!("../linear/linear.cu");
 const CONV: &str = include_str!("../conv/conv.cu");
@@ -100,6 +102,8 @@ const SPACE_ENTRIES: &[&str] = &[
     "upsample_nearest",
 ];
 const SNAKE_ENTRIES: &[&str] = &["snake", "upsample1d", "downsample1d"];
+const GROUP_ENTRIES: &[&str] = &["group_sums", "group_statistics", "group_apply"];
+const STFT_ENTRIES: &[&str] = &["stft_magnitude", "stft_mel"];
 
 const fn module(
     name: &'static str,
@@ -218,6 +222,21 @@ pub static MODULES: &[Module] = &[
         false,
     ),
     module("snake", Act::F32, &[SNAKE], SNAKE_ENTRIES, false),
+    module(
+        "group_norm_bf16",
+        Act::BF16,
+        &[GROUP_NORM],
+        GROUP_ENTRIES,
+        false,
+    ),
+    module(
+        "group_norm_f32",
+        Act::F32,
+        &[GROUP_NORM],
+        GROUP_ENTRIES,
+        false,
+    ),
+    module("stft_mel", Act::F32, &[STFT_MEL], STFT_ENTRIES, false),
     module(
         "linear_bf16",
         Act::BF16,

@@ -5,7 +5,7 @@ use std::{
     collections::HashMap,
     ffi::{CString, c_void},
     panic::{AssertUnwindSafe, catch_unwind},
-    sync::Mutex,
+    sync::{Mutex, MutexGuard},
 };
 
 use cudarc::driver::{
@@ -33,6 +33,15 @@ pub struct Driver {
     stream: sys::CUstream,
     store: KernelStore,
     loaded: Mutex<Loaded>,
+    records: Mutex<Records>,
+}
+
+/// Graphs that were recorded, and whether one is being recorded.
+#[derive(Default)]
+struct Records {
+    is_open: bool,
+    kept: HashMap<u64, (sys::CUgraph, sys::CUgraphExec)>,
+    last: u64,
 }
 
 #[derive(Default)]
@@ -141,7 +150,22 @@ impl Driver {
             stream,
             store,
             loaded: Mutex::default(),
+            records: Mutex::default(),
         })
+    }
+
+    fn records(&self) -> MutexGuard<'_, Records> {
+        self.records
+            .lock()
+            .expect("no thread panics while it holds the records")
+    }
+
+    /// What waits or allocates would make the driver throw away what is being recorded.
+    fn refuse_in_recording(&self, op: &'static str) -> Result<(), KernelError> {
+        match self.records().is_open {
+            true => Err(KernelError::unsupported(op, "being recorded")),
+            false => Ok(()),
+        }
     }
 
     /// CUDA version of the driver, as 1000 major + 10 minor.
@@ -262,6 +286,7 @@ impl Machine for Driver {
     }
 
     fn allocate(&self, bytes: u64) -> Result<u64, KernelError> {
+        self.refuse_in_recording("allocate")?;
         self.bind()?;
         // SAFETY: the address is only given to this device's own calls.
         unsafe { result::malloc_sync(bytes.max(1) as usize) }.map_err(|error| match error.0 {
@@ -281,6 +306,10 @@ impl Machine for Driver {
     }
 
     fn write(&self, address: u64, bytes: &[u8]) -> Result<(), KernelError> {
+        self.refuse_in_recording("write")?;
+        if bytes.is_empty() {
+            return Ok(());
+        }
         self.bind()?;
         // SAFETY: the range was allocated; the bytes live until the copy has been waited for.
         unsafe { result::memcpy_htod_async(address, bytes, self.stream) }
@@ -289,6 +318,10 @@ impl Machine for Driver {
     }
 
     fn read(&self, address: u64, bytes: &mut [u8]) -> Result<(), KernelError> {
+        self.refuse_in_recording("read")?;
+        if bytes.is_empty() {
+            return Ok(());
+        }
         self.bind()?;
         // SAFETY: the range was allocated; the bytes live until the copy has been waited for.
         unsafe { result::memcpy_dtoh_async(bytes, address, self.stream) }
@@ -297,6 +330,9 @@ impl Machine for Driver {
     }
 
     fn fill(&self, address: u64, bytes: u64, value: u8) -> Result<(), KernelError> {
+        if bytes == 0 {
+            return Ok(());
+        }
         self.bind()?;
         // SAFETY: the range was allocated.
         unsafe { result::memset_d8_async(address, value, bytes as usize, self.stream) }
@@ -304,6 +340,9 @@ impl Machine for Driver {
     }
 
     fn copy(&self, from: u64, to: u64, bytes: u64) -> Result<(), KernelError> {
+        if bytes == 0 {
+            return Ok(());
+        }
         self.bind()?;
         // SAFETY: both ranges were allocated.
         unsafe { result::memcpy_dtod_async(to, from, bytes as usize, self.stream) }
@@ -376,6 +415,56 @@ impl Machine for Driver {
             .iter()
             .flat_map(|word| word.to_ne_bytes())
             .collect())
+    }
+
+    fn free_bytes(&self) -> Option<u64> {
+        Self::free_bytes(self).ok()
+    }
+
+    fn begin_recording(&self) -> Result<(), KernelError> {
+        self.refuse_in_recording("begin_recording")?;
+        self.bind()?;
+        let mode = sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
+        // SAFETY: the stream is ours, and this thread records until `end_recording`.
+        unsafe { result::stream::begin_capture(self.stream, mode) }.map_err(failed("graph"))?;
+        self.records().is_open = true;
+        Ok(())
+    }
+
+    fn end_recording(&self) -> Result<u64, KernelError> {
+        self.records().is_open = false;
+        self.bind()?;
+        // SAFETY: as above.
+        let graph = unsafe { result::stream::end_capture(self.stream) }.map_err(failed("graph"))?;
+        let flags = sys::CUgraphInstantiate_flags(0);
+        // SAFETY: the graph was just made.
+        let made = unsafe { result::graph::instantiate(graph, flags) }.map_err(failed("graph"))?;
+        let mut records = self.records();
+        records.last += 1;
+        let number = records.last;
+        records.kept.insert(number, (graph, made));
+        Ok(number)
+    }
+
+    fn replay(&self, number: u64) -> Result<(), KernelError> {
+        self.bind()?;
+        let found = self.records().kept.get(&number).copied();
+        let unknown = || KernelError::unsupported("replay", format!("record {number}"));
+        let (_, made) = found.ok_or_else(unknown)?;
+        // SAFETY: both live until `forget`.
+        unsafe { result::graph::launch(made, self.stream) }.map_err(failed("graph"))
+    }
+
+    fn forget(&self, number: u64) {
+        let Some((graph, made)) = self.records().kept.remove(&number) else {
+            return;
+        };
+        let _ = self.synchronise();
+        // SAFETY: both were recorded here, and nothing runs any more. Nothing to do when it fails.
+        unsafe {
+            let _ = result::graph::exec_destroy(made);
+            let _ = result::graph::destroy(graph);
+        }
     }
 
     fn synchronise(&self) -> Result<(), KernelError> {

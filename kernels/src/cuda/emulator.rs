@@ -3,12 +3,13 @@
 //! missing waits and deadlocks. It is no way to render.
 
 use std::{
+    collections::HashMap,
     fs,
     io::{Read, Write},
     path::{Path, PathBuf},
     process::{Child, ChildStdin, ChildStdout, Command, Stdio},
     sync::{
-        Mutex,
+        Arc, Mutex, MutexGuard,
         atomic::{AtomicU64, Ordering},
     },
 };
@@ -36,6 +37,7 @@ pub enum EmulatorError {
 pub struct Emulator {
     card: Card,
     seed: AtomicU64,
+    records: Mutex<Records>,
     process: Mutex<Process>,
 }
 
@@ -61,7 +63,7 @@ impl Emulator {
             // Fibers are no threads to the sanitizer; memory that ends with the process is no leak.
             .env(
                 "ASAN_OPTIONS",
-                "detect_leaks=0:detect_stack_use_after_return=0",
+                "detect_leaks=0:detect_stack_use_after_return=0:allocator_may_return_null=1",
             )
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -89,7 +91,32 @@ impl Emulator {
             card,
             seed: AtomicU64::new(0),
             process,
+            records: Mutex::default(),
         })
+    }
+
+    fn records(&self) -> MutexGuard<'_, Records> {
+        self.records
+            .lock()
+            .expect("no thread panics while it holds the records")
+    }
+
+    /// Whether work was recorded in place of being done.
+    fn is_noted(&self, work: impl FnOnce() -> Work) -> bool {
+        let mut records = self.records();
+        let Some(open) = &mut records.open else {
+            return false;
+        };
+        open.push(work());
+        true
+    }
+
+    /// As the driver: nothing waits while work is recorded.
+    fn refuse_in_recording(&self, op: &'static str) -> Result<(), KernelError> {
+        match self.records().open {
+            Some(_) => Err(KernelError::unsupported(op, "being recorded")),
+            None => Ok(()),
+        }
     }
 
     /// How the next launches run: 0 in order and at once; others in another order, with copies (bit 0)
@@ -239,6 +266,7 @@ impl Machine for Emulator {
     }
 
     fn allocate(&self, bytes: u64) -> Result<u64, KernelError> {
+        self.refuse_in_recording("allocate")?;
         let address = self.exchange("allocate", |process| {
             process.say(&command(b'A', &[bytes]))?;
             Ok(u64::from_le_bytes(process.hear()?))
@@ -255,6 +283,7 @@ impl Machine for Emulator {
     }
 
     fn write(&self, address: u64, bytes: &[u8]) -> Result<(), KernelError> {
+        self.refuse_in_recording("write")?;
         self.exchange("write", |process| {
             process.say(&command(b'W', &[address, bytes.len() as u64]))?;
             process.say(bytes)
@@ -262,6 +291,7 @@ impl Machine for Emulator {
     }
 
     fn read(&self, address: u64, bytes: &mut [u8]) -> Result<(), KernelError> {
+        self.refuse_in_recording("read")?;
         self.exchange("read", |process| {
             process.say(&command(b'R', &[address, bytes.len() as u64]))?;
             process.from.read_exact(bytes)
@@ -269,6 +299,9 @@ impl Machine for Emulator {
     }
 
     fn fill(&self, address: u64, bytes: u64, value: u8) -> Result<(), KernelError> {
+        if self.is_noted(|| Work::Fill(address, bytes, value)) {
+            return Ok(());
+        }
         self.exchange("fill", |process| {
             let mut words = command(b'S', &[address, bytes]);
             words.push(value);
@@ -277,12 +310,18 @@ impl Machine for Emulator {
     }
 
     fn copy(&self, from: u64, to: u64, bytes: u64) -> Result<(), KernelError> {
+        if self.is_noted(|| Work::Copy(from, to, bytes)) {
+            return Ok(());
+        }
         let mut held = vec![0; bytes as usize];
         self.read(from, &mut held)?;
         self.write(to, &held)
     }
 
     fn launch(&self, launch: &Launch) -> Result<(), KernelError> {
+        if self.is_noted(|| Work::Launch(launch.clone())) {
+            return Ok(());
+        }
         let seed = self.seed.load(Ordering::Relaxed);
         let said = self.exchange(launch.entry, |process| {
             process.say(&launch_command(launch, seed))?;
@@ -317,8 +356,56 @@ impl Machine for Emulator {
     }
 
     fn synchronise(&self) -> Result<(), KernelError> {
+        self.refuse_in_recording("synchronise")
+    }
+
+    fn begin_recording(&self) -> Result<(), KernelError> {
+        self.refuse_in_recording("begin_recording")?;
+        self.records().open = Some(Vec::new());
         Ok(())
     }
+
+    fn end_recording(&self) -> Result<u64, KernelError> {
+        let mut records = self.records();
+        let work = records.open.take().unwrap_or_default();
+        records.last += 1;
+        let number = records.last;
+        records.kept.insert(number, work.into());
+        Ok(number)
+    }
+
+    fn replay(&self, number: u64) -> Result<(), KernelError> {
+        let work: Option<Arc<[Work]>> = self.records().kept.get(&number).cloned();
+        let unknown = || KernelError::unsupported("replay", format!("record {number}"));
+        for work in work.ok_or_else(unknown)?.iter() {
+            match work {
+                Work::Launch(launch) => self.launch(launch)?,
+                Work::Fill(address, bytes, value) => self.fill(*address, *bytes, *value)?,
+                Work::Copy(from, to, bytes) => self.copy(*from, *to, *bytes)?,
+            }
+        }
+        Ok(())
+    }
+
+    fn forget(&self, number: u64) {
+        self.records().kept.remove(&number);
+    }
+}
+
+/// What can be recorded.
+#[derive(Debug)]
+enum Work {
+    Launch(Launch),
+    Fill(u64, u64, u8),
+    Copy(u64, u64, u64),
+}
+
+/// What is being recorded, and what was.
+#[derive(Default)]
+struct Records {
+    open: Option<Vec<Work>>,
+    kept: HashMap<u64, Arc<[Work]>>,
+    last: u64,
 }
 
 /// What the driver would refuse.

@@ -3,6 +3,8 @@
 use std::sync::Arc;
 
 use super::array::{Array, Element};
+use super::lt::Blas;
+use super::pool::Pool;
 use crate::KernelError;
 
 /// What a launch can count on.
@@ -168,13 +170,62 @@ pub trait Machine: Send + Sync {
     /// # Errors
     /// [`KernelError::Driver`] for a fault of an earlier kernel; the process must then restart.
     fn synchronise(&self) -> Result<(), KernelError>;
+
+    /// Bytes that can still be allocated, where the machine tells.
+    fn free_bytes(&self) -> Option<u64> {
+        None
+    }
+
+    /// From now on launches, fills and copies are recorded and not done; what waits, allocates or moves
+    /// values to or from the processor is refused until [`Machine::end_recording`].
+    ///
+    /// # Errors
+    /// [`KernelError::Unsupported`] from a machine that cannot record.
+    fn begin_recording(&self) -> Result<(), KernelError> {
+        Err(KernelError::unsupported("recording", "this machine"))
+    }
+
+    /// Ends it and gives the number of what was recorded.
+    ///
+    /// # Errors
+    /// [`KernelError::Driver`].
+    fn end_recording(&self) -> Result<u64, KernelError> {
+        Err(KernelError::unsupported("recording", "this machine"))
+    }
+
+    /// Does what was recorded, once more.
+    ///
+    /// # Errors
+    /// [`KernelError::Driver`]; [`KernelError::Unsupported`] for a number that is not known.
+    fn replay(&self, _number: u64) -> Result<(), KernelError> {
+        Err(KernelError::unsupported("recording", "this machine"))
+    }
+
+    /// Forgets what was recorded.
+    fn forget(&self, _number: u64) {}
 }
 
-/// Memory of a machine; freed when the last owner goes.
+/// Memory of a machine; given back when the last owner goes.
 pub struct Memory {
-    machine: Arc<dyn Machine>,
+    owner: Owner,
     address: u64,
     bytes: u64,
+}
+
+/// Who gets memory back.
+#[derive(Clone)]
+enum Owner {
+    Machine(Arc<dyn Machine>),
+    Pool(Arc<Pool>),
+}
+
+impl Owner {
+    fn machine(&self) -> &Arc<dyn Machine> {
+        match self {
+            Self::Machine(machine) => machine,
+            Self::Pool(pool) => pool.machine(),
+        }
+    }
 }
 
 impl Memory {
@@ -187,18 +238,27 @@ impl Memory {
     pub fn bytes(&self) -> u64 {
         self.bytes
     }
+
+    /// Whose memory it is.
+    pub(super) fn machine(&self) -> &Arc<dyn Machine> {
+        self.owner.machine()
+    }
 }
 
 impl Drop for Memory {
     fn drop(&mut self) {
-        self.machine.release(self.address);
+        match &self.owner {
+            Owner::Machine(machine) => machine.release(self.address),
+            Owner::Pool(pool) => pool.give(self.address, self.bytes),
+        }
     }
 }
 
 /// A machine with the ops' needs: arrays, uploads, launches.
 #[derive(Clone)]
 pub struct Gpu {
-    machine: Arc<dyn Machine>,
+    owner: Owner,
+    blas: Option<Arc<Blas>>,
 }
 
 impl std::fmt::Debug for Gpu {
@@ -208,14 +268,88 @@ impl std::fmt::Debug for Gpu {
 }
 
 impl Gpu {
-    /// Ops on a machine.
+    /// Ops on a machine; each array is an allocation of its own.
     pub fn new(machine: Arc<dyn Machine>) -> Self {
-        Self { machine }
+        let owner = Owner::Machine(machine);
+        Self { owner, blas: None }
+    }
+
+    /// The same with NVIDIA's library for matrix products.
+    pub fn with_blas(self, blas: Option<Arc<Blas>>) -> Self {
+        Self { blas, ..self }
+    }
+
+    /// NVIDIA's library for matrix products, where it was found.
+    pub fn blas(&self) -> Option<&Blas> {
+        self.blas.as_deref()
+    }
+
+    /// The same machine with arrays from a pool of their own.
+    pub fn pooled(&self) -> Self {
+        let pool = Pool::new(self.machine().clone());
+        Self {
+            owner: Owner::Pool(Arc::new(pool)),
+            blas: self.blas.clone(),
+        }
+    }
+
+    /// The same machine with arrays from a part of this one's pool, so that nobody else's arrays ever lie
+    /// where its have lain.
+    pub(crate) fn apart(&self) -> Self {
+        let pool = match &self.owner {
+            Owner::Machine(machine) => Pool::new(machine.clone()),
+            Owner::Pool(pool) => Pool::within(pool.clone()),
+        };
+        Self {
+            owner: Owner::Pool(Arc::new(pool)),
+            blas: self.blas.clone(),
+        }
+    }
+
+    pub(crate) fn machine(&self) -> &Arc<dyn Machine> {
+        self.owner.machine()
     }
 
     /// What the machine is.
     pub fn card(&self) -> &Card {
-        self.machine.card()
+        self.machine().card()
+    }
+
+    /// Whether an array lies in this machine's memory.
+    pub(crate) fn holds(&self, array: &Array) -> bool {
+        Arc::ptr_eq(array.machine(), self.machine())
+    }
+
+    /// Whether both are the same machine.
+    pub(crate) fn is_same_machine(&self, other: &Self) -> bool {
+        Arc::ptr_eq(self.machine(), other.machine())
+    }
+
+    /// Bytes that arrays can still have, where the machine tells.
+    pub fn free_bytes(&self) -> Option<u64> {
+        let idle = match &self.owner {
+            Owner::Machine(_) => 0,
+            Owner::Pool(pool) => pool.free_bytes(),
+        };
+        Some(self.machine().free_bytes()? + idle)
+    }
+
+    /// Makes sure that arrays of `bytes` in all can be had; without a pool nothing is done.
+    ///
+    /// # Errors
+    /// [`KernelError::OutOfMemory`].
+    pub fn reserve(&self, bytes: u64) -> Result<(), KernelError> {
+        match &self.owner {
+            Owner::Machine(_) => Ok(()),
+            Owner::Pool(pool) => pool.reserve(bytes),
+        }
+    }
+
+    /// Gives memory that no array uses back to the machine.
+    pub fn trim(&self) {
+        if let Owner::Pool(pool) = &self.owner {
+            pool.trim();
+        }
     }
 
     /// An array whose content is not defined.
@@ -225,9 +359,12 @@ impl Gpu {
     pub fn empty(&self, element: Element, dims: &[usize]) -> Result<Array, KernelError> {
         let shape = crate::Shape::new(dims)?;
         let bytes = (shape.count() * element.size_bytes()) as u64;
-        let address = self.machine.allocate(bytes)?;
+        let address = match &self.owner {
+            Owner::Machine(machine) => machine.allocate(bytes)?,
+            Owner::Pool(pool) => pool.take(bytes)?,
+        };
         let memory = Memory {
-            machine: self.machine.clone(),
+            owner: self.owner.clone(),
             address,
             bytes,
         };
@@ -245,7 +382,7 @@ impl Gpu {
         value: u8,
     ) -> Result<Array, KernelError> {
         let array = self.empty(element, dims)?;
-        self.machine.fill(array.address(), array.bytes(), value)?;
+        self.machine().fill(array.address(), array.bytes(), value)?;
         Ok(array)
     }
 
@@ -274,7 +411,52 @@ impl Gpu {
         self.upload_bytes(Element::U32, &[values.len()], &bytes)
     }
 
-    fn upload_bytes(
+    /// Copies `count` values between arrays of one type, from and to places of their own.
+    ///
+    /// # Errors
+    /// [`KernelError::Shape`] for a range beyond either, [`KernelError::Driver`].
+    pub fn copy_range(
+        &self,
+        (from, from_at): (&Array, usize),
+        (to, to_at): (&Array, usize),
+        count: usize,
+    ) -> Result<(), KernelError> {
+        let fits = from_at + count <= from.count() && to_at + count <= to.count();
+        if from.element() != to.element() || !fits {
+            return Err(KernelError::shape("copy_range", "to", from, to));
+        }
+        let size = from.element().size_bytes() as u64;
+        let (source, target) = (
+            from.address() + from_at as u64 * size,
+            to.address() + to_at as u64 * size,
+        );
+        self.machine().copy(source, target, count as u64 * size)
+    }
+
+    /// Sets every byte of an array.
+    ///
+    /// # Errors
+    /// [`KernelError::Driver`].
+    pub fn fill(&self, array: &Array, value: u8) -> Result<(), KernelError> {
+        self.machine().fill(array.address(), array.bytes(), value)
+    }
+
+    /// Overwrites an array of floats where it lies.
+    pub(crate) fn overwrite(&self, array: &Array, values: &[f32]) -> Result<(), KernelError> {
+        let bytes = array.element().encode(values);
+        if bytes.len() as u64 != array.bytes() {
+            let found = format!("{} values", values.len());
+            return Err(KernelError::shape(
+                "overwrite",
+                "values",
+                array.dims(),
+                found,
+            ));
+        }
+        self.machine().write(array.address(), &bytes)
+    }
+
+    pub(crate) fn upload_bytes(
         &self,
         element: Element,
         dims: &[usize],
@@ -290,7 +472,7 @@ impl Gpu {
                 format!("{} bytes", bytes.len()),
             ));
         }
-        self.machine.write(array.address(), bytes)?;
+        self.machine().write(array.address(), bytes)?;
         Ok(array)
     }
 
@@ -300,7 +482,7 @@ impl Gpu {
     /// [`KernelError::Shape`], [`KernelError::Driver`].
     pub fn copy(&self, from: &Array, to: &Array) -> Result<(), KernelError> {
         to.expect("copy", "to", from.element(), from.dims())?;
-        self.machine
+        self.machine()
             .copy(from.address(), to.address(), from.bytes())
     }
 
@@ -310,7 +492,7 @@ impl Gpu {
     /// [`KernelError::Driver`].
     pub fn download_bytes(&self, array: &Array) -> Result<Vec<u8>, KernelError> {
         let mut bytes = vec![0; array.bytes() as usize];
-        self.machine.read(array.address(), &mut bytes)?;
+        self.machine().read(array.address(), &mut bytes)?;
         Ok(bytes)
     }
 
@@ -338,7 +520,7 @@ impl Gpu {
             );
             return Err(KernelError::unsupported(launch.entry, why));
         }
-        self.machine.launch(launch)
+        self.machine().launch(launch)
     }
 
     /// A tensor map; see [`Machine::map`].
@@ -346,7 +528,7 @@ impl Gpu {
     /// # Errors
     /// As [`Machine::map`].
     pub fn map(&self, shape: &MapShape) -> Result<Vec<u8>, KernelError> {
-        self.machine.map(shape)
+        self.machine().map(shape)
     }
 
     /// Waits for all work.
@@ -354,6 +536,6 @@ impl Gpu {
     /// # Errors
     /// As [`Machine::synchronise`].
     pub fn synchronise(&self) -> Result<(), KernelError> {
-        self.machine.synchronise()
+        self.machine().synchronise()
     }
 }

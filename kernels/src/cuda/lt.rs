@@ -120,6 +120,19 @@ impl Blas {
         })
     }
 
+    /// Whether there is a plan for a product of these sizes; the heuristic is asked once for each.
+    pub fn has_plan(&self, key: PlanKey) -> bool {
+        let aligned = key.k.is_multiple_of(8) && key.n.is_multiple_of(8);
+        if !aligned || key.m == 0 || self.driver.bind().is_err() {
+            return false;
+        }
+        let mut plans = self
+            .plans
+            .lock()
+            .expect("no thread panics while it uses a plan");
+        self.plan(&mut plans, key).is_ok()
+    }
+
     /// Version of the library, part of the device's class.
     pub fn version(&self) -> usize {
         self.version
@@ -158,14 +171,22 @@ impl Blas {
             ));
         }
         self.driver.bind()?;
-        let plan = self.plan(PlanKey {
-            m,
-            n,
-            k,
-            out: y.element(),
-            bias: bias.is_some(),
-            after,
-        })?;
+        // Held until the call has read the bias's address out of the plan's descriptor.
+        let mut plans = self
+            .plans
+            .lock()
+            .expect("no thread panics while it uses a plan");
+        let plan = self.plan(
+            &mut plans,
+            PlanKey {
+                m,
+                n,
+                k,
+                out: y.element(),
+                bias: bias.is_some(),
+                after,
+            },
+        )?;
         if let Some(bias) = bias {
             set(
                 plan.operation,
@@ -199,11 +220,7 @@ impl Blas {
         .map_err(failed("cublasLtMatmul"))
     }
 
-    fn plan(&self, key: PlanKey) -> Result<Plan, KernelError> {
-        let mut plans = self
-            .plans
-            .lock()
-            .expect("no thread panics while it makes a plan");
+    fn plan(&self, plans: &mut HashMap<PlanKey, Plan>, key: PlanKey) -> Result<Plan, KernelError> {
         if let Some(plan) = plans.get(&key) {
             return Ok(*plan);
         }

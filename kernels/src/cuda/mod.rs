@@ -20,6 +20,7 @@ mod libs;
 mod lt;
 mod nvrtc;
 mod pack;
+mod pool;
 mod resources;
 mod source;
 mod wgmma;
@@ -50,6 +51,8 @@ pub fn open(folders: &[PathBuf], cache: Option<PathBuf>) -> Result<Gpu, KernelEr
         pack: program.and_then(|program| Pack::open(&program.with_file_name("kernels.pack"))),
         nvrtc: Nvrtc::new(&libraries).ok(),
     };
-    let driver = Driver::open(&libraries, 0, store)?;
-    Ok(Gpu::new(Arc::new(driver)))
+    let driver = Arc::new(Driver::open(&libraries, 0, store)?);
+    // Our own kernel multiplies where the library is missing.
+    let blas = Blas::start(&libraries, driver.clone()).ok().map(Arc::new);
+    Ok(Gpu::new(driver).with_blas(blas))
 }

@@ -5,8 +5,9 @@
 //! Sums run block after block in f64, so threads do not change a bit.
 
 mod cpu;
+pub mod cuda;
 
-use crate::device::Device;
+use crate::device::{Cuda, Device};
 use crate::error::KernelError;
 use crate::tensor::Tensor;
 
@@ -51,9 +52,33 @@ pub fn group_norm(
         let expected = format!("channels divisible by {}", norm.groups);
         return Err(KernelError::shape(OP, "x", expected, x.dims()));
     }
-    let cpu = device.host();
-    cpu::group_norm(cpu, x, norm, out);
+    match device {
+        Device::Cpu(cpu) => cpu::group_norm(cpu, x, norm, out),
+        Device::Cuda(card) => return on_card(card, x, norm, out),
+    }
     Ok(())
+}
+
+fn on_card(
+    card: &Cuda,
+    x: &Tensor,
+    norm: GroupNorm<'_>,
+    out: &mut Tensor,
+) -> Result<(), KernelError> {
+    let out = card.own(out)?;
+    let residual = norm
+        .residual
+        .map(|residual| card.cast(residual, out.element()));
+    let residual = residual.transpose()?;
+    let on_device = cuda::DeviceGroupNorm {
+        groups: norm.groups,
+        eps: norm.eps,
+        weight: &card.floats(norm.weight)?,
+        bias: &card.floats(norm.bias)?,
+        residual: residual.as_ref(),
+        silu: norm.silu,
+    };
+    cuda::group_norm(card.gpu(), &card.cast(x, out.element())?, on_device, &out)
 }
 
 #[cfg(test)]

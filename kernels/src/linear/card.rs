@@ -1,91 +1,96 @@
-//! `linear` of host tensors on a card: x goes there, z comes back, and what needs y is done on the host,
-//! so that y need not travel both ways.
+//! `linear` of tensors that lie on a card.
 
-use super::{Epilogue, cuda};
-use crate::copy::cuda::cast;
-use crate::cuda::{Array, Element, Gpu};
-use crate::simd::{gelu_tanh, vectorised};
-use crate::{Cpu, KernelError, Tensor};
+use super::cuda::{self, DeviceEpilogue, interleave};
+use super::{CardWeight, Epilogue};
+use crate::activation::cuda::{DeviceActivation, activation};
+use crate::cuda::{After, Array, Blas, PlanKey};
+use crate::modulation::cuda::gated_residual;
+use crate::{Cuda, KernelError, Tensor};
 
-/// Rows of x and z that are on the card at once: bounds its memory.
-const ROWS_MAX: usize = 16 * 1024;
-
-pub(super) fn upload(gpu: &Gpu, weight: &Tensor) -> Result<Array, KernelError> {
-    gpu.upload(Element::BF16, weight.dims(), weight.f32s())
+/// BF16 [N, K]; the halves of a pair alternate row by row.
+pub(super) fn upload(card: &Cuda, weight: &Tensor, is_pair: bool) -> Result<Array, KernelError> {
+    if is_pair {
+        let values = interleave(&weight.values()?, weight.last_dim());
+        return card
+            .gpu()
+            .upload(crate::cuda::Element::BF16, weight.dims(), &values);
+    }
+    // A tensor of the processor is one that the caller made by hand.
+    let device = crate::Device::Cuda(card.clone());
+    card.halves(&weight.clone().to_device(&device)?)
 }
 
 pub(super) fn linear(
-    cpu: &Cpu,
-    gpu: &Gpu,
+    card: &Cuda,
     x: &Tensor,
-    weight: &Array,
+    weight: &CardWeight,
     bias: Option<&Tensor>,
     epilogue: Epilogue<'_>,
     y: &mut Tensor,
 ) -> Result<(), KernelError> {
-    let (inner, columns, width) = (x.last_dim(), weight.row_count(), y.last_dim());
-    cpu.count_product([x.row_count(), columns, inner]);
-    let bias = bias
-        .map(|bias| gpu.upload(Element::F32, bias.dims(), bias.f32s()))
-        .transpose()?;
-    let on_card = match epilogue {
-        Epilogue::GeluTanh => cuda::DeviceEpilogue::GeluTanh,
-        Epilogue::Silu => cuda::DeviceEpilogue::Silu,
-        _ => cuda::DeviceEpilogue::None,
+    let (rows, weight) = (x.row_count(), &weight.0);
+    card.cpu()
+        .count_product([rows, weight.row_count(), weight.last_dim()]);
+    let bias = bias.map(|bias| card.floats(bias)).transpose()?;
+    let (x, y) = (card.halves(x)?, card.own(y)?);
+    let gate = match epilogue {
+        Epilogue::GatedResidual(gate) => Some(gate.on_card(card)?),
+        _ => None,
     };
-    let pieces = x
-        .f32s()
-        .chunks(ROWS_MAX * inner)
-        .zip(y.f32s_mut().chunks_mut(ROWS_MAX * width));
-    for (piece, (x, y)) in pieces.enumerate() {
-        let rows = x.len() / inner;
-        let x = half(gpu, &[rows, inner], x)?;
-        let z = gpu.empty(Element::F32, &[rows, columns])?;
-        cuda::linear(gpu, &x, weight, bias.as_ref(), on_card, &z)?;
-        finish(
-            cpu,
-            &gpu.download(&z)?,
-            epilogue,
-            piece * ROWS_MAX,
-            width,
-            y,
-        );
+    let epilogue = match (epilogue, &gate) {
+        (Epilogue::GatedResidual(_), Some(gate)) => DeviceEpilogue::GatedResidual(gate.view()),
+        (Epilogue::GeluTanh, _) => DeviceEpilogue::GeluTanh,
+        (Epilogue::Silu, _) => DeviceEpilogue::Silu,
+        (Epilogue::Residual, _) => DeviceEpilogue::Residual,
+        (Epilogue::GegluTanh, _) => DeviceEpilogue::GegluTanh,
+        _ => DeviceEpilogue::None,
+    };
+    if let Some(blas) = card.gpu().blas()
+        && through_library(card, blas, [&x, weight], bias.as_ref(), epilogue, &y)?
+    {
+        return Ok(());
     }
-    Ok(())
+    cuda::linear(card.gpu(), &x, weight, bias.as_ref(), epilogue, &y)
 }
 
-/// Floats as BF16 on the card; rounded there.
-pub(crate) fn half(gpu: &Gpu, dims: &[usize], values: &[f32]) -> Result<Array, KernelError> {
-    let wide = gpu.upload(Element::F32, dims, values)?;
-    let half = gpu.empty(Element::BF16, dims)?;
-    cast(gpu, &wide, &half)?;
-    Ok(half)
-}
-
-/// What is left of the epilogue for rows from `first` on.
-fn finish(cpu: &Cpu, z: &[f32], epilogue: Epilogue<'_>, first: usize, width: usize, y: &mut [f32]) {
-    let columns = z.len() / (y.len() / width);
-    cpu.for_each_chunk(y, width, |row, y| {
-        let z = &z[row * columns..][..columns];
-        let zipped = y.iter_mut().zip(z);
-        match epilogue {
-            Epilogue::None | Epilogue::GeluTanh | Epilogue::Silu => y.copy_from_slice(z),
-            Epilogue::Residual => zipped.for_each(|(y, z)| *y += z),
-            Epilogue::GatedResidual(gate) => {
-                zipped
-                    .zip(gate.row(first + row))
-                    .for_each(|((y, z), gate)| *y += gate * z);
-            }
-            Epilogue::GegluTanh => vectorised(
-                #[inline(always)]
-                || {
-                    let up = &z[width..];
-                    y.iter_mut()
-                        .zip(z)
-                        .zip(up)
-                        .for_each(|((y, g), u)| *y = gelu_tanh(*g) * u);
-                },
-            ),
+/// The product through NVIDIA's library and what it lacks of the epilogue in a launch of its own; false where
+/// our own kernel must do it.
+fn through_library(
+    card: &Cuda,
+    blas: &Blas,
+    [x, weight]: [&Array; 2],
+    bias: Option<&Array>,
+    epilogue: DeviceEpilogue<'_>,
+    y: &Array,
+) -> Result<bool, KernelError> {
+    let after = match epilogue {
+        DeviceEpilogue::GegluTanh => return Ok(false),
+        DeviceEpilogue::GeluTanh => After::Gelu,
+        DeviceEpilogue::Residual => After::Add,
+        _ => After::Nothing,
+    };
+    let key = PlanKey {
+        m: x.row_count(),
+        n: weight.row_count(),
+        k: weight.last_dim(),
+        out: y.element(),
+        bias: bias.is_some(),
+        after,
+    };
+    if !blas.has_plan(key) {
+        return Ok(false);
+    }
+    let bias = bias.cloned().map(|bias| card.cast_array(bias, y.element()));
+    let bias = bias.transpose()?;
+    let DeviceEpilogue::GatedResidual(gate) = epilogue else {
+        blas.linear(x, weight, bias.as_ref(), after, y)?;
+        if matches!(epilogue, DeviceEpilogue::Silu) {
+            activation(card.gpu(), DeviceActivation::Silu, y)?;
         }
-    });
+        return Ok(true);
+    };
+    let z = card.gpu().empty(y.element(), y.dims())?;
+    blas.linear(x, weight, bias.as_ref(), after, &z)?;
+    gated_residual(card.gpu(), y, &z, gate)?;
+    Ok(true)
 }

@@ -10,6 +10,7 @@ pub mod cuda;
 use crate::conv::ConvWeights;
 use crate::cuda::Array;
 use crate::modulation::Rows;
+use crate::tensor::mismatch;
 use crate::{DType, Device, KernelError, Tensor};
 
 const OP: &str = "linear";
@@ -18,15 +19,21 @@ const OP: &str = "linear";
 #[derive(Debug, Clone)]
 pub struct LinearWeights {
     place: Place,
+    /// A gate half and an up half, for [`Epilogue::GegluTanh`].
+    is_pair: bool,
 }
 
 #[derive(Debug, Clone)]
 enum Place {
     /// Repacked once at load for the register tiles of the convolutions.
     Host(Box<ConvWeights>),
-    /// BF16 [N, K] on a card.
-    Card(Array),
+    /// In a card's memory.
+    Card(CardWeight),
 }
+
+/// BF16 [N, K] on a card; the rows of a pair alternate.
+#[derive(Debug, Clone)]
+pub(crate) struct CardWeight(Array);
 
 impl LinearWeights {
     /// Repacks `weight` [N, K], or uploads it to the device's card.
@@ -35,21 +42,39 @@ impl LinearWeights {
     /// [`KernelError::Shape`] for another rank or an empty matrix, [`KernelError::DType`]; what an
     /// upload gives.
     pub fn new(device: &Device, weight: &Tensor) -> Result<Self, KernelError> {
-        let [outputs, inputs] = weight.expect_rank(OP, "weight")?;
-        if let (Some(gpu), true) = (device.gpu(), outputs * inputs > 0) {
-            let place = Place::Card(card::upload(gpu, weight)?);
-            return Ok(Self { place });
+        Self::placed(device, weight, false)
+    }
+
+    /// As [`LinearWeights::new`] for a gate half, then an up half [2N, K].
+    ///
+    /// # Errors
+    /// As [`LinearWeights::new`]; [`KernelError::Unsupported`] for an odd height.
+    pub fn pair(device: &Device, weight: &Tensor) -> Result<Self, KernelError> {
+        match weight.dims()[0].is_multiple_of(2) {
+            true => Self::placed(device, weight, true),
+            false => Err(KernelError::unsupported(OP, "a GEGLU of odd height")),
         }
-        let column = weight.clone().reshaped(&[outputs, inputs, 1])?;
-        let place = Place::Host(Box::new(ConvWeights::new(device, &column, None)?));
-        Ok(Self { place })
+    }
+
+    fn placed(device: &Device, weight: &Tensor, is_pair: bool) -> Result<Self, KernelError> {
+        let [outputs, inputs] = weight.expect_rank(OP, "weight")?;
+        let place = match device {
+            Device::Cuda(card) if outputs * inputs > 0 => {
+                Place::Card(CardWeight(card::upload(card, weight, is_pair)?))
+            }
+            _ => {
+                let column = weight.clone().reshaped(&[outputs, inputs, 1])?;
+                Place::Host(Box::new(ConvWeights::new(device, &column, None)?))
+            }
+        };
+        Ok(Self { place, is_pair })
     }
 
     /// Length of an input row.
     pub fn inputs(&self) -> usize {
         match &self.place {
             Place::Host(packed) => packed.in_channels(),
-            Place::Card(weight) => weight.last_dim(),
+            Place::Card(weight) => weight.0.last_dim(),
         }
     }
 
@@ -57,7 +82,7 @@ impl LinearWeights {
     pub fn outputs(&self) -> usize {
         match &self.place {
             Place::Host(packed) => packed.out_channels(),
-            Place::Card(weight) => weight.row_count(),
+            Place::Card(weight) => weight.0.row_count(),
         }
     }
 }
@@ -75,7 +100,7 @@ pub enum Epilogue<'a> {
     Residual,
     /// y = y + gate * z, with one gate value a column
     GatedResidual(Rows<'a>),
-    /// W holds a gate half, then an up half [2N, K]: y = gelu(gate) * up, tanh form
+    /// W is a [`LinearWeights::pair`]: y = gelu(gate) * up, tanh form
     GegluTanh,
 }
 
@@ -95,8 +120,9 @@ pub fn linear(
     x.expect_f32(OP, "x", &[rows, weight.inputs()])?;
     let weight_rows = weight.outputs();
     let columns = match epilogue {
-        Epilogue::GegluTanh if weight_rows.is_multiple_of(2) => weight_rows / 2,
-        Epilogue::GegluTanh => return Err(KernelError::unsupported(OP, "a GEGLU of odd height")),
+        Epilogue::GegluTanh if weight.is_pair => weight_rows / 2,
+        _ if weight.is_pair => return Err(KernelError::unsupported(OP, "a pair without a GEGLU")),
+        Epilogue::GegluTanh => return Err(KernelError::unsupported(OP, "a GEGLU of one matrix")),
         _ => weight_rows,
     };
     y.expect(OP, "y", DType::F32, &[rows, columns])?;
@@ -109,17 +135,17 @@ pub fn linear(
     if let Epilogue::GatedResidual(gate) = &epilogue {
         gate.check(OP, "gate", rows, columns)?;
     }
-    let cpu = device.host();
-    match (&weight.place, device.gpu()) {
-        (Place::Host(packed), _) => cpu::linear(cpu, x, packed, bias, epilogue, y),
-        (Place::Card(weight), Some(gpu)) => {
-            return card::linear(cpu, gpu, x, weight, bias, epilogue, y);
+    match (&weight.place, device) {
+        (Place::Host(packed), Device::Cpu(cpu)) => {
+            cpu::linear(cpu, x, packed, bias, epilogue, y);
+            Ok(())
         }
-        (Place::Card(_), None) => {
-            return Err(KernelError::unsupported(OP, "weights of a card on the CPU"));
+        (Place::Card(weight), Device::Cuda(card)) => {
+            card::linear(card, x, weight, bias, epilogue, y)
         }
+        (Place::Card(_), Device::Cpu(_)) => Err(mismatch("the processor", "a card")),
+        (Place::Host(_), Device::Cuda(_)) => Err(mismatch("a card", "the processor")),
     }
-    Ok(())
 }
 
 #[cfg(test)]
@@ -201,7 +227,8 @@ mod tests {
         let (x, w) = (noise(1, &[70, 24]), noise(2, &[20, 24]));
         let z = reference(&x, &w, None);
         let mut y = tensor(&[70, 10], vec![0.0; 700]);
-        linear(&device, &x, &packed(&w), None, Epilogue::GegluTanh, &mut y).unwrap();
+        let pair = LinearWeights::pair(&device, &w).unwrap();
+        linear(&device, &x, &pair, None, Epilogue::GegluTanh, &mut y).unwrap();
         let expected: Vec<f64> = (0..700)
             .map(|i| (i / 10 * 20 + i % 10, i / 10 * 20 + 10 + i % 10))
             .map(|(gate, up)| f64::from(simd::gelu_tanh(z[gate] as f32)) * z[up])

@@ -4,7 +4,8 @@
 mod cpu;
 pub mod cuda;
 
-use crate::{DType, Device, KernelError, Tensor};
+use crate::cuda::Array;
+use crate::{Cuda, DType, Device, KernelError, Tensor};
 
 /// Values of a timestep embedding: cosines, then as many sines.
 pub const TIMESTEP_WIDTH: usize = 256;
@@ -31,6 +32,16 @@ impl<'a> Rows<'a> {
             .groups
             .map_or(0, |groups| groups.u32s()[token] as usize);
         &self.table.f32s()[(group * slots + self.slot) * width..][..width]
+    }
+
+    /// The same rows for a kernel.
+    pub(crate) fn on_card(&self, card: &Cuda) -> Result<CardRows, KernelError> {
+        let groups = self.groups.map(|groups| card.array(groups));
+        Ok(CardRows {
+            table: card.floats(self.table)?,
+            slot: self.slot,
+            groups: groups.transpose()?,
+        })
     }
 
     /// Refuses rows of another width, a slot or group beyond the table or another token count.
@@ -64,20 +75,43 @@ impl<'a> Rows<'a> {
     }
 }
 
+/// [`Rows`] whose arrays are at hand.
+pub(crate) struct CardRows {
+    table: Array,
+    slot: usize,
+    groups: Option<Array>,
+}
+
+impl CardRows {
+    pub(crate) fn view(&self) -> cuda::DeviceRows<'_> {
+        cuda::DeviceRows {
+            table: &self.table,
+            slot: self.slot,
+            groups: self.groups.as_ref(),
+        }
+    }
+}
+
 /// Sinusoids of timesteps: `out[r] = [cos(t w_i).., sin(t w_i)..]`, `w_i = 10000^(-i/128)`,
 /// `t = timesteps[r] * multiplier`. timesteps [R] -> out [R, 256].
 ///
 /// # Errors
 /// [`KernelError::Shape`], [`KernelError::DType`].
 pub fn timestep_embed(
-    _device: &Device,
+    device: &Device,
     timesteps: &Tensor,
     multiplier: f32,
     out: &mut Tensor,
 ) -> Result<(), KernelError> {
     let [count] = timesteps.expect_rank("timestep_embed", "timesteps")?;
     out.expect_f32("timestep_embed", "out", &[count, TIMESTEP_WIDTH])?;
-    cpu::timestep_embed(timesteps, multiplier, out);
+    match device {
+        Device::Cpu(_) => cpu::timestep_embed(timesteps, multiplier, out),
+        Device::Cuda(card) => {
+            let (timesteps, out) = (card.floats(timesteps)?, card.own(out)?);
+            return cuda::timestep_embed(card.gpu(), &timesteps, multiplier, &out);
+        }
+    }
     Ok(())
 }
 
@@ -96,8 +130,13 @@ pub fn ada_table(
     let [groups, _] = module.expect_rank("ada_table", "module")?;
     module.expect_f32("ada_table", "module", &[groups, rows * width])?;
     out.expect_f32("ada_table", "out", &[groups, rows, width])?;
-    let cpu = device.host();
-    cpu::ada_table(cpu, table, module, out);
+    match device {
+        Device::Cpu(cpu) => cpu::ada_table(cpu, table, module, out),
+        Device::Cuda(card) => {
+            let (table, module) = (card.floats(table)?, card.floats(module)?);
+            return cuda::ada_table(card.gpu(), &table, &module, &card.own(out)?);
+        }
+    }
     Ok(())
 }
 
@@ -113,8 +152,13 @@ pub fn head_gate(device: &Device, o: &mut Tensor, logits: &Tensor) -> Result<(),
         let expected = format!("[{tokens}, a multiple of {heads}]");
         return Err(KernelError::shape("head_gate", "o", expected, o.dims()));
     }
-    let cpu = device.host();
-    cpu::head_gate(cpu, o, logits);
+    match device {
+        Device::Cpu(cpu) => cpu::head_gate(cpu, o, logits),
+        Device::Cuda(card) => {
+            let o = card.own(o)?;
+            return cuda::head_gate(card.gpu(), &o, &card.cast(logits, o.element())?);
+        }
+    }
     Ok(())
 }
 

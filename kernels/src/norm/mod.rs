@@ -5,7 +5,7 @@ mod cpu;
 pub mod cuda;
 
 use crate::modulation::Rows;
-use crate::{Device, KernelError, Tensor};
+use crate::{Cuda, Device, KernelError, Tensor};
 
 const OP: &str = "norm_modulate";
 
@@ -84,9 +84,35 @@ pub fn norm_modulate(
         modulation.shift.check(OP, "shift", rows, width)?;
         modulation.scale.check(OP, "scale", rows, width)?;
     }
-    let cpu = device.host();
-    cpu::norm_modulate(cpu, x, norm, weight, modulation, y);
+    match device {
+        Device::Cpu(cpu) => cpu::norm_modulate(cpu, x, norm, weight, modulation, y),
+        Device::Cuda(card) => return on_card(card, x, norm, weight, modulation, y),
+    }
     Ok(())
+}
+
+fn on_card(
+    card: &Cuda,
+    x: &Tensor,
+    norm: Norm,
+    weight: Weight<'_>,
+    modulation: Option<Modulation<'_>>,
+    y: &mut Tensor,
+) -> Result<(), KernelError> {
+    let y = card.own(y)?;
+    let x = card.cast(x, y.element())?;
+    let stored = weight.tensor().map(|weight| card.floats(weight));
+    let stored = stored.transpose()?;
+    let rows = match &modulation {
+        Some(Modulation { shift, scale }) => Some((shift.on_card(card)?, scale.on_card(card)?)),
+        None => None,
+    };
+    let modulation = rows.as_ref().map(|(shift, scale)| cuda::DeviceModulation {
+        shift: shift.view(),
+        scale: scale.view(),
+    });
+    let weight = stored.as_ref().map(|stored| (stored, weight.offset()));
+    cuda::norm_modulate(card.gpu(), &x, norm, weight, modulation, &y)
 }
 
 #[cfg(test)]

@@ -6,6 +6,7 @@
 
 use crate::device::Device;
 use crate::error::KernelError;
+use crate::space_depth::cuda;
 use crate::tensor::Tensor;
 
 /// Gathers `x` [b, t, h, w, c] into `out` [b, t, h/p, w/p, c*p*p].
@@ -33,7 +34,13 @@ pub fn patchify(
     if out.count() == 0 {
         return Ok(());
     }
-    let cpu = device.host();
+    let cpu = match device {
+        Device::Cpu(cpu) => cpu,
+        Device::Cuda(card) => {
+            let out = card.own(out)?;
+            return cuda::patchify(card.gpu(), &card.cast(x, out.element())?, patch, &out);
+        }
+    };
     let x = x.f32s();
     let area = patch * patch;
     cpu.for_each_chunk(out.f32s_mut(), width * c * area, |row, values| {
@@ -69,7 +76,13 @@ pub fn unpatchify(
     if out.count() == 0 {
         return Ok(());
     }
-    let cpu = device.host();
+    let cpu = match device {
+        Device::Cpu(cpu) => cpu,
+        Device::Cuda(card) => {
+            let out = card.own(out)?;
+            return cuda::unpatchify(card.gpu(), &card.cast(x, out.element())?, patch, &out);
+        }
+    };
     let x = x.f32s();
     cpu.for_each_chunk(out.f32s_mut(), w * patch * c, |row, values| {
         let source = &x[row / patch * w * channels..][..w * channels];

@@ -26,9 +26,16 @@ pub fn pixel_norm(
     if x.count() == 0 {
         return Ok(());
     }
-    let cpu = device.host();
-    cpu::pixel_norm(cpu, x.f32s(), out.f32s_mut(), x.last_dim(), eps, silu);
-    Ok(())
+    match device {
+        Device::Cpu(cpu) => {
+            cpu::pixel_norm(cpu, x.f32s(), out.f32s_mut(), x.last_dim(), eps, silu);
+            Ok(())
+        }
+        Device::Cuda(card) => {
+            let out = card.own(out)?;
+            cuda::pixel_norm(card.gpu(), &card.cast(x, out.element())?, eps, silu, &out)
+        }
+    }
 }
 
 #[cfg(test)]

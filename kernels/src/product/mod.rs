@@ -17,7 +17,13 @@ pub fn product(device: &Device, a: &Tensor, b: &Tensor, c: &mut Tensor) -> Resul
     let [_, n] = b.expect_rank(OP, "b")?;
     b.expect_f32(OP, "b", &[k, n])?;
     c.expect_f32(OP, "c", &[m, n])?;
-    let cpu = device.host();
+    let cpu = match device {
+        Device::Cpu(cpu) => cpu,
+        Device::Cuda(card) => {
+            let (a, b) = (a.to_host()?, b.to_host()?);
+            return card.on_host(c, |cpu, c| product(cpu, &a, &b, c));
+        }
+    };
     cpu.count_product([m, n, k]);
     if m * n * k == 0 {
         c.f32s_mut().fill(0.0);

@@ -6,8 +6,11 @@
 //!
 //! x: F32 [batch, length, channel]. An index outside the sequence means its nearest sample.
 
-use crate::device::Device;
+use crate::copy::cuda::cast;
+use crate::cuda::{Array, Element, Gpu};
+use crate::device::{Cpu, Cuda, Device};
 use crate::error::KernelError;
+use crate::snake::cuda;
 use crate::tensor::Tensor;
 
 /// Output samples of one piece of work.
@@ -49,8 +52,12 @@ pub fn upsample1d(
     fir.check(OP)?;
     let [batch, length, channels]: [usize; 3] = x.expect_rank(OP, "x")?;
     out.expect_f32(OP, "out", &[batch, length * fir.ratio, channels])?;
+    let cpu = match device {
+        Device::Cpu(cpu) => cpu,
+        Device::Cuda(card) => return on_card(card, cuda::upsample1d, x, fir, out),
+    };
     let ratio = fir.ratio;
-    filter(device, x, out, |n, add| {
+    filter(cpu, x, out, |n, add| {
         let at = n + fir.left;
         for (j, tap) in fir.taps.iter().enumerate().skip(at % ratio).step_by(ratio) {
             add(
@@ -80,7 +87,11 @@ pub fn downsample1d(
         return Err(KernelError::shape(OP, "x", expected, dims));
     }
     out.expect_f32(OP, "out", &[dims[0], dims[1] / fir.ratio, dims[2]])?;
-    filter(device, x, out, |m, add| {
+    let cpu = match device {
+        Device::Cpu(cpu) => cpu,
+        Device::Cuda(card) => return on_card(card, cuda::downsample1d, x, fir, out),
+    };
+    filter(cpu, x, out, |m, add| {
         for (j, tap) in fir.taps.iter().enumerate() {
             add((m * fir.ratio + j) as isize - fir.left as isize, *tap);
         }
@@ -88,9 +99,31 @@ pub fn downsample1d(
     Ok(())
 }
 
+/// One of the two kernels.
+type Kernel = fn(&Gpu, &Array, &Fir, &Array, &Array) -> Result<(), KernelError>;
+
+fn on_card(
+    card: &Cuda,
+    kernel: Kernel,
+    x: &Tensor,
+    fir: &Fir,
+    out: &mut Tensor,
+) -> Result<(), KernelError> {
+    let taps = card
+        .gpu()
+        .upload(Element::F32, &[fir.taps.len()], &fir.taps)?;
+    let (x, target) = (card.floats(x)?, card.own(out)?);
+    if target.element() == Element::F32 {
+        return kernel(card.gpu(), &x, fir, &taps, &target);
+    }
+    let wide = card.gpu().empty(Element::F32, target.dims())?;
+    kernel(card.gpu(), &x, fir, &taps, &wide)?;
+    cast(card.gpu(), &wide, &target)
+}
+
 /// Sums what `terms(output sample, add(input sample, factor))` names.
 fn filter(
-    device: &Device,
+    cpu: &Cpu,
     x: &Tensor,
     out: &mut Tensor,
     terms: impl Fn(usize, &mut dyn FnMut(isize, f32)) + Send + Sync,
@@ -98,7 +131,6 @@ fn filter(
     if out.count() == 0 {
         return;
     }
-    let cpu = device.host();
     let (x_length, channels, out_length) = (x.dims()[1], x.dims()[2], out.dims()[1]);
     let x = x.f32s();
     cpu.for_each_chunk(out.f32s_mut(), PIECE_SAMPLES * channels, |index, piece| {

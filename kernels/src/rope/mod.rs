@@ -6,7 +6,7 @@ pub mod cuda;
 mod table;
 
 use crate::norm::Weight;
-use crate::{Device, KernelError, Tensor};
+use crate::{Cuda, Device, KernelError, Tensor};
 
 pub use table::{Axis, RopeTable, plain_table, rope_table};
 
@@ -69,9 +69,33 @@ pub fn qk_norm_rope(
             return Err(KernelError::shape(OP, "rope", [rows, width / 2], found));
         }
     }
-    let cpu = device.host();
-    cpu::qk_norm_rope(cpu, x, heads, norm, rope);
+    match device {
+        Device::Cpu(cpu) => cpu::qk_norm_rope(cpu, x, heads, norm, rope),
+        Device::Cuda(card) => return on_card(card, x, heads, norm, rope),
+    }
     Ok(())
+}
+
+fn on_card(
+    card: &Cuda,
+    x: &mut Tensor,
+    heads: usize,
+    norm: QkNorm<'_>,
+    rope: Option<(&RopeTable, Layout)>,
+) -> Result<(), KernelError> {
+    let x = card.own(x)?;
+    let stored = norm.weight.tensor().map(|weight| card.floats(weight));
+    let stored = stored.transpose()?;
+    let on_device = cuda::DeviceQkNorm {
+        eps: norm.eps,
+        weight: stored.as_ref().map(|stored| (stored, norm.weight.offset())),
+        per_head: norm.per_head,
+    };
+    let table = rope
+        .map(|(table, _)| table.on_card(card.gpu()))
+        .transpose()?;
+    let rope = table.as_ref().zip(rope.map(|(_, layout)| layout));
+    cuda::qk_norm_rope(card.gpu(), cuda::Columns::all(&x), heads, on_device, rope)
 }
 
 #[cfg(test)]

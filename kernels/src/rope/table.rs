@@ -1,6 +1,10 @@
 //! Tables of cosines and sines, made on the host in the reference's own order of rounding.
 
+use std::sync::OnceLock;
+
+use super::cuda::DeviceTable;
 use crate::KernelError;
+use crate::cuda::Gpu;
 
 /// Coordinates of all tokens along one axis.
 #[derive(Debug, Clone, Copy)]
@@ -12,12 +16,21 @@ pub struct Axis<'a> {
 }
 
 /// One (cosine, sine) pair for each token and each pair of elements.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone)]
 pub struct RopeTable {
     rows: usize,
     columns: usize,
     cos: Vec<f32>,
     sin: Vec<f32>,
+    /// The copy on the card that used it first.
+    card: OnceLock<(Gpu, DeviceTable)>,
+}
+
+impl PartialEq for RopeTable {
+    fn eq(&self, other: &Self) -> bool {
+        let shape = |table: &Self| (table.rows, table.columns);
+        shape(self) == shape(other) && self.cos == other.cos && self.sin == other.sin
+    }
 }
 
 impl RopeTable {
@@ -41,6 +54,19 @@ impl RopeTable {
         &self.sin
     }
 
+    /// The table on a card, uploaded once.
+    pub(super) fn on_card(&self, gpu: &Gpu) -> Result<DeviceTable, KernelError> {
+        if let Some((owner, table)) = self.card.get()
+            && owner.is_same_machine(gpu)
+        {
+            return Ok(table.clone());
+        }
+        let table = DeviceTable::upload(gpu, self)?;
+        // Another thread or card may have been first; its copy stays.
+        let _ = self.card.set((gpu.clone(), table.clone()));
+        Ok(table)
+    }
+
     fn with_capacity(rows: usize, columns: usize) -> Self {
         let count = rows * columns;
         Self {
@@ -48,6 +74,7 @@ impl RopeTable {
             columns,
             cos: Vec::with_capacity(count),
             sin: Vec::with_capacity(count),
+            card: OnceLock::new(),
         }
     }
 

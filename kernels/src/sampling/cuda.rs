@@ -22,7 +22,7 @@ pub struct DevicePasses<'a> {
 
 impl DevicePasses<'_> {
     /// The kernel's structure; a pass whose weight is 0 is left out.
-    fn bytes(&self, guidance: Guidance, sigma: f32) -> Vec<u8> {
+    fn bytes(&self, guidance: Guidance, sigmas: &Array) -> Vec<u8> {
         let others = [
             (self.negative, guidance.scale - 1.0),
             (self.perturbed, guidance.perturbed),
@@ -35,10 +35,11 @@ impl DevicePasses<'_> {
         others
             .iter()
             .for_each(|other| bytes.extend(on(*other).to_le_bytes()));
+        bytes.extend(sigmas.address().to_le_bytes());
         others
             .iter()
             .for_each(|(_, weight)| bytes.extend(weight.to_le_bytes()));
-        bytes.extend(sigma.to_le_bytes());
+        bytes.extend(0u32.to_le_bytes());
         bytes
     }
 
@@ -74,7 +75,8 @@ pub fn guidance_slots(gpu: &Gpu) -> Result<Array, KernelError> {
     gpu.empty(Element::F64, &[2 * gpu.card().multiprocessors as usize, 4])
 }
 
-/// Guidance and one Euler step; see [`super::guidance_step`]. `held` is (strength F32 [N], clean F32
+/// Guidance and one Euler step; see [`super::guidance_step`]. `sigmas` is F32 [2], this level (above 0: whoever
+/// writes it checks it) and the next; `held` is (strength F32 [N], clean F32
 /// [N, C]); `model_input`, when given, gets the new x in the type of the velocities.
 ///
 /// # Errors
@@ -88,7 +90,7 @@ pub fn guidance_step(
     x: &Array,
     passes: DevicePasses<'_>,
     guidance: Guidance,
-    (sigma, sigma_next): (f32, f32),
+    sigmas: &Array,
     held: Option<(&Array, &Array)>,
     slots: &Array,
     model_input: Option<&Array>,
@@ -103,14 +105,9 @@ pub fn guidance_step(
     if let Some(input) = model_input {
         input.expect(STEP, "model input", passes.conditional.element(), x.dims())?;
     }
-    if sigma.is_nan() || sigma <= 0.0 {
-        return Err(KernelError::unsupported(
-            STEP,
-            format!("a sigma of {sigma}"),
-        ));
-    }
+    sigmas.expect(STEP, "sigmas", Element::F32, &[2])?;
     let module = module_of(STEP, MODULES, passes.conditional.element())?;
-    let (bytes, blocks) = (passes.bytes(guidance, sigma), slots.row_count() as u32);
+    let (bytes, blocks) = (passes.bytes(guidance, sigmas), slots.row_count() as u32);
     let launch = |entry, arguments| Launch {
         module,
         entry,
@@ -132,7 +129,6 @@ pub fn guidance_step(
         .array(x)
         .maybe(model_input)
         .bytes(bytes)
-        .float((sigma_next - sigma) / sigma)
         .float(guidance.rescale)
         .array(slots)
         .word(blocks)

@@ -4,7 +4,9 @@
 mod cpu;
 pub mod cuda;
 
-use crate::{Device, KernelError, Tensor};
+use crate::copy::cuda::cast;
+use crate::cuda::Element;
+use crate::{Cuda, Device, KernelError, Tensor};
 
 /// Weights of the guidance passes of one stream.
 ///
@@ -54,18 +56,33 @@ pub struct Held<'a> {
     pub clean: &'a Tensor,
 }
 
+/// Noise levels of a step: this one and the next.
+#[derive(Clone, Copy)]
+pub enum Sigmas<'a> {
+    /// As numbers.
+    Numbers(f32, f32),
+    /// F32 [2], which a recorded step reads anew each time it runs.
+    Stored(&'a Tensor),
+}
+
+impl From<(f32, f32)> for Sigmas<'_> {
+    fn from((sigma, next): (f32, f32)) -> Self {
+        Self::Numbers(sigma, next)
+    }
+}
+
 /// Combines the passes of one step and takes the Euler step from `sigma` to `sigma_next`, in place:
 /// `x += (sigma_next - sigma) (x - x0) / sigma`, x0 the guided prediction of the clean latents.
 ///
 /// # Errors
-/// [`KernelError::Shape`], [`KernelError::DType`]; [`KernelError::Unsupported`] for sigma <= 0 or for
-/// a weight that is on while its pass is absent.
-pub fn guidance_step(
+/// [`KernelError::Shape`], [`KernelError::DType`]; [`KernelError::Unsupported`] for a weight that is on while
+/// its pass is absent, and for sigma <= 0 (of levels that are stored on a card, nobody looks).
+pub fn guidance_step<'a>(
     device: &Device,
     x: &mut Tensor,
     passes: Passes<'_>,
     guidance: Guidance,
-    (sigma, sigma_next): (f32, f32),
+    sigmas: impl Into<Sigmas<'a>>,
     held: Option<Held<'_>>,
 ) -> Result<(), KernelError> {
     const OP: &str = "guidance_step";
@@ -87,12 +104,80 @@ pub fn guidance_step(
         held.strength.expect_f32(OP, "strength", &[tokens])?;
         held.clean.expect_f32(OP, "clean", x.dims())?;
     }
-    if sigma.is_nan() || sigma <= 0.0 {
-        return Err(KernelError::unsupported(OP, format!("a sigma of {sigma}")));
+    let sigmas = sigmas.into();
+    if let Device::Cuda(card) = device {
+        return guide_on_card(card, x, passes, guidance, sigmas, held);
     }
-    let cpu = device.host();
-    cpu::guidance_step(cpu, x, passes, guidance, (sigma, sigma_next), held);
+    let levels = sigmas.numbers()?;
+    cpu::guidance_step(device.host(), x, passes, guidance, levels, held);
     Ok(())
+}
+
+impl Sigmas<'_> {
+    fn numbers(self) -> Result<(f32, f32), KernelError> {
+        let (sigma, next) = match self {
+            Self::Numbers(sigma, next) => (sigma, next),
+            Self::Stored(levels) => {
+                levels.expect_f32("guidance_step", "sigmas", &[2])?;
+                let levels = levels.values()?;
+                (levels[0], levels[1])
+            }
+        };
+        if sigma.is_nan() || sigma <= 0.0 {
+            let why = format!("a sigma of {sigma}");
+            return Err(KernelError::unsupported("guidance_step", why));
+        }
+        Ok((sigma, next))
+    }
+}
+
+fn guide_on_card(
+    card: &Cuda,
+    x: &mut Tensor,
+    passes: Passes<'_>,
+    guidance: Guidance,
+    sigmas: Sigmas<'_>,
+    held: Option<Held<'_>>,
+) -> Result<(), KernelError> {
+    let levels = match sigmas {
+        Sigmas::Stored(levels) => card.floats(levels)?,
+        Sigmas::Numbers(..) => {
+            let (sigma, next) = sigmas.numbers()?;
+            card.gpu().upload(Element::F32, &[2], &[sigma, next])?
+        }
+    };
+    let conditional = card.array(passes.conditional)?;
+    let pass = |pass: Option<&Tensor>| {
+        pass.map(|pass| card.cast(pass, conditional.element()))
+            .transpose()
+    };
+    let (negative, perturbed, isolated) = (
+        pass(passes.negative)?,
+        pass(passes.perturbed)?,
+        pass(passes.isolated)?,
+    );
+    let on_device = cuda::DevicePasses {
+        conditional: &conditional,
+        negative: negative.as_ref(),
+        perturbed: perturbed.as_ref(),
+        isolated: isolated.as_ref(),
+    };
+    let held = match held {
+        Some(held) => Some((card.floats(held.strength)?, card.floats(held.clean)?)),
+        None => None,
+    };
+    let held = held.as_ref().map(|(strength, clean)| (strength, clean));
+    let (x, slots) = (card.own(x)?, cuda::guidance_slots(card.gpu())?);
+    cuda::guidance_step(
+        card.gpu(),
+        &x,
+        on_device,
+        guidance,
+        &levels,
+        held,
+        &slots,
+        None,
+    )
 }
 
 /// `x = a x + b y`, element by element.
@@ -108,8 +193,17 @@ pub fn axpby(
 ) -> Result<(), KernelError> {
     x.expect_dtype("axpby", "x", crate::DType::F32)?;
     y.expect_f32("axpby", "y", x.dims())?;
-    let cpu = device.host();
-    cpu::axpby(cpu, a, x, b, y);
+    match device {
+        Device::Cpu(cpu) => cpu::axpby(cpu, a, x, b, y),
+        Device::Cuda(card) => {
+            let (target, y) = (card.own(x)?, card.floats(y)?);
+            let wide = card.cast_array(target.clone(), Element::F32)?;
+            cuda::axpby(card.gpu(), a, &wide, b, &y)?;
+            if target.element() != Element::F32 {
+                cast(card.gpu(), &wide, &target)?;
+            }
+        }
+    }
     Ok(())
 }
 
@@ -117,8 +211,11 @@ pub fn axpby(
 ///
 /// # Errors
 /// [`KernelError::DType`].
-pub fn count_nonfinite(_device: &Device, x: &Tensor) -> Result<usize, KernelError> {
+pub fn count_nonfinite(device: &Device, x: &Tensor) -> Result<usize, KernelError> {
     x.expect_dtype("count_nonfinite", "x", crate::DType::F32)?;
+    if let Device::Cuda(card) = device {
+        return cuda::count_nonfinite(card.gpu(), &card.array(x)?);
+    }
     Ok(x.f32s().iter().filter(|value| !value.is_finite()).count())
 }
 

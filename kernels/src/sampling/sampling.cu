@@ -9,16 +9,18 @@ struct Passes {
     const act* negative;
     const act* perturbed;
     const act* isolated;
-    float negative_weight, perturbed_weight, isolated_weight, sigma;
+    const float* sigmas;  // [2]: this step's level and the next, read anew when a recorded step runs again
+    float negative_weight, perturbed_weight, isolated_weight, padding;
 };
 
 // The conditional and the guided x0 of element e.
 DEVICE void clean(const Passes& p, float x, u64 e, float& base, float& guided) {
-    base = x - p.sigma * to_float(p.conditional[e]);
+    const float sigma = p.sigmas[0];
+    base = x - sigma * to_float(p.conditional[e]);
     guided = base;
-    if (p.negative) guided += p.negative_weight * (base - (x - p.sigma * to_float(p.negative[e])));
-    if (p.perturbed) guided += p.perturbed_weight * (base - (x - p.sigma * to_float(p.perturbed[e])));
-    if (p.isolated) guided += p.isolated_weight * (base - (x - p.sigma * to_float(p.isolated[e])));
+    if (p.negative) guided += p.negative_weight * (base - (x - sigma * to_float(p.negative[e])));
+    if (p.perturbed) guided += p.perturbed_weight * (base - (x - sigma * to_float(p.perturbed[e])));
+    if (p.isolated) guided += p.isolated_weight * (base - (x - sigma * to_float(p.isolated[e])));
 }
 
 DEVICE double warp_sum_double(double value) {
@@ -50,7 +52,7 @@ guidance_sums(const float* __restrict__ x, Passes passes, u64 count, double* __r
 
 // x += (sigma_next - sigma) (x - x0) / sigma; `model_input` (null or act) gets the new x as well.
 KERNEL(SAMPLING_THREADS)
-guidance_step(float* __restrict__ x, act* __restrict__ model_input, Passes passes, float slope, float rescale, const double* __restrict__ slots,
+guidance_step(float* __restrict__ x, act* __restrict__ model_input, Passes passes, float rescale, const double* __restrict__ slots,
               u32 slot_count, const float* __restrict__ strength, const float* __restrict__ held, u32 channels, u64 count) {
     SHARED float factor;
     if (threadIdx.x == 0) {
@@ -66,6 +68,7 @@ guidance_step(float* __restrict__ x, act* __restrict__ model_input, Passes passe
         }
     }
     block_sync();
+    const float slope = (passes.sigmas[1] - passes.sigmas[0]) / passes.sigmas[0];
     for (u64 e = (u64)blockIdx.x * SAMPLING_THREADS + threadIdx.x; e < count; e += (u64)gridDim.x * SAMPLING_THREADS) {
         float base, x0;
         clean(passes, x[e], e, base, x0);

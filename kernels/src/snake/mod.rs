@@ -4,8 +4,11 @@
 
 pub mod cuda;
 
+use crate::copy::cuda::cast;
+use crate::cuda::Element;
 use crate::device::Device;
 use crate::error::KernelError;
+use crate::tensor::mismatch;
 use crate::{DType, Tensor};
 
 /// Rows of one piece of work.
@@ -16,6 +19,7 @@ const PIECE_ROWS: usize = 64;
 pub struct SnakeWeights {
     frequency: Vec<f32>,
     gain: Vec<f32>,
+    card: Option<cuda::DeviceSnake>,
 }
 
 impl SnakeWeights {
@@ -24,16 +28,24 @@ impl SnakeWeights {
     /// # Errors
     /// [`KernelError::Shape`] and [`KernelError::DType`] when the two differ or are not [channel].
     pub fn new(
-        _device: &Device,
+        device: &Device,
         alpha: &Tensor,
         beta: Option<&Tensor>,
     ) -> Result<Self, KernelError> {
         let [channels] = alpha.expect_rank("snake_weights", "alpha")?;
         let beta = beta.unwrap_or(alpha);
         beta.expect_f32("snake_weights", "beta", &[channels])?;
-        let frequency = alpha.f32s().iter().map(|a| a.exp()).collect();
-        let gain = beta.f32s().iter().map(|b| 1.0 / (b.exp() + 1e-9)).collect();
-        Ok(Self { frequency, gain })
+        let (alpha, beta) = (alpha.values()?, beta.values()?);
+        let weights = Self {
+            frequency: alpha.iter().map(|a| a.exp()).collect(),
+            gain: beta.iter().map(|b| 1.0 / (b.exp() + 1e-9)).collect(),
+            card: None,
+        };
+        let card = match device {
+            Device::Cpu(_) => None,
+            Device::Cuda(card) => Some(cuda::DeviceSnake::upload(card.gpu(), &weights)?),
+        };
+        Ok(Self { card, ..weights })
     }
 }
 
@@ -52,7 +64,19 @@ pub fn snake(device: &Device, weights: &SnakeWeights, x: &mut Tensor) -> Result<
             x.dims(),
         ));
     }
-    let cpu = device.host();
+    let cpu = match (device, &weights.card) {
+        (Device::Cpu(cpu), _) => cpu,
+        (Device::Cuda(card), Some(weights)) => {
+            let target = card.own(x)?;
+            let wide = card.cast_array(target.clone(), Element::F32)?;
+            cuda::snake(card.gpu(), weights, &wide)?;
+            return match target.element() {
+                Element::F32 => Ok(()),
+                _ => cast(card.gpu(), &wide, &target),
+            };
+        }
+        (Device::Cuda(_), None) => return Err(mismatch("a card", "the processor")),
+    };
     cpu.for_each_chunk(x.f32s_mut(), PIECE_ROWS * channels, |_, rows| {
         for row in rows.chunks_exact_mut(channels) {
             for ((x, frequency), gain) in row.iter_mut().zip(&weights.frequency).zip(&weights.gain)

@@ -49,10 +49,10 @@ fn spread(
     [st, sh, sw]: Strides,
     write: Write,
     out: &Array,
-    expected: impl Fn([usize; 5], usize) -> Option<[usize; 5]>,
+    expected: impl Fn([usize; 5], [usize; 5]) -> Option<[usize; 5]>,
 ) -> Result<(), KernelError> {
     let (from, to) = (five(entry, "x", x)?, five(entry, "out", out)?);
-    if st * sh * sw == 0 || expected(from, to[4]) != Some(to) {
+    if st * sh * sw == 0 || expected(from, to) != Some(to) {
         return Err(KernelError::shape(
             entry,
             "out",
@@ -88,10 +88,15 @@ pub fn depth_to_space(
         strides,
         write,
         out,
-        |[b, t, h, w, c], out| {
+        |[b, t, h, w, c], [_, out_time, .., out]| {
             let depth = c / (st * sh * sw);
             let fits = c > 0 && t > 0 && depth * st * sh * sw == c && out.is_multiple_of(depth);
-            fits.then(|| [b, t * st - (st - 1), h * sh, w * sw, out])
+            let time = if out_time == t * st {
+                out_time
+            } else {
+                t * st - (st - 1)
+            };
+            fits.then(|| [b, time, h * sh, w * sw, out])
         },
     )
 }
@@ -115,7 +120,7 @@ pub fn space_to_depth(
         strides,
         write,
         out,
-        |[b, t, h, w, c], out| {
+        |[b, t, h, w, c], [.., out]| {
             let fits =
                 (t + st - 1).is_multiple_of(st) && h.is_multiple_of(sh) && w.is_multiple_of(sw);
             let fits = fits && out > 0 && (c * st * sh * sw).is_multiple_of(out);

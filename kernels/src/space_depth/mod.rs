@@ -56,7 +56,14 @@ pub fn depth_to_space(
         return Err(KernelError::shape(OP, "out", expected, out_dims));
     }
     if out.count() > 0 {
-        let cpu = device.host();
+        let cpu = match device {
+            Device::Cpu(cpu) => cpu,
+            Device::Cuda(card) => {
+                let out = card.own(out)?;
+                let x = card.cast(x, out.element())?;
+                return cuda::depth_to_space(card.gpu(), &x, strides, write, &out);
+            }
+        };
         expand(
             cpu,
             x.f32s(),
@@ -127,7 +134,14 @@ pub fn space_to_depth(
         let expected = format!("channels that divide {}", channels * st * sh * sw);
         return Err(KernelError::shape(OP, "out", expected, out_dims));
     }
-    let cpu = device.host();
+    let cpu = match device {
+        Device::Cpu(cpu) => cpu,
+        Device::Cuda(card) => {
+            let out = card.own(out)?;
+            let x = card.cast(x, out.element())?;
+            return cuda::space_to_depth(card.gpu(), &x, strides, write, &out);
+        }
+    };
     gather(
         cpu,
         x.f32s(),

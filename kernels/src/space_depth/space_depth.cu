@@ -17,7 +17,8 @@ depth_to_space(const act* __restrict__ x, act* __restrict__ out, Spread s, u64 c
     u64 rest = e / s.out_channels;
     const u32 z = (u32)(rest % s.out_width), y = (u32)(rest / s.out_width % s.out_height);
     rest = rest / s.out_width / s.out_height;
-    const u32 t = (u32)(rest % s.out_time) + s.st - 1, batch = (u32)(rest / s.out_time);
+    // A clip's beginning leaves out its first st - 1 frames.
+    const u32 t = (u32)(rest % s.out_time) + s.time * s.st - s.out_time, batch = (u32)(rest / s.out_time);
     const u32 position = (t % s.st * s.sh + y % s.sh) * s.sw + z % s.sw;
     const u64 pixel = (((u64)batch * s.time + t / s.st) * s.height + y / s.sh) * s.width + z / s.sw;
     const float value = to_float(x[pixel * s.channels + channel * positions + position]);

@@ -4,12 +4,16 @@
 //! `n_fft` taps and stride `hop` whose output channels are the real parts, then the imaginary
 //! parts: 4 * n_fft * n_fft FLOP a frame, so this is for seconds of sound, not for hours.
 
+pub mod cuda;
+
 use std::f64::consts::PI;
 
 use crate::conv::{Border, ConvWeights, Core, Prologue, SpacePad, convolve, padded};
 use crate::device::{Cpu, Device};
 use crate::error::KernelError;
-use crate::tensor::Tensor;
+use crate::tensor::{Tensor, mismatch};
+
+use cuda::DeviceMel;
 
 /// Smallest magnitude before the logarithm.
 const FLOOR: f32 = 1e-5;
@@ -30,6 +34,7 @@ pub struct MelWeights {
     filters: ConvWeights,
     hop: usize,
     ends: Ends,
+    card: Option<DeviceMel>,
 }
 
 /// A mel scale after Slaney.
@@ -50,7 +55,7 @@ impl MelWeights {
     ///
     /// # Errors
     /// [`KernelError::Unsupported`] for an odd window or a size of 0.
-    pub fn slaney(_device: &Device, scale: MelScale) -> Result<Self, KernelError> {
+    pub fn slaney(device: &Device, scale: MelScale) -> Result<Self, KernelError> {
         let MelScale {
             rate,
             n_fft,
@@ -64,7 +69,7 @@ impl MelWeights {
             ));
         }
         let frequencies = n_fft / 2 + 1;
-        let basis = |out: usize, sample: usize, _| {
+        let basis = |out: usize, sample: usize| {
             let window = 0.5 - 0.5 * (2.0 * PI * sample as f64 / n_fft as f64).cos();
             let turns = (out % frequencies * sample % n_fft) as f64 / n_fft as f64;
             let phase = 2.0 * PI * turns;
@@ -75,16 +80,17 @@ impl MelWeights {
                     -phase.sin()
                 }) as f32
         };
-        let basis = ConvWeights::from_values([1, 1, n_fft], 1, vec![0.0; 2 * frequencies], basis);
+        let basis: Vec<f32> = (0..2 * frequencies * n_fft)
+            .map(|at| basis(at / n_fft, at % n_fft))
+            .collect();
         let filters = slaney_filters(scale);
-        let filter = |bin: usize, _, frequency: usize| filters[bin * frequencies + frequency];
-        let filters = ConvWeights::from_values([1; 3], frequencies, vec![0.0; bins], filter);
-        Ok(Self {
-            basis,
-            filters,
+        Self::packed(
+            device,
+            (&basis, n_fft),
+            (&filters, bins),
             hop,
-            ends: Ends::Mirrored,
-        })
+            Ends::Mirrored,
+        )
     }
 
     /// Stored bases: `basis` [2*frequencies, 1, n_fft] with the window in it, `filters`
@@ -112,14 +118,35 @@ impl MelWeights {
                 format!("hop {hop} of window {n_fft}"),
             ));
         }
-        let basis = ConvWeights::new(device, basis, None)?;
-        let dims = [filters.dims()[0], frequencies, 1];
-        let filters = ConvWeights::new(device, &filters.clone().reshaped(&dims)?, None)?;
+        let (basis, bins) = (basis.values()?, filters.dims()[0]);
+        let filters = filters.values()?;
+        Self::packed(device, (&basis, n_fft), (&filters, bins), hop, Ends::Causal)
+    }
+
+    /// Bases [2 * frequencies, n_fft] and filters [bins, frequencies] as the device wants them.
+    fn packed(
+        device: &Device,
+        (basis, n_fft): (&[f32], usize),
+        (filters, bins): (&[f32], usize),
+        hop: usize,
+        ends: Ends,
+    ) -> Result<Self, KernelError> {
+        let (doubled, frequencies) = (basis.len() / n_fft, filters.len() / bins);
+        let sample = |out: usize, sample: usize, _| basis[out * n_fft + sample];
+        let filter = |bin: usize, _, frequency: usize| filters[bin * frequencies + frequency];
+        let card = match device {
+            Device::Cpu(_) => None,
+            Device::Cuda(card) => {
+                let found = DeviceMel::upload(card.gpu(), (basis, n_fft), (filters, bins))?;
+                Some(found)
+            }
+        };
         Ok(Self {
-            basis,
-            filters,
+            basis: ConvWeights::from_values([1, 1, n_fft], 1, vec![0.0; doubled], sample),
+            filters: ConvWeights::from_values([1; 3], frequencies, vec![0.0; bins], filter),
             hop,
-            ends: Ends::Causal,
+            ends,
+            card,
         })
     }
 
@@ -175,8 +202,19 @@ pub fn stft_mel(
         return Err(KernelError::unsupported(OP, why));
     }
     if out.count() > 0 {
-        let cpu = device.host();
-        on_cpu(cpu, x.f32s(), samples, weights, out.f32s_mut());
+        match (device, &weights.card) {
+            (Device::Cpu(cpu), _) => on_cpu(cpu, x.f32s(), samples, weights, out.f32s_mut()),
+            (Device::Cuda(card), Some(mel)) => {
+                let frames = cuda::Frames {
+                    count: weights.frames(samples),
+                    hop: weights.hop,
+                    left: weights.pads()[0],
+                    mirrored: weights.ends == Ends::Mirrored,
+                };
+                return cuda::stft_mel(card.gpu(), &card.floats(x)?, mel, frames, &card.own(out)?);
+            }
+            (Device::Cuda(_), None) => return Err(mismatch("a card", "the processor")),
+        }
     }
     Ok(())
 }

@@ -1,6 +1,7 @@
 //! `to_frames`: pictures in -1..=1 become bytes, `round(255 * clamp((x + 1)/2, 0, 1))`.
 //! Halves round to even. Reads 4 bytes a value, writes 1.
 
+use crate::copy::cuda;
 use crate::device::Device;
 use crate::error::KernelError;
 use crate::{DType, Tensor};
@@ -15,7 +16,12 @@ const PIECE_VALUES: usize = 16 * 1024;
 pub fn to_frames(device: &Device, x: &Tensor, out: &mut Tensor) -> Result<(), KernelError> {
     x.expect_dtype("to_frames", "x", DType::F32)?;
     out.expect("to_frames", "out", DType::U8, x.dims())?;
-    let cpu = device.host();
+    let cpu = match device {
+        Device::Cpu(cpu) => cpu,
+        Device::Cuda(card) => {
+            return cuda::to_frames(card.gpu(), &card.array(x)?, &card.own(out)?);
+        }
+    };
     let x = x.f32s();
     cpu.for_each_chunk(out.u8s_mut(), PIECE_VALUES, |index, out| {
         for (out, x) in out.iter_mut().zip(&x[index * PIECE_VALUES..]) {

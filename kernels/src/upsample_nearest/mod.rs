@@ -3,6 +3,7 @@
 
 use crate::device::Device;
 use crate::error::KernelError;
+use crate::space_depth::cuda;
 use crate::tensor::Tensor;
 
 /// Doubles height and width of `x` into `out` [b, 2h, 2w, c].
@@ -16,7 +17,13 @@ pub fn upsample_nearest(device: &Device, x: &Tensor, out: &mut Tensor) -> Result
     if out.count() == 0 {
         return Ok(());
     }
-    let cpu = device.host();
+    let cpu = match device {
+        Device::Cpu(cpu) => cpu,
+        Device::Cuda(card) => {
+            let out = card.own(out)?;
+            return cuda::upsample_nearest(card.gpu(), &card.cast(x, out.element())?, &out);
+        }
+    };
     let x = x.f32s();
     cpu.for_each_chunk(out.f32s_mut(), 2 * width * channels, |index, row| {
         let source = &x[index / 2 * width * channels..][..width * channels];

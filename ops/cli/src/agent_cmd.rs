@@ -28,6 +28,10 @@ pub struct AgentArgs {
     /// Threads of the engine [default: one for each core]
     #[arg(long)]
     threads: Option<usize>,
+    /// Devices that the processor counts as: each takes work of its own with its part of the threads, and
+    /// 'submit --devices N' gets N of them for a shot [default: 1]
+    #[arg(long, value_name = "N")]
+    devices: Option<u32>,
     /// Settings file (TOML). Variables DAILIES__AGENT__… win over it, options over both.
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
@@ -47,6 +51,7 @@ impl AgentArgs {
                 self.weights
             },
             threads: self.threads.unwrap_or(read.threads),
+            devices: self.devices.unwrap_or(read.devices),
             ..read
         })
     }

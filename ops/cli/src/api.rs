@@ -9,6 +9,7 @@ use std::{
 
 use anyhow::{Context, Result, anyhow, bail};
 use clap::Args;
+pub use reqwest::multipart::Form;
 use reqwest::{Method, RequestBuilder, Response, StatusCode, multipart};
 use schemas::{
     keys::{ApiKey, ApiKeyList},
@@ -19,7 +20,11 @@ use schemas::{
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-use crate::film::FilmArgs;
+use crate::{
+    ask::AskArgs,
+    film::FilmArgs,
+    given::{self, GivenArgs, Retake},
+};
 
 const CALL_TIMEOUT: Duration = Duration::from_secs(60);
 const DOWNLOAD_TIMEOUT: Duration = Duration::from_secs(3_600);
@@ -64,54 +69,66 @@ pub enum ApiError {
 pub struct Wish<'a> {
     pub prompt: &'a str,
     pub film: &'a FilmArgs,
+    pub given: &'a GivenArgs,
     pub model: &'a str,
-    pub priority: &'a str,
-    pub start: &'a str,
-    pub user: Option<&'a str>,
-    pub not_before: Option<&'a str>,
-    pub deadline: Option<&'a str>,
+    pub ask: &'a AskArgs,
 }
 
 impl Wish<'_> {
-    fn form(&self) -> Result<multipart::Form> {
+    fn form(&self) -> Result<Form> {
         let film = self.film;
-        let mut form = multipart::Form::new()
-            .text("prompt", self.prompt.to_string())
-            .text("model", self.model.to_string())
-            .text("priority", self.priority.to_string())
-            .text("start", self.start.to_string());
-        let fields = [
-            ("size", film.size.clone()),
-            ("seconds", film.seconds.clone()),
-            ("seed", film.seed.map(|seed| seed.to_string())),
-            ("steps", film.steps.map(|steps| steps.to_string())),
-            (
-                "guidance_scale",
-                film.guidance.map(|scale| scale.to_string()),
-            ),
-            (
-                "negative_prompt",
-                Some(film.negative.clone()).filter(|text| !text.is_empty()),
-            ),
-        ];
-        let own = |text: Option<&str>| text.map(str::to_string);
-        let more = [
-            ("user", own(self.user)),
-            ("not_before", own(self.not_before)),
-            ("deadline", own(self.deadline)),
-        ];
-        for (name, value) in fields.into_iter().chain(more) {
+        let form = self.ask.form(self.prompt, &film.make);
+        let mut form = form.text("model", self.model.to_string());
+        let fields = [("size", &film.size), ("seconds", &film.seconds)];
+        for (name, value) in fields {
             if let Some(value) = value {
-                form = form.text(name, value);
+                form = form.text(name, value.clone());
             }
         }
-        if let Some(path) = &film.image {
-            let image = multipart::Part::bytes(crate::render::read_image(path)?);
-            form = form.part("input_reference", image.file_name("first-frame"));
-            form = form.text("reference_fit", "cover");
-        }
-        Ok(form)
+        with_given(form, film, self.given)
     }
+}
+
+/// Files and what is said about them.
+fn with_given(mut form: Form, film: &FilmArgs, given: &GivenArgs) -> Result<Form> {
+    let files = [
+        ("input_reference", &film.image),
+        ("last_reference", &given.last_image),
+        ("audio_reference", &given.audio),
+        ("video_reference", &given.video),
+    ];
+    for (name, path) in files {
+        if let Some(path) = path {
+            form = form.part(name, file(path)?);
+        }
+    }
+    for (place, keyframe) in given.keyframes.iter().enumerate() {
+        let name = |field: &str| format!("keyframes[{place}][{field}]");
+        form = form.text(name("seconds"), keyframe.second.to_string());
+        form = form.part(name("input_reference"), file(&keyframe.path)?);
+    }
+    if let Some(strength) = given.strength {
+        form = form.text("reference_strength", strength.to_string());
+    }
+    if let Some(retake) = &given.retake {
+        form = with_retake(form, retake);
+    }
+    Ok(form.text("reference_fit", given.fit.clone()))
+}
+
+/// A stretch to make anew.
+pub fn with_retake(form: Form, retake: &Retake) -> Form {
+    let form = form.text("retake[from]", retake.from_s.to_string());
+    let form = form.text("retake[to]", retake.to_s.to_string());
+    form.text("retake[what]", retake.what.clone())
+}
+
+/// A file as a part of a form.
+pub fn file(path: &Path) -> Result<multipart::Part> {
+    let name = path
+        .file_name()
+        .map(|name| name.to_string_lossy().into_owned());
+    Ok(multipart::Part::bytes(given::read(path)?).file_name(name.unwrap_or_default()))
 }
 
 pub struct Api {
@@ -166,11 +183,12 @@ impl Api {
     }
 
     pub async fn create(&self, wish: &Wish<'_>) -> Result<Video> {
-        let form = wish.form()?;
-        let request = self
-            .call(Method::POST, "videos")
-            .await
-            .timeout(CALL_TIMEOUT);
+        self.post("videos", wish.form()?).await
+    }
+
+    /// Hands a form to one of the calls that make a video, or, as a dry run, say what it would cost.
+    pub async fn post<A: DeserializeOwned>(&self, path: &str, form: Form) -> Result<A> {
+        let request = self.call(Method::POST, path).await.timeout(CALL_TIMEOUT);
         self.json(request.multipart(form)).await
     }
 

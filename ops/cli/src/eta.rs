@@ -17,6 +17,21 @@ pub fn of(eta: &Eta) -> String {
     say(eta, true, now_s())
 }
 
+/// ", must begin within 2 h 5 min" for a film that waits and has a deadline, or nothing.
+pub fn deadline(video: &Video) -> String {
+    match video.deadline.filter(|_| video.status == Status::Queued) {
+        Some(at) => must_begin(at as f64 - now_s()),
+        None => String::new(),
+    }
+}
+
+fn must_begin(left_s: f64) -> String {
+    match left_s > 0.0 {
+        true => format!(", must begin within {}", seconds(left_s)),
+        false => ", its deadline has passed".into(),
+    }
+}
+
 /// Seconds since 1970.
 fn now_s() -> f64 {
     let now = SystemTime::now().duration_since(UNIX_EPOCH);
@@ -43,6 +58,12 @@ fn say(eta: &Eta, waits: bool, now_s: f64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_deadline_is_said_from_now() {
+        assert_eq!(must_begin(125.0), ", must begin within 2 min 5 s");
+        assert_eq!(must_begin(-1.0), ", its deadline has passed");
+    }
 
     #[test]
     fn an_interval_is_said_as_times_from_now() {

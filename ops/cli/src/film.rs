@@ -1,4 +1,4 @@
-//! What a film is asked for with: the options that `render` and `submit` share.
+//! What a film is asked for with: the options that commands share.
 
 use std::path::PathBuf;
 
@@ -16,6 +16,16 @@ pub struct FilmArgs {
     /// Length in whole seconds [default: 4]
     #[arg(long)]
     pub seconds: Option<String>,
+    #[command(flatten)]
+    pub make: MakeArgs,
+    /// First frame of the film: a PNG, JPEG or WebP, scaled and cut to the film's size.
+    #[arg(long, value_name = "FILE")]
+    pub image: Option<PathBuf>,
+}
+
+/// How a film is made.
+#[derive(Args, Clone, Debug)]
+pub struct MakeArgs {
     /// The same seed gives the same film [default: a new one each time]
     #[arg(long, allow_negative_numbers = true)]
     pub seed: Option<i64>,
@@ -28,7 +38,4 @@ pub struct FilmArgs {
     /// What to keep away from.
     #[arg(long, value_name = "PROMPT", default_value = "")]
     pub negative: String,
-    /// First frame of the film: a PNG, JPEG or WebP, scaled and cut to the film's size.
-    #[arg(long, value_name = "FILE")]
-    pub image: Option<PathBuf>,
 }

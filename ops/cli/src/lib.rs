@@ -1,19 +1,26 @@
 //! `dailies`: the one binary. One file a subcommand; this one parses and dispatches.
 
+#[macro_use]
+mod out;
+
 mod agent_cmd;
 mod api;
+mod ask;
 mod bench;
 mod cancel;
 mod doctor;
 mod eta;
 mod eval;
+mod extend;
 mod film;
+mod given;
 mod keys;
 mod list;
 mod nodes;
 mod progress;
 mod quota;
 mod quota_rules;
+mod remix;
 mod render;
 mod save;
 mod serve;
@@ -54,7 +61,11 @@ enum Command {
     /// Render one prompt here, without a scheduler.
     Render(Box<render::RenderArgs>),
     /// Hand a prompt to the farm.
-    Submit(submit::SubmitArgs),
+    Submit(Box<submit::SubmitArgs>),
+    /// Go on from the end of a finished film.
+    Extend(extend::ExtendArgs),
+    /// Make a finished film anew by another prompt, or a stretch of it.
+    Remix(remix::RemixArgs),
     /// Show the newest films.
     List(list::ListArgs),
     /// Follow a film to its end, and save it.
@@ -124,7 +135,9 @@ async fn dispatch(command: Command) -> Result<()> {
     match command {
         Command::Up(args) => up::run(args).await,
         Command::Render(args) => render::run(*args).await,
-        Command::Submit(args) => or_asked_to_end(submit::run(args)).await,
+        Command::Submit(args) => or_asked_to_end(submit::run(*args)).await,
+        Command::Extend(args) => or_asked_to_end(extend::run(args)).await,
+        Command::Remix(args) => or_asked_to_end(remix::run(args)).await,
         Command::List(args) => list::run(args).await,
         Command::Watch(args) => or_asked_to_end(watch::run(args)).await,
         Command::Cancel(args) => cancel::run(args).await,

@@ -55,7 +55,12 @@ fn line(video: &Video) -> String {
         .take(PROMPT_CHARS)
         .collect();
     let why = match (&video.reason, &video.waiting) {
-        (Some(reason), _) => format!("  (waits: {}; {})", reason.message, eta::words(video)),
+        (Some(reason), _) => format!(
+            "  (waits: {}; {}{})",
+            reason.message,
+            eta::words(video),
+            eta::deadline(video)
+        ),
         (None, Some(code)) => format!("  (waits: {})", code.replace('_', " ")),
         (None, None) if video.status == Status::InProgress => format!("  ({})", eta::words(video)),
         (None, None) => String::new(),

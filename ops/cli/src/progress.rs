@@ -57,6 +57,17 @@ impl Bar {
     }
 }
 
+impl Bar {
+    /// Pictures that are decoded, of how many; the steps are done. Lines are not written for each of them.
+    pub fn decoding(&self, pictures: u32, of: u32, steps: (u64, u64)) {
+        let word = match self.is_terminal && of > 0 {
+            true => format!("decode, {pictures}/{of} pictures"),
+            false => "decode".into(),
+        };
+        self.show(&word, steps.0, steps.1, None);
+    }
+}
+
 impl Drop for Bar {
     fn drop(&mut self) {
         self.bar.finish_and_clear();

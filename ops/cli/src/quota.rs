@@ -260,8 +260,9 @@ fn line(entry: &QuotaEntry) -> String {
 
 fn sum(why: &QuotaArithmetic) -> String {
     format!(
-        "  = {} steps x {} s x {} device x {} rate x {} band, at most {} s",
+        "  = {} step{} x {} s x {} device x {} rate x {} band, at most {} s",
         why.steps,
+        if why.steps == 1 { "" } else { "s" },
         trim(why.seconds_per_step),
         why.devices,
         why.rate,

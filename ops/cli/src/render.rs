@@ -3,11 +3,11 @@
 //! The way is that of the farm: the same admission makes the same tasks, the same engine and the
 //! same FFmpeg steps work them off. Only leases and uploads are left out.
 
-mod inputs;
 mod options;
 mod shoot;
 
 use std::{
+    collections::BTreeMap,
     path::{Path, PathBuf},
     sync::{
         Arc,
@@ -18,28 +18,29 @@ use std::{
 
 use agent::{
     catalogue::{self, Entry},
-    device::Engine,
-    given::Fit,
-    mp4,
-    mux::Ffmpeg,
+    device::{Engine, Opened},
+    mux::{self, Ffmpeg},
 };
 use anyhow::{Context, Result, bail};
 use clap::Args;
 use kernels::Device;
 use scheduler::{
     admission::{
-        self, Catalogue, CatalogueSettings, Order, Reference, ReferenceFit, SEED_MAX, VideoRequest,
+        self, Catalogue, CatalogueSettings, Continuation, Keyframe, Order, Reference, ReferenceFit,
+        Retake, SEED_MAX, Source, VideoRequest,
     },
     review::Blocklist,
 };
+use schemas::Digest;
 
 use crate::{
     film::{FilmArgs, MODEL_DEFAULT},
+    given::{self, GivenArgs},
     progress::seconds,
     save::Target,
 };
-use options::{GivenArgs, StageArgs, TuneArgs};
-use shoot::{Shoot, context_frames};
+use options::{ContinueArgs, StageArgs, TuneArgs};
+use shoot::Shoot;
 
 #[derive(Args, Debug)]
 pub struct RenderArgs {
@@ -56,12 +57,17 @@ pub struct RenderArgs {
     /// Threads of the engine [default: one for each core]. The film does not depend on it.
     #[arg(long)]
     threads: Option<usize>,
-    /// What computes. `cuda` multiplies, attends and convolves on the first NVIDIA GPU, in bf16, so its films
-    /// differ a little from the CPU's; `dailies doctor` says what it needs.
+    /// What computes. `cuda` is the first NVIDIA GPU, in bf16, so its films differ a little from the CPU's;
+    /// `auto` takes it where it can be opened. `dailies doctor` says what it needs.
     #[arg(long, value_enum, default_value = "cpu")]
     device: DeviceName,
+    /// Folder that holds CUDA's libraries, besides the system's; may be given again.
+    #[arg(long, value_name = "DIR")]
+    cuda_lib_dir: Vec<PathBuf>,
     #[command(flatten)]
     given: GivenArgs,
+    #[command(flatten)]
+    going_on: ContinueArgs,
     #[command(flatten)]
     tune: TuneArgs,
     #[command(flatten)]
@@ -73,6 +79,7 @@ pub struct RenderArgs {
 enum DeviceName {
     Cpu,
     Cuda,
+    Auto,
 }
 
 impl DeviceName {
@@ -80,6 +87,7 @@ impl DeviceName {
         match self {
             Self::Cpu => Engine::Cpu,
             Self::Cuda => Engine::Cuda,
+            Self::Auto => Engine::Auto,
         }
     }
 }
@@ -108,13 +116,16 @@ fn film(args: &RenderArgs, stop: &AtomicBool) -> Result<()> {
         None => std::thread::available_parallelism().map_or(1, usize::from),
     };
     let ffmpeg = Ffmpeg::find(None)?;
-    let device = args.device.engine().open(threads, &[])?;
+    let Opened { device, chosen } = args.device.engine().open(threads, &args.cuda_lib_dir)?;
+    if let Some(chosen) = chosen {
+        eprintln!("rendering on {chosen}");
+    }
     let dir = match &args.weights {
         Some(dir) => dir.clone(),
         None => catalogue::find_builtin()?,
     };
     let entry = open(&dir, args.stages.refiner.as_deref(), &device)?;
-    let order = order(args, &entry)?;
+    let (order, named) = order(args, &entry, &ffmpeg)?;
     for warning in &order.record.warnings {
         eprintln!("warning: {}", warning.message);
     }
@@ -125,6 +136,7 @@ fn film(args: &RenderArgs, stop: &AtomicBool) -> Result<()> {
         ffmpeg,
         entry,
         order,
+        named,
         dir: target.work(),
         stop,
     }
@@ -151,49 +163,91 @@ fn open(dir: &Path, refiner: Option<&Path>, device: &Device) -> Result<Entry> {
     Ok(entry)
 }
 
-/// The tasks that the farm would make of this request.
-fn order(args: &RenderArgs, entry: &Entry) -> Result<Order> {
-    let (film, given) = (&args.film, &args.given);
-    let image = film.image.as_deref().map(read_image).transpose()?;
-    let source = given.video.as_ref().or(given.continue_from.as_ref());
-    let facts = source.and_then(|path| mp4::read(path).ok());
-    let picture = facts.as_ref().and_then(|facts| facts.picture());
-    let size = picture.map(|picture| format!("{}x{}", picture.width, picture.height));
-    // A film that is given as a whole says how long the new one is.
-    let length = picture.filter(|_| given.video.is_some());
-    let seconds = length.map(|picture| (picture.seconds + 0.01).floor().max(1.0).to_string());
+/// The tasks that the farm would make of this request, and where files lie that it does not hold itself.
+fn order(args: &RenderArgs, entry: &Entry, ffmpeg: &Ffmpeg) -> Result<(Order, Named)> {
+    let given = &args.given;
+    let info = entry.advertise();
+    let mut named = Named::new();
+    let mut source = |path: &Path| -> Result<Source> {
+        let digest = Digest::of(&given::read(path)?);
+        named.insert(digest, path.to_owned());
+        Ok(Source {
+            digest,
+            bytes: None,
+        })
+    };
+    let continues = match &args.going_on.continue_from {
+        Some(path) => {
+            let frames = agent::given::count(ffmpeg, path, info.fps, &mux::go_on)?;
+            Some(Continuation {
+                source: source(path)?,
+                seconds: frames / info.fps,
+                frames,
+                extensions: 0,
+            })
+        }
+        None => None,
+    };
     let request = VideoRequest {
+        audio_reference: given.audio.as_deref().map(&mut source).transpose()?,
+        video_reference: given.video.as_deref().map(&mut source).transpose()?,
+        context_seconds: continues.is_some().then_some(args.going_on.context),
+        continues,
+        ..request(args)?
+    };
+    let catalogue = Catalogue::new(&CatalogueSettings::default(), &[info]);
+    let seed = uuid::Uuid::now_v7().as_u128() as u64 & SEED_MAX;
+    let order = admission::decide(&request, &catalogue, &Blocklist::default(), seed)
+        .map_err(|refusal| anyhow::anyhow!(refusal.message))?;
+    Ok((order, named))
+}
+
+/// Where files of a digest lie.
+type Named = BTreeMap<Digest, PathBuf>;
+
+/// The request without its films and sounds. A film that is given as a whole says how long the new one is.
+fn request(args: &RenderArgs) -> Result<VideoRequest> {
+    let (film, given) = (&args.film, &args.given);
+    let image = |path: &PathBuf| given::read(path).map(|bytes| Reference(bytes.into()));
+    let (size, seconds) = match (&given.video, &args.going_on.continue_from) {
+        (Some(path), _) => given::measure(path),
+        (None, Some(path)) => (given::measure(path).0, None),
+        (None, None) => (None, None),
+    };
+    let keyframe = |keyframe: &given::Keyframe| -> Result<Keyframe> {
+        Ok(Keyframe {
+            seconds: keyframe.second,
+            input_reference: image(&keyframe.path)?,
+        })
+    };
+    let retake = given.retake.as_ref().map(|retake| Retake {
+        from_s: retake.from_s,
+        to_s: retake.to_s,
+        picture: retake.what != "audio",
+        sound: retake.what != "video",
+    });
+    Ok(VideoRequest {
         prompt: args.prompt.clone(),
         model: Some(MODEL_DEFAULT.into()),
         seconds: film.seconds.clone().or(seconds),
         size: film.size.clone().or(size),
-        input_reference: image.map(|bytes| Reference(bytes.into())),
-        reference_fit: match given.fit() {
-            Fit::Cover => ReferenceFit::Cover,
-            Fit::Contain => ReferenceFit::Contain,
+        input_reference: film.image.as_ref().map(image).transpose()?,
+        last_reference: given.last_image.as_ref().map(image).transpose()?,
+        keyframes: given
+            .keyframes
+            .iter()
+            .map(keyframe)
+            .collect::<Result<_>>()?,
+        reference_strength: given.strength,
+        retake,
+        reference_fit: match given.fit.as_str() {
+            "contain" => ReferenceFit::Contain,
+            _ => ReferenceFit::Cover,
         },
-        seed: film.seed,
-        negative_prompt: film.negative.clone(),
-        steps: film.steps,
-        guidance_scale: film.guidance,
+        seed: film.make.seed,
+        negative_prompt: film.make.negative.clone(),
+        steps: film.make.steps,
+        guidance_scale: film.make.guidance,
         ..VideoRequest::default()
-    };
-    let mut info = entry.advertise();
-    if given.continue_from.is_some() {
-        // Each shot begins with the end of the one before; both together are rounded up to a latent.
-        let context = context_frames(given, info.fps, info.frames_step) + info.frames_step - 1;
-        if context >= info.frames_max {
-            let most = f64::from(info.frames_max / 2) / f64::from(info.fps);
-            bail!("--context is too long for this model: at most {most:.1} seconds");
-        }
-        info.frames_max -= context;
-    }
-    let catalogue = Catalogue::new(&CatalogueSettings::default(), &[info]);
-    let seed = uuid::Uuid::now_v7().as_u128() as u64 & SEED_MAX;
-    admission::decide(&request, &catalogue, &Blocklist::default(), seed)
-        .map_err(|refusal| anyhow::anyhow!(refusal.message))
-}
-
-pub fn read_image(path: &Path) -> Result<Vec<u8>> {
-    std::fs::read(path).with_context(|| format!("cannot read the image {}", path.display()))
+    })
 }

@@ -7,15 +7,19 @@ use std::{
 
 use anyhow::{Context, Result, bail, ensure};
 use clap::Args;
-use schemas::video::{Estimate, Money, Video};
+use schemas::{
+    task::GROUP_SIZES,
+    video::{Estimate, Money, Video},
+};
 
 use crate::{
     api::{Api, ServerArgs, Wish, is_over_rate},
+    ask::AskArgs,
     eta,
     film::{FilmArgs, MODEL_DEFAULT},
+    given::{self, GivenArgs},
     progress::seconds,
     save::Target,
-    watch,
 };
 
 /// Films of one call, as many as the farm estimates at once.
@@ -34,26 +38,10 @@ pub struct SubmitArgs {
     /// Name of the model, as in 'sora-2'; its weights decide what it can show.
     #[arg(long, default_value = MODEL_DEFAULT)]
     model: String,
-    /// How soon and at which price: low (half), normal, high (before your other films) or urgent
-    /// (double; takes a device from work that runs).
-    #[arg(long, value_parser = ["low", "normal", "high", "urgent"], default_value = "normal")]
-    priority: String,
-    /// When it may start: now, overnight (half the price), or another window of the farm.
-    #[arg(long, default_value = "now")]
-    start: String,
-    /// Who asks: shares and quota are counted for this user of the project.
-    #[arg(long)]
-    user: Option<String>,
-    /// Start nothing of it before this instant, as in 2027-01-31T20:00:00+01:00 or Unix seconds.
-    #[arg(long, value_name = "INSTANT")]
-    not_before: Option<String>,
-    /// It must have begun by this instant, or it fails and costs nothing; as the instant comes near it
-    /// goes before other work.
-    #[arg(long, value_name = "INSTANT")]
-    deadline: Option<String>,
-    /// Make nothing: say what it would cost, when it would start and when it would be done.
-    #[arg(long)]
-    dry_run: bool,
+    #[command(flatten)]
+    given: GivenArgs,
+    #[command(flatten)]
+    ask: AskArgs,
     /// So many films of this prompt.
     #[arg(long, default_value_t = 1, value_name = "N",
         value_parser = clap::value_parser!(u32).range(1..=i64::from(COUNT_MAX)))]
@@ -61,47 +49,46 @@ pub struct SubmitArgs {
     /// A film for each line of this file that is not empty.
     #[arg(long, value_name = "FILE", conflicts_with_all = ["prompt", "count"])]
     prompts: Option<PathBuf>,
-    /// Wait until the film is done.
-    #[arg(long)]
-    wait: bool,
-    /// Save the film here when it is done; waits for it.
-    #[arg(short, long, value_name = "FILE")]
-    output: Option<PathBuf>,
     #[command(flatten)]
     server: ServerArgs,
 }
 
 const HELP: &str = "Examples:
   dailies submit \"a red ball bounces\" -o film.mp4
+  dailies submit --image first.png --keyframe 1.5=then.png \"a red ball bounces\"
+  dailies submit --video film.mp4 --retake 1.0..2.0=audio \"a red ball bounces\"
   dailies submit --dry-run --seconds 12 \"a red ball bounces\"     price, start and end before you say yes
+  dailies submit --devices 4 \"a red ball bounces\"                four devices of one node work on each shot
   dailies submit --dry-run --start overnight --prompts night.txt  one film for each line, all together";
 
-pub async fn run(args: SubmitArgs) -> Result<()> {
+pub async fn run(mut args: SubmitArgs) -> Result<()> {
     let prompts = prompts(&args)?;
     let many = prompts.len() > 1;
     ensure!(
-        !(many && (args.wait || args.output.is_some())),
+        !(many && (args.ask.wait || args.ask.output.is_some())),
         "--wait and --output are for one film; 'dailies list' shows many"
     );
+    // A film that is given as a whole says how long the new one is.
+    if let Some(path) = &args.given.video {
+        let (size, seconds) = given::measure(path);
+        let film = &mut args.film;
+        (film.size, film.seconds) = (film.size.take().or(size), film.seconds.take().or(seconds));
+    }
     let api = Api::new(&args.server)?;
-    if args.dry_run {
+    if args.ask.dry_run {
         return show(&estimate(&api, &args, &prompts).await?);
     }
-    let target = args.output.as_deref().map(Target::new).transpose()?;
+    let mut target = args.ask.output.as_deref().map(Target::new).transpose()?;
     for prompt in &prompts {
         let video = create(&api, &wish(&args, prompt), many).await?;
-        for warning in &video.warnings {
-            eprintln!("warning: {}", warning.message);
-        }
-        if target.is_none() && !args.wait {
-            println!("{}", video.id);
-            continue;
-        }
-        // On stderr: what goes to stdout is the result.
-        eprintln!("{}", video.id);
-        return watch::follow_and_save(&api, video, target).await;
+        args.ask.follow(&api, video, target.take()).await?;
     }
     Ok(())
+}
+
+pub fn devices(text: &str) -> Result<u32, String> {
+    let known = text.parse().ok().filter(|n| GROUP_SIZES.contains(n));
+    known.ok_or_else(|| "a group has 1, 2, 4 or 8 devices".into())
 }
 
 /// One for each film.
@@ -132,12 +119,9 @@ fn wish<'a>(args: &'a SubmitArgs, prompt: &'a str) -> Wish<'a> {
     Wish {
         prompt,
         film: &args.film,
+        given: &args.given,
         model: &args.model,
-        priority: &args.priority,
-        start: &args.start,
-        user: args.user.as_deref(),
-        not_before: args.not_before.as_deref(),
-        deadline: args.deadline.as_deref(),
+        ask: &args.ask,
     }
 }
 
@@ -159,7 +143,7 @@ async fn create(api: &Api, wish: &Wish<'_>, waits: bool) -> Result<Video> {
     }
 }
 
-fn show(estimate: &Estimate) -> Result<()> {
+pub fn show(estimate: &Estimate) -> Result<()> {
     print!("{}", table(estimate));
     if estimate.accepted {
         return Ok(());
@@ -209,6 +193,12 @@ fn table(estimate: &Estimate) -> String {
         row("place", format!("{place}; {why}"));
         row("end", eta::of(&estimate.eta));
     }
+    if let Some(quote) = &estimate.quote {
+        row(
+            "quote",
+            format!("{quote} is this price for five minutes: --quote"),
+        );
+    }
     told
 }
 
@@ -249,6 +239,7 @@ mod tests {
             quota_after: Some(QuotaAfter {
                 gpu_seconds_remaining: 300.0,
             }),
+            quote: Some("quote_1".into()),
             valid_until: 0,
         };
         expect![[r#"
@@ -257,10 +248,12 @@ mod tests {
               quota   4 h 58 min of a device expected, 6 h 3 min held; 5 min 0 s of your quota left then
               place   4; starts at once
               end     its end cannot be foretold
+              quote   quote_1 is this price for five minutes: --quote
         "#]]
         .assert_eq(&table(&estimate));
         (estimate.count, estimate.price, estimate.quota_after) = (1, None, None);
         (estimate.gpu_seconds, estimate.queue_position) = (None, None);
+        estimate.quote = None;
         assert_eq!(table(&estimate), "one film by sora-2; nothing was made\n");
     }
 

@@ -11,6 +11,7 @@ use schemas::video::{Status, Video};
 
 use crate::{
     api::{Api, ServerArgs, is_passing},
+    eta,
     progress::{Bar, seconds},
     save::Target,
     summary,
@@ -108,7 +109,7 @@ fn show(bar: &Bar, video: &Video) {
         .as_ref()
         .map(|reason| format!(": {}", reason.message));
     let word = match (video.status, video.queue_position) {
-        (Status::Queued, Some(place)) => format!("queued, place {place}"),
+        (Status::Queued, Some(place)) => format!("queued, place {place}{}", eta::deadline(video)),
         (Status::Queued, None) => "queued".into(),
         _ if done >= total(video) => "decode and film".into(),
         _ => "denoise".into(),

@@ -203,7 +203,7 @@ fn what_a_given_file_lacks_is_one_clear_error() {
         "behind the end of the film",
     );
     let retake = ["--video", "film.mp4", "--retake", "3..4=both"];
-    check(&retake, "--retake begins at 3 s, but the film ends at 1 s");
+    check(&retake, "it begins at 3 s, but the film ends at 1 s");
     let both = ["--video", "film.mp4", "--audio", "tone.wav"];
     check(&both, "leave nothing to make");
     check(&second(&["--two-stage"]), "latent_upsampler");

@@ -5,7 +5,10 @@ use std::collections::BTreeMap;
 use schemas::video::Warning;
 use serde::{Deserialize, Serialize};
 
-use super::{request::Priority, rules::Wish};
+use super::{
+    request::{Lineage, Priority},
+    rules::Wish,
+};
 use crate::{core::rows::Band, review, storyboard::Shot};
 
 /// Unknown words that a warning names.
@@ -42,6 +45,14 @@ pub struct JobRecord {
     pub not_before: Option<i64>,
     #[serde(default)]
     pub deadline: Option<i64>,
+    #[serde(default)]
+    pub lineage: Lineage,
+    /// How often the film was extended.
+    #[serde(default)]
+    pub extensions: u32,
+    /// Devices that work on each shot at once; absent: one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub devices: Option<u32>,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -67,7 +78,7 @@ pub(super) fn record(wish: &Wish, shots: &[Shot]) -> JobRecord {
         resolved_model: wish.model.resolved_name(),
         prompt: wish.prompt.clone(),
         negative_prompt: wish.negative_prompt.clone(),
-        seconds: wish.seconds,
+        seconds: wish.seconds + wish.given.before.map_or(0, |before| before.seconds),
         size: wish.size.to_string(),
         native_size: wish.native.to_string(),
         fps: wish.model.clip.fps,
@@ -87,6 +98,9 @@ pub(super) fn record(wish: &Wish, shots: &[Shot]) -> JobRecord {
         window: wish.window.clone(),
         not_before: wish.not_before,
         deadline: wish.deadline,
+        lineage: wish.lineage.clone(),
+        extensions: wish.given.before.map_or(0, |before| before.extensions + 1),
+        devices: Some(wish.devices).filter(|devices| *devices > 1),
     }
 }
 

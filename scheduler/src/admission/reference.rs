@@ -1,4 +1,4 @@
-//! A reference image to the first frame of a shot: judged by its bytes, sized for the model. Pure.
+//! A reference image to a picture of a shot: judged by its bytes, sized for the model. Pure.
 
 use std::io::Cursor;
 
@@ -17,17 +17,28 @@ const DECODE_BYTES_MAX: u64 = 512 << 20;
 /// The message is part of the contract.
 const WRONG_SIZE: &str = "Inpaint image must match the requested width and height";
 
-/// Decodes `reference`, checks or fits it to `size`, and answers a PNG of `native` size.
+/// What a picture must become, and the field that errors name.
+#[derive(Clone, Copy)]
+pub struct Target<'a> {
+    pub fit: ReferenceFit,
+    /// Of the film.
+    pub size: Size,
+    /// Of the model.
+    pub native: Size,
+    pub param: &'a str,
+}
+
+/// Decodes `reference`, checks or fits it to the film's size, and answers a PNG of the native one.
 ///
 /// Refuses what is no PNG, JPEG or WebP by its bytes, is broken, has a side over 8192 pixels, or
 /// (with [`ReferenceFit::Exact`]) has another size than the film.
-pub fn first_frame(
-    reference: &Reference,
-    fit: ReferenceFit,
-    size: Size,
-    native: Size,
-    param: &str,
-) -> Result<Bytes, Refusal> {
+pub fn picture(reference: &Reference, target: Target<'_>) -> Result<Bytes, Refusal> {
+    let Target {
+        fit,
+        size,
+        native,
+        param,
+    } = target;
     let image = decode(&reference.0, param)?.to_rgb8();
     let found = Size {
         width: image.width(),
@@ -120,8 +131,13 @@ mod tests {
     }
 
     fn fit(reference: &Reference, fit: ReferenceFit) -> Result<RgbImage, Refusal> {
-        first_frame(reference, fit, SIZE, NATIVE, "input_reference")
-            .map(|png| image::load_from_memory(&png).unwrap().to_rgb8())
+        let target = Target {
+            fit,
+            size: SIZE,
+            native: NATIVE,
+            param: "input_reference",
+        };
+        picture(reference, target).map(|png| image::load_from_memory(&png).unwrap().to_rgb8())
     }
 
     #[test]

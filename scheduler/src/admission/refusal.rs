@@ -45,7 +45,10 @@ codes! {
     ModerationBlocked = "moderation_blocked", 400;
     VideoNotReady = "video_not_ready", 400;
     VideoFailed = "video_failed", 400;
+    InvalidVideo = "invalid_video", 400;
+    ExtensionLimitExceeded = "extension_limit_exceeded", 400;
     IdempotencyKeyReused = "idempotency_key_reused", 400;
+    QuoteExpired = "quote_expired", 400;
     InvalidApiKey = "invalid_api_key", 401;
     InsufficientPermissions = "insufficient_permissions", 403;
     NotFound = "not_found", 404;

@@ -5,7 +5,8 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
-use serde::{Serialize, Serializer};
+use schemas::Digest;
+use serde::{Deserialize, Serialize, Serializer};
 use sha2::{Digest as _, Sha256};
 
 pub use crate::core::rows::Priority;
@@ -38,6 +39,82 @@ pub struct VideoRequest {
     pub not_before: Option<i64>,
     /// Unix seconds by which it must have begun.
     pub deadline: Option<i64>,
+    /// Devices of one node that work on each shot at once; absent: one.
+    pub devices: Option<i64>,
+    /// The estimate whose price it shall have.
+    pub quote: Option<String>,
+    /// Last frame of the film.
+    pub last_reference: Option<Reference>,
+    /// Pictures at times of the film.
+    pub keyframes: Vec<Keyframe>,
+    /// How firmly `last_reference` and `keyframes` are kept, above 0 and at most 1.
+    pub reference_strength: Option<f64>,
+    /// Sound of the film; the picture follows it.
+    pub audio_reference: Option<Source>,
+    /// Picture of the film; the sound follows it.
+    pub video_reference: Option<Source>,
+    /// What of `video_reference` is made anew; its sound is then given too.
+    pub retake: Option<Retake>,
+    /// Share of the noise that what is made anew begins with; absent: all of it.
+    pub strength: Option<f64>,
+    /// Seconds that a shot looks back at where it goes on from something.
+    pub context_seconds: Option<f64>,
+    /// The film that this one goes on from.
+    pub continues: Option<Continuation>,
+    /// The video that this one was made of.
+    pub lineage: Lineage,
+}
+
+/// A picture at a time.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Keyframe {
+    pub seconds: f64,
+    pub input_reference: Reference,
+}
+
+/// A file that is given whole: its place in the artefact store, with the bytes where they are not there yet.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Source {
+    pub digest: Digest,
+    pub bytes: Option<Bytes>,
+}
+
+/// A stretch of a film to make anew.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct Retake {
+    pub from_s: f64,
+    pub to_s: f64,
+    pub picture: bool,
+    pub sound: bool,
+}
+
+/// A film that another goes on from.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Continuation {
+    pub source: Source,
+    pub seconds: u32,
+    pub frames: u32,
+    /// How often it was extended before.
+    pub extensions: u32,
+}
+
+/// How a video came to be, beyond its prompt.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Lineage {
+    pub operation: Operation,
+    /// The video that it was made of.
+    pub source: Option<String>,
+}
+
+/// Names of the wire.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Operation {
+    #[default]
+    Create,
+    Remix,
+    Edit,
+    Extend,
 }
 
 /// One take of a storyboard.
@@ -48,6 +125,8 @@ pub struct ShotRequest {
     pub seed: Option<i64>,
     pub negative_prompt: Option<String>,
     pub input_reference: Option<Reference>,
+    /// It goes on from the end of the shot before.
+    pub continues: bool,
 }
 
 /// How a reference image of another size than the film becomes its first frame.
@@ -70,6 +149,28 @@ pub struct Reference(pub Bytes);
 impl std::fmt::Debug for Reference {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "Reference({} bytes)", self.0.len())
+    }
+}
+
+impl Source {
+    /// Bytes that came with the request.
+    pub fn sent(bytes: Bytes) -> Self {
+        Self {
+            digest: Digest::of(&bytes),
+            bytes: Some(bytes),
+        }
+    }
+}
+
+impl std::fmt::Debug for Source {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Source({})", self.digest)
+    }
+}
+
+impl Serialize for Source {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        self.digest.serialize(serializer)
     }
 }
 

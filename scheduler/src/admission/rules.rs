@@ -1,7 +1,11 @@
 //! What a request may say: every rule of the create call, and the defaults of what it does not say.
 
+use schemas::task::GROUP_SIZES;
+
 use super::{
-    Catalogue, Code, Model, Priority, Reference, Refusal, ShotRequest, Size, VideoRequest,
+    Catalogue, Code, Lineage, Model, Operation, Priority, Reference, Refusal, ShotRequest, Size,
+    VideoRequest,
+    given::{self, GivenWish},
 };
 use crate::storyboard::Take;
 
@@ -49,6 +53,10 @@ pub(super) struct Wish<'a> {
     /// Unix seconds, both.
     pub not_before: Option<i64>,
     pub deadline: Option<i64>,
+    pub given: GivenWish<'a>,
+    pub lineage: Lineage,
+    /// Devices that work on each shot at once.
+    pub devices: u32,
 }
 
 pub(super) fn check<'a>(
@@ -79,6 +87,9 @@ pub(super) fn check<'a>(
         window: window(request, catalogue)?,
         not_before: instant("not_before", request.not_before)?,
         deadline: instant("deadline", request.deadline)?,
+        given: given::check(request, seconds * model.clip.fps, model.clip.fps)?,
+        lineage: request.lineage.clone(),
+        devices: devices(request)?,
     };
     add_takes(&mut wish, request)?;
     Ok(wish)
@@ -192,6 +203,14 @@ fn seconds(request: &VideoRequest, model: &Model) -> Result<u32, Refusal> {
         return storyboard_seconds(request);
     }
     let wanted = request.seconds.as_deref().unwrap_or(SECONDS_DEFAULT);
+    if matches!(
+        request.lineage.operation,
+        Operation::Remix | Operation::Edit
+    ) && let Some(length) = (1..=STORYBOARD_SECONDS_MAX).find(|s| s.to_string() == wanted)
+    {
+        // It is as long as the video that it is made of, which may have been extended.
+        return Ok(length);
+    }
     model
         .seconds
         .iter()
@@ -264,6 +283,19 @@ fn steps(request: &VideoRequest) -> Result<Option<u32>, Refusal> {
     }
 }
 
+fn devices(request: &VideoRequest) -> Result<u32, Refusal> {
+    let asked = request.devices.unwrap_or(1);
+    let known = GROUP_SIZES
+        .into_iter()
+        .find(|size| i64::from(*size) == asked);
+    known.ok_or_else(|| {
+        Refusal::wrong_value(
+            "devices",
+            format!("supported values are {}", list(GROUP_SIZES)),
+        )
+    })
+}
+
 fn guidance(request: &VideoRequest) -> Result<Option<f32>, Refusal> {
     match request.guidance_scale {
         None => Ok(None),
@@ -282,6 +314,12 @@ fn add_takes<'a>(wish: &mut Wish<'a>, request: &'a VideoRequest) -> Result<(), R
         wish.references.len() - 1
     };
     let top = request.input_reference.as_ref();
+    let clip = wish.model.clip;
+    let joined = request.continues.is_some() || request.shots.iter().any(|shot| shot.continues);
+    let context = match joined {
+        true => Some(given::context_frames(request, clip)?),
+        false => None,
+    };
     if request.shots.is_empty() {
         wish.takes.push(Take {
             prompt: wish.prompt.clone(),
@@ -289,6 +327,7 @@ fn add_takes<'a>(wish: &mut Wish<'a>, request: &'a VideoRequest) -> Result<(), R
             seconds: wish.seconds,
             seed: None,
             reference: top.map(|reference| place_of("input_reference".into(), reference)),
+            context,
         });
         return Ok(());
     }
@@ -305,6 +344,7 @@ fn add_takes<'a>(wish: &mut Wish<'a>, request: &'a VideoRequest) -> Result<(), R
             .unwrap_or(&wish.negative_prompt);
         check_negative(&format!("{path}.negative_prompt"), negative)?;
         let own = shot.input_reference.as_ref();
+        check_join(place, shot)?;
         let reference = match (own, top) {
             (Some(own), _) => Some(place_of(format!("{path}.input_reference"), own)),
             (None, Some(top)) if place == 0 => Some(place_of("input_reference".into(), top)),
@@ -316,9 +356,23 @@ fn add_takes<'a>(wish: &mut Wish<'a>, request: &'a VideoRequest) -> Result<(), R
             seconds: shot_seconds(place, shot)?,
             seed: checked_seed(&format!("{path}.seed"), shot.seed)?,
             reference,
+            context: context.filter(|_| shot.continues),
         });
     }
     Ok(())
+}
+
+/// A shot that goes on needs one before it, and begins with that one's end.
+fn check_join(place: usize, shot: &ShotRequest) -> Result<(), Refusal> {
+    let why = match (shot.continues, place) {
+        (false, _) => return Ok(()),
+        (true, 0) => "there is no shot before the first that it could continue",
+        (true, _) if shot.input_reference.is_some() => {
+            "a shot that continues begins with the end of the one before; leave its image out"
+        }
+        (true, _) => return Ok(()),
+    };
+    Err(Refusal::wrong_value(&format!("shots[{place}].join"), why))
 }
 
 /// `'a', 'b' and 'c'`.

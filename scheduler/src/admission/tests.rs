@@ -448,7 +448,7 @@ fn a_reference_becomes_the_first_frame_of_the_first_shot() {
         seconds: Some("8".into()),
         ..request()
     });
-    let digest = Digest::of(&order.first_frames[0]);
+    let digest = Digest::of(&order.files[0]);
     assert_eq!(renders(&order)[0].first_frame, Some(digest));
     assert_eq!(renders(&order)[1].first_frame, None);
     let own = ShotRequest {
@@ -508,5 +508,233 @@ fn an_order_becomes_a_job_whose_last_task_waits_for_all_others() {
     assert_eq!(
         serde_json::from_value::<JobRecord>(job.request).unwrap(),
         record
+    );
+}
+
+fn keyframe(seconds: f64) -> Keyframe {
+    Keyframe {
+        seconds,
+        input_reference: png(720, 1280),
+    }
+}
+
+fn source(name: &str) -> Source {
+    Source {
+        digest: Digest::of(name.as_bytes()),
+        bytes: None,
+    }
+}
+
+#[test]
+fn pictures_at_times_reach_the_shots_that_show_them() {
+    let order = accepted(VideoRequest {
+        seconds: Some("8".into()),
+        keyframes: vec![keyframe(1.5), keyframe(5.0)],
+        last_reference: Some(png(720, 1280)),
+        reference_strength: Some(0.5),
+        ..request()
+    });
+    let frames = |spec: &RenderSpec| -> Vec<(u32, f32)> {
+        let stills = spec.given().stills.iter();
+        stills.map(|still| (still.frame, still.strength)).collect()
+    };
+    let [first, second] = renders(&order)[..] else {
+        panic!("two shots")
+    };
+    assert_eq!(frames(first), [(24, 0.5)]);
+    assert_eq!(frames(second), [(16, 0.5), (63, 0.5)]);
+    let stored: Vec<Digest> = order.files.iter().map(|bytes| Digest::of(bytes)).collect();
+    assert!(first.reads().iter().all(|digest| stored.contains(digest)));
+    refused(
+        VideoRequest {
+            keyframes: vec![keyframe(4.0)],
+            ..request()
+        },
+        expect![
+            "invalid_value: Invalid value for 'keyframes[0].seconds': 4 s is behind the end of the film, 4 s. [keyframes[0].seconds]"
+        ],
+    );
+    refused(
+        VideoRequest {
+            keyframes: vec![Keyframe {
+                input_reference: png(64, 64),
+                ..keyframe(1.0)
+            }],
+            ..request()
+        },
+        expect![
+            "invalid_value: Inpaint image must match the requested width and height [keyframes[0].input_reference]"
+        ],
+    );
+    refused(
+        VideoRequest {
+            reference_strength: Some(0.0),
+            ..request()
+        },
+        expect![
+            "invalid_value: Invalid value for 'reference_strength': it is above 0 and at most 1. [reference_strength]"
+        ],
+    );
+}
+
+#[test]
+fn a_retake_lies_in_the_shots_that_it_meets() {
+    let retaken = |from_s, to_s| VideoRequest {
+        seconds: Some("8".into()),
+        video_reference: Some(source("film")),
+        retake: Some(Retake {
+            from_s,
+            to_s,
+            picture: true,
+            sound: false,
+        }),
+        ..request()
+    };
+    let order = accepted(retaken(3.0, 5.0));
+    let spans: Vec<Option<(f64, f64)>> = renders(&order)
+        .iter()
+        .map(|spec| spec.given().film.as_ref().unwrap())
+        .map(|film| film.part.remake.map(|span| (span.from_s, span.to_s)))
+        .collect();
+    assert_eq!(spans, [Some((3.0, 5.0)), Some((0.0, 1.0))]);
+    for spec in renders(&order) {
+        let sound = spec.given().sound.as_ref().unwrap();
+        assert_eq!((sound.file, sound.remake), (Digest::of(b"film"), None));
+        assert_eq!(
+            (sound.start_frame, sound.film_frames),
+            (64 * spec.shot, 128)
+        );
+    }
+    let apart = accepted(retaken(0.0, 1.0));
+    let second = renders(&apart)[1].given().film.as_ref().unwrap();
+    assert_eq!(second.part.remake, None);
+    refused(
+        retaken(9.0, 10.0),
+        expect![
+            "invalid_value: Invalid value for 'retake': it begins at 9 s, but the film ends at 8 s. [retake]"
+        ],
+    );
+    refused(
+        VideoRequest {
+            video_reference: None,
+            ..retaken(1.0, 2.0)
+        },
+        expect![
+            "invalid_value: Invalid value for 'retake': it needs a film that is given. [retake]"
+        ],
+    );
+    refused(
+        VideoRequest {
+            video_reference: Some(source("film")),
+            audio_reference: Some(source("song")),
+            ..request()
+        },
+        expect![
+            "invalid_value: Invalid value for 'audio_reference': a given film and a given sound leave nothing to make: add 'retake', or leave one out. [audio_reference]"
+        ],
+    );
+}
+
+#[test]
+fn a_shot_that_continues_waits_for_the_one_before_and_gets_its_end() {
+    let on = ShotRequest {
+        continues: true,
+        ..shot("b", "2")
+    };
+    let board = |shots| VideoRequest { shots, ..request() };
+    let order = accepted(board(vec![shot("a", "2"), on.clone(), shot("c", "1")]));
+    let contexts: Vec<_> = renders(&order)
+        .iter()
+        .map(|spec| spec.given().context.clone())
+        .map(|context| context.map(|c| (c.film, c.end_frame, c.frames)))
+        .collect();
+    assert_eq!(contexts, [None, Some((None, 32, 17)), None]);
+    let submission = Submission {
+        id: JobId(Uuid::nil()),
+        project: AccountId(Uuid::nil()),
+        user: None,
+        dedupe: None,
+        idempotency: None,
+    };
+    let job = order.into_job(submission, || TaskId(Uuid::nil()));
+    let inputs: Vec<_> = job.tasks.iter().map(|task| task.inputs.clone()).collect();
+    assert_eq!(inputs, [vec![], vec![0], vec![], vec![0, 1, 2]]);
+    refused(
+        board(vec![on, shot("a", "2")]),
+        expect![
+            "invalid_value: Invalid value for 'shots[0].join': there is no shot before the first that it could continue. [shots[0].join]"
+        ],
+    );
+}
+
+#[test]
+fn an_extension_begins_with_the_end_of_its_film_and_tells_the_whole_length() {
+    let extension = |extensions, seconds| VideoRequest {
+        continues: Some(Continuation {
+            source: source("film"),
+            seconds,
+            frames: seconds * 16,
+            extensions,
+        }),
+        ..request()
+    };
+    let order = accepted(extension(0, 8));
+    assert_eq!((order.record.seconds, order.record.extensions), (12, 1));
+    let film = Digest::of(b"film");
+    assert_eq!(assemble(&order).before.as_ref().unwrap().film, film);
+    assert_eq!(assemble(&order).shot_frames, [32, 32]);
+    let first = renders(&order)[0].given().context.clone().unwrap();
+    assert_eq!(
+        (first.film, first.end_frame, first.frames),
+        (Some(film), 128, 17)
+    );
+    let second = renders(&order)[1].given().context.clone().unwrap();
+    assert_eq!((second.film, second.end_frame), (None, 32));
+    assert_eq!(order.tasks[2].reads(), [film]);
+    refused(
+        extension(6, 28),
+        expect![
+            "extension_limit_exceeded: This video has been extended 6 times; at most 6 are allowed. [video]"
+        ],
+    );
+    refused(
+        extension(1, 118),
+        expect![
+            "extension_limit_exceeded: The video would last 122 seconds; at most 120 are allowed. [video]"
+        ],
+    );
+}
+
+#[test]
+fn an_order_of_before_given_things_is_read_and_written_as_it_was() {
+    let order = accepted(request());
+    let spec = serde_json::to_value(renders(&order)[0]).unwrap();
+    assert!(spec.get("given").is_none());
+    let read: RenderSpec = serde_json::from_value(spec).unwrap();
+    assert_eq!(&read, renders(&order)[0]);
+}
+#[test]
+fn a_film_on_several_devices_holds_the_time_of_all_of_them() {
+    let on = |devices| {
+        accepted(VideoRequest {
+            devices,
+            ..request()
+        })
+    };
+    let (one, two) = (on(None), on(Some(2)));
+    assert_eq!((renders(&one)[0].devices, renders(&two)[0].devices), (1, 2));
+    assert_eq!(one.tasks[1].devices(), 1, "a film is joined on one device");
+    // They share steps and decoding evenly; what comes before is there twice.
+    assert!(two.estimates[0].0 < one.estimates[0].0 && 2 * two.estimates[0].0 > one.estimates[0].0);
+    assert!(two.price() > one.price() && two.hold > one.hold);
+    assert_eq!((one.record.devices, two.record.devices), (None, Some(2)));
+    refused(
+        VideoRequest {
+            devices: Some(3),
+            ..request()
+        },
+        expect![
+            "invalid_value: Invalid value for 'devices': supported values are '1', '2', '4' and '8'. [devices]"
+        ],
     );
 }

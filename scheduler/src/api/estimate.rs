@@ -11,16 +11,15 @@ use super::{
     auth::Caller,
     error::{ApiError, body},
     object::reason,
+    quotes::VALID_S,
     submit::{core_refused, decide, may_send, user},
 };
 use crate::{
-    admission::{Catalogue, Order, Submission, VideoRequest},
+    admission::{Catalogue, Order, Refusal, Submission, VideoRequest},
     core::{calibration::Correction, rows::NewJob, users::User},
     forecast::{Forecast, Interval},
 };
 
-/// How long the answer may be relied on.
-const VALID_S: i64 = 60;
 /// Films that one estimate may be for.
 pub const COUNT_MAX: u32 = 1_000;
 
@@ -37,6 +36,10 @@ pub async fn answer(
     caller: &Caller,
     asked: Asked<'_>,
 ) -> Result<Estimate, ApiError> {
+    if asked.wishes.iter().any(|wish| wish.quote.is_some()) {
+        let why = "an estimate makes a new one; name it when you create the film";
+        return Err(Refusal::wrong_value("quote", why).into());
+    }
     let mut reasons = Vec::new();
     let mut orders = Vec::new();
     for (place, wish) in asked.wishes.iter().enumerate() {
@@ -89,6 +92,7 @@ pub async fn answer(
         eta: Default::default(),
         reason: None,
         quota_after: None,
+        quote: None,
         valid_until: state.dispatcher.now_ms().div_euclid(1_000) + VALID_S,
     };
     if orders.is_empty() {
@@ -98,6 +102,10 @@ pub async fn answer(
     let (band, prices) = (orders[0].record.band(), &asked.catalogue.prices);
     let pool = prices.pools(&orders[0].tasks[0]).remove(0).class;
     let (price, left) = (state.price(), state.dispatcher.quota_left(caller.project));
+    let quote = refused.accepted.then(|| {
+        let quotes = &state.edge.quotes;
+        quotes.give(caller.project, &orders, state.dispatcher.now_ms())
+    });
     let foreseen = state.forecaster.ask(probes(caller, user, orders)).await?;
     let correction = foreseen.correction(band, &pool);
     let timed = timed(refused, &foreseen, correction, state.dispatcher.now_ms());
@@ -111,6 +119,7 @@ pub async fn answer(
         quota_after: left.await?.map(|left| QuotaAfter {
             gpu_seconds_remaining: GpuMicros(left.0 - hold.0).as_secs_f64(),
         }),
+        quote,
         ..timed
     })
 }

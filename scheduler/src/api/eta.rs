@@ -118,20 +118,22 @@ fn interval(live: &LiveJob, left: &[Left], forecast: &Forecast, now_ms: i64) -> 
 /// From its start, or from now if that is later, alone on the devices.
 fn own(live: &LiveJob, left: &[Left], starts_ms: i64, now_ms: i64) -> Interval {
     let from = starts_ms.max(now_ms);
+    let group = live.tasks.iter().map(|task| task.spec.devices()).max();
+    let at_once = live.devices / group.unwrap_or(1).max(1);
     Interval {
         starts: Some([starts_ms; 3]),
-        ends: Some([0, 1, 2].map(|at| from + rest_ms(live.devices, left, at))),
+        ends: Some([0, 1, 2].map(|at| from + rest_ms(at_once, left, at))),
     }
 }
 
-/// Milliseconds of work left with its devices: shots side by side, then the film.
-fn rest_ms(devices: u32, left: &[Left], at: usize) -> i64 {
+/// Milliseconds of work left with so many groups of devices: shots side by side, then the film.
+fn rest_ms(at_once: u32, left: &[Left], at: usize) -> i64 {
     let of = |kind| {
         let of = left.iter().filter(move |(other, _)| *other == kind);
         of.map(move |(_, left_ms)| left_ms[at])
     };
     let longest = of(TaskKind::Render).max().unwrap_or(0);
-    let spread = of(TaskKind::Render).sum::<i64>() / i64::from(devices.max(1));
+    let spread = of(TaskKind::Render).sum::<i64>() / i64::from(at_once.max(1));
     spread.max(longest) + of(TaskKind::Assemble).sum::<i64>()
 }
 
@@ -173,6 +175,7 @@ mod tests {
                 height: 64,
                 fps: 8,
                 shot_frames: vec![8],
+                before: None,
             })),
             rest: None,
             saved: 0,

@@ -8,6 +8,7 @@ mod auth;
 mod body;
 mod content;
 mod costs;
+mod derive;
 mod error;
 mod estimate;
 mod eta;
@@ -26,8 +27,10 @@ mod once;
 mod page;
 mod quota;
 mod quota_rules;
+mod quotes;
 mod range;
 mod read;
+mod read_given;
 mod standby;
 mod submit;
 mod videos;
@@ -83,6 +86,7 @@ struct Edge {
     in_flight: inflight::InFlight,
     unsaved_errors: once::UnsavedErrors,
     hashes: hashes::Hashes,
+    quotes: quotes::Quotes,
     stop: CancellationToken,
 }
 
@@ -104,6 +108,7 @@ impl ApiState {
             in_flight: inflight::InFlight::default(),
             unsaved_errors: once::UnsavedErrors::default(),
             hashes: hashes::Hashes::default(),
+            quotes: quotes::Quotes::default(),
             stop,
         };
         Self {
@@ -128,9 +133,10 @@ pub fn videos_api(state: ApiState) -> Router {
         .route("/v1/videos", get(videos::list).post(videos::create))
         .route("/v1/videos/estimate", post(videos::estimate))
         // Fixed words win over an id also while nothing answers them.
-        .route("/v1/videos/edits", unknown())
-        .route("/v1/videos/extensions", unknown())
         .route("/v1/videos/characters", unknown())
+        .route("/v1/videos/edits", post(derive::edit))
+        .route("/v1/videos/extensions", post(derive::extend))
+        .route("/v1/videos/{id}/remix", post(derive::remix))
         .route(
             "/v1/videos/{id}",
             get(videos::retrieve).delete(videos::delete),

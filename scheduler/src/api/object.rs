@@ -8,7 +8,7 @@ use schemas::{
 
 use super::eta::Foretold;
 use crate::{
-    admission::{JobRecord, START_NOW},
+    admission::{JobRecord, Lineage, Operation, START_NOW},
     core::{
         explain::Waiting,
         rows::{JobState, ReservationState},
@@ -53,7 +53,9 @@ pub fn video(view: &JobView, beside: &Beside<'_>) -> Video {
         prompt: Some(record.prompt.clone()),
         seconds: record.seconds.to_string(),
         size: record.size.clone(),
-        remixed_from_video_id: None,
+        remixed_from_video_id: remixed_from(&record.lineage),
+        operation: operation(record.lineage.operation).into(),
+        source_video_id: record.lineage.source.clone(),
         error: view
             .error
             .as_ref()
@@ -84,6 +86,7 @@ pub fn video(view: &JobView, beside: &Beside<'_>) -> Video {
         start: record.window.clone().unwrap_or_else(|| START_NOW.into()),
         not_before: record.not_before,
         deadline: record.deadline,
+        devices: record.devices.unwrap_or(1),
         waiting: live
             .and_then(|live| live.waiting.as_ref())
             .map(|why| why.code().into()),
@@ -91,6 +94,21 @@ pub fn video(view: &JobView, beside: &Beside<'_>) -> Video {
             .and_then(|live| live.waiting.as_ref())
             .map(|why| reason(why, beside.foretold.map(|f| f.interval), now_ms)),
         warnings: record.warnings,
+    }
+}
+
+/// An extension is another film; only what shows the same anew is a remix.
+fn remixed_from(lineage: &Lineage) -> Option<String> {
+    let is_remade = matches!(lineage.operation, Operation::Remix | Operation::Edit);
+    lineage.source.clone().filter(|_| is_remade)
+}
+
+fn operation(operation: Operation) -> &'static str {
+    match operation {
+        Operation::Create => "create",
+        Operation::Remix => "remix",
+        Operation::Edit => "edit",
+        Operation::Extend => "extend",
     }
 }
 

@@ -3,16 +3,13 @@
 //! A form has only texts, so a text is accepted for a number or a boolean when it reads as one.
 //! An object or an array may come as one text part with JSON inside.
 
-use base64::Engine as _;
-use bytes::Bytes;
-
 use super::{
     estimate::COUNT_MAX,
-    form::IMAGE_URL_CHARS_MAX,
     node::{Fields, Node},
+    read_given::{is_film, is_sound, keyframes, reference, retake, source, take_id},
 };
 use crate::admission::{
-    Code, Priority, Reference, ReferenceFit, Refusal, ShotRequest, VideoRequest,
+    Code, Lineage, Operation, Priority, ReferenceFit, Refusal, ShotRequest, VideoRequest,
 };
 
 /// Fields of the create body that do something.
@@ -36,7 +33,64 @@ const CREATE_FIELDS: &[&str] = &[
     "start",
     "not_before",
     "deadline",
+    "devices",
     "user",
+    "quote",
+    "last_reference",
+    "keyframes",
+    "reference_strength",
+    "audio_reference",
+    "video_reference",
+    "retake",
+    "strength",
+    "context_seconds",
+];
+/// Fields of a remix and of an edit: the rest comes from the video that it is made of.
+const REMIX_FIELDS: &[&str] = &[
+    "prompt",
+    "seed",
+    "negative_prompt",
+    "steps",
+    "num_inference_steps",
+    "guidance_scale",
+    "metadata",
+    "dry_run",
+    "priority",
+    "start",
+    "not_before",
+    "deadline",
+    "user",
+    "quote",
+    "devices",
+    "audio_reference",
+    "retake",
+    "strength",
+    "video",
+];
+/// Fields of an extension.
+const EXTENSION_FIELDS: &[&str] = &[
+    "prompt",
+    "seconds",
+    "seed",
+    "negative_prompt",
+    "steps",
+    "num_inference_steps",
+    "guidance_scale",
+    "metadata",
+    "dry_run",
+    "priority",
+    "start",
+    "not_before",
+    "deadline",
+    "user",
+    "quote",
+    "devices",
+    "last_reference",
+    "keyframes",
+    "reference_strength",
+    "reference_fit",
+    "context_seconds",
+    "video",
 ];
 /// Fields that old programs send and that change nothing.
 const IGNORED_FIELDS: &[&str] = &["safety_identifier", "n"];
@@ -49,10 +103,6 @@ const SHOT_FIELDS: &[&str] = &[
     "join",
     "characters",
 ];
-const REFERENCE_FIELDS: &[&str] = &["file_id", "image_url"];
-/// Bytes of a reference image after decoding.
-pub const IMAGE_BYTES_MAX: usize = 20 << 20;
-
 /// For how many films an estimate is asked: one request `count` times, or one for each of `prompts`.
 #[derive(Clone, Debug)]
 pub struct Many {
@@ -123,6 +173,45 @@ pub fn read_many(fields: &mut Fields) -> Result<Many, Refusal> {
     Ok(Many { count, prompts })
 }
 
+/// A request to make a video of another.
+pub struct Derived {
+    /// Id of the other one.
+    pub video: String,
+    pub wish: VideoRequest,
+}
+
+/// Reads the body of a remix (whose video the path names), an edit or an extension.
+pub fn read_derived(
+    mut fields: Fields,
+    operation: Operation,
+    video: Option<String>,
+) -> Result<Derived, Refusal> {
+    let known = match operation {
+        Operation::Extend => EXTENSION_FIELDS,
+        _ => REMIX_FIELDS,
+    };
+    // An edit may name a model; it is that of its video.
+    if operation == Operation::Edit {
+        text(&mut fields, "model", "")?;
+    }
+    refuse_unknown(&fields, "", &[known, IGNORED_FIELDS])?;
+    let own = take_id(&mut fields, "video")?;
+    if matches!(fields.get("video"), Some(Node::File(_))) {
+        return Err(Refusal::wrong_value(
+            "video",
+            "this server makes videos of its own ones only; send the id of one as 'video[id]'",
+        ));
+    }
+    let video = match (video, own) {
+        (Some(_), Some(_)) => {
+            return Err(Refusal::wrong_value("video", "the path names it already"));
+        }
+        (video, own) => video.or(own).ok_or_else(|| Refusal::missing("video"))?,
+    };
+    let wish = read_request(fields)?;
+    Ok(Derived { video, wish })
+}
+
 /// Reads the body of `POST /v1/videos` and `POST /v1/videos/estimate`.
 pub fn read_request(mut fields: Fields) -> Result<VideoRequest, Refusal> {
     refuse_unknown(&fields, "", &[CREATE_FIELDS, IGNORED_FIELDS])?;
@@ -143,7 +232,17 @@ pub fn read_request(mut fields: Fields) -> Result<VideoRequest, Refusal> {
         model: text(&mut fields, "model", "")?,
         seconds: seconds(&mut fields, "")?,
         size: text(&mut fields, "size", "")?,
-        input_reference: reference(&mut fields, "")?,
+        input_reference: reference(&mut fields, "input_reference", "")?,
+        last_reference: reference(&mut fields, "last_reference", "")?,
+        keyframes: keyframes(&mut fields)?,
+        reference_strength: decimal(&mut fields, "reference_strength")?,
+        audio_reference: source(&mut fields, "audio_reference", is_sound)?,
+        video_reference: source(&mut fields, "video_reference", is_film)?,
+        retake: retake(&mut fields)?,
+        strength: decimal(&mut fields, "strength")?,
+        context_seconds: decimal(&mut fields, "context_seconds")?,
+        continues: None,
+        lineage: Lineage::default(),
         reference_fit: reference_fit(&mut fields)?,
         seed: integer(&mut fields, "seed", "")?,
         negative_prompt: text(&mut fields, "negative_prompt", "")?.unwrap_or_default(),
@@ -157,10 +256,16 @@ pub fn read_request(mut fields: Fields) -> Result<VideoRequest, Refusal> {
         user: text(&mut fields, "user", "")?.filter(|user| !user.is_empty()),
         not_before: instant(&mut fields, "not_before")?,
         deadline: instant(&mut fields, "deadline")?,
+        devices: integer(&mut fields, "devices", "")?,
+        quote: text(&mut fields, "quote", "")?,
     })
 }
 
-fn refuse_unknown(fields: &Fields, path: &str, known: &[&[&str]]) -> Result<(), Refusal> {
+pub(super) fn refuse_unknown(
+    fields: &Fields,
+    path: &str,
+    known: &[&[&str]],
+) -> Result<(), Refusal> {
     let all = || known.iter().copied().flatten().copied();
     let Some(name) = fields
         .keys()
@@ -218,11 +323,11 @@ fn refuse_characters(fields: &mut Fields, param: &str) -> Result<(), Refusal> {
     }
 }
 
-fn expected(what: &str, got: &Node, param: &str) -> Refusal {
+pub(super) fn expected(what: &str, got: &Node, param: &str) -> Refusal {
     Refusal::wrong_type(param, &format!("expected {what}, but got {}", got.kind()))
 }
 
-fn text(fields: &mut Fields, name: &str, path: &str) -> Result<Option<String>, Refusal> {
+pub(super) fn text(fields: &mut Fields, name: &str, path: &str) -> Result<Option<String>, Refusal> {
     match fields.remove(name) {
         None | Some(Node::Null) => Ok(None),
         Some(Node::Text(text)) => Ok(Some(text)),
@@ -255,7 +360,7 @@ fn integer(fields: &mut Fields, name: &str, path: &str) -> Result<Option<i64>, R
         .ok_or_else(|| expected("an integer", &node, &format!("{path}{name}")))
 }
 
-fn decimal(fields: &mut Fields, name: &str) -> Result<Option<f64>, Refusal> {
+pub(super) fn decimal(fields: &mut Fields, name: &str) -> Result<Option<f64>, Refusal> {
     let node = match fields.remove(name) {
         None | Some(Node::Null) => return Ok(None),
         Some(node) => node,
@@ -318,7 +423,7 @@ fn reference_fit(fields: &mut Fields) -> Result<ReferenceFit, Refusal> {
 }
 
 /// A text with JSON inside becomes that JSON, for fields that are objects or arrays.
-fn json_inside(node: Node) -> Node {
+pub(super) fn json_inside(node: Node) -> Node {
     let Node::Text(text) = &node else { return node };
     if !text.starts_with(['{', '[']) {
         return node;
@@ -357,7 +462,7 @@ fn shots(fields: &mut Fields) -> Result<Vec<ShotRequest>, Refusal> {
 }
 
 /// `{"0": a, "1": b}` of an indexed form to `[a, b]`.
-fn from_indexes(mut indexed: Fields, param: &str) -> Result<Vec<Node>, Refusal> {
+pub(super) fn from_indexes(mut indexed: Fields, param: &str) -> Result<Vec<Node>, Refusal> {
     (0..indexed.len())
         .map(|i| {
             indexed.remove(&i.to_string()).ok_or_else(|| {
@@ -378,111 +483,25 @@ fn shot(item: Node, path: &str) -> Result<ShotRequest, Refusal> {
     let dotted = format!("{path}.");
     refuse_unknown(&fields, &dotted, &[SHOT_FIELDS])?;
     refuse_characters(&mut fields, &format!("{dotted}characters"))?;
-    match text(&mut fields, "join", &dotted)?.as_deref() {
-        None | Some("cut") => {}
+    let continues = match text(&mut fields, "join", &dotted)?.as_deref() {
+        None | Some("cut") => false,
+        Some("continue") => true,
         Some(_) => {
             return Err(Refusal::wrong_value(
                 &format!("{dotted}join"),
-                "this server joins shots with 'cut' only",
+                "supported values are 'cut' and 'continue'",
             ));
         }
-    }
+    };
     let missing = |name: &str| Refusal::missing(&format!("{dotted}{name}"));
     Ok(ShotRequest {
         prompt: text(&mut fields, "prompt", &dotted)?.ok_or_else(|| missing("prompt"))?,
         seconds: seconds(&mut fields, &dotted)?.ok_or_else(|| missing("seconds"))?,
         seed: integer(&mut fields, "seed", &dotted)?,
         negative_prompt: text(&mut fields, "negative_prompt", &dotted)?,
-        input_reference: reference(&mut fields, &dotted)?,
+        input_reference: reference(&mut fields, "input_reference", &dotted)?,
+        continues,
     })
-}
-
-/// A file, or an object with exactly one of `file_id` and `image_url`.
-fn reference(fields: &mut Fields, path: &str) -> Result<Option<Reference>, Refusal> {
-    let param = format!("{path}input_reference");
-    let mut object = match fields.remove("input_reference").map(json_inside) {
-        None | Some(Node::Null) => return Ok(None),
-        Some(Node::File(bytes)) => return checked_size(bytes, &param).map(Some),
-        Some(Node::Object(object)) => object,
-        Some(Node::Text(_)) => {
-            return Err(Refusal::wrong_type(
-                &param,
-                "expected a file, but got a string",
-            ));
-        }
-        Some(other) => return Err(expected("a file or an object", &other, &param)),
-    };
-    if object.get("type") == Some(&Node::Text("Buffer".into())) {
-        return Err(Refusal::wrong_type(
-            &param,
-            "expected a file, but got the bytes as numbers: wrap the buffer with toFile",
-        ));
-    }
-    let dotted = format!("{param}.");
-    refuse_unknown(&object, &dotted, &[REFERENCE_FIELDS])?;
-    let file_id = text(&mut object, "file_id", &dotted)?;
-    let image_url = text(&mut object, "image_url", &dotted)?;
-    match (file_id, image_url) {
-        (None, Some(url)) => data_url(&url, &param).map(Some),
-        (Some(_), None) => Err(Refusal::wrong_value(
-            &format!("{dotted}file_id"),
-            "files are not kept on this server; upload the image itself or send a data URL",
-        )),
-        (None, None) => Err(Refusal::missing(&format!("{dotted}image_url"))),
-        (Some(_), Some(_)) => Err(Refusal::wrong_value(
-            &param,
-            "send exactly one of 'file_id' and 'image_url'",
-        )),
-    }
-}
-
-fn checked_size(bytes: Bytes, param: &str) -> Result<Reference, Refusal> {
-    if bytes.len() > IMAGE_BYTES_MAX {
-        return Err(Refusal::new(
-            Code::InvalidImage,
-            format!("The image in '{param}' has more than {IMAGE_BYTES_MAX} bytes."),
-        )
-        .about(param));
-    }
-    Ok(Reference(bytes))
-}
-
-/// `data:image/…;base64,…`. The declared type only has to be an image; the bytes decide.
-fn data_url(url: &str, param: &str) -> Result<Reference, Refusal> {
-    if url.len() > IMAGE_URL_CHARS_MAX && url.chars().count() > IMAGE_URL_CHARS_MAX {
-        return Err(Refusal::new(
-            Code::RequestTooLarge,
-            format!("'{param}.image_url' may have at most {IMAGE_URL_CHARS_MAX} characters."),
-        )
-        .about(param));
-    }
-    let bad = |why: &str| Refusal::new(Code::InvalidImageUrl, why).about(param);
-    let scheme = url
-        .split(':')
-        .next()
-        .unwrap_or_default()
-        .to_ascii_lowercase();
-    if scheme == "http" || scheme == "https" {
-        return Err(bad(
-            "This server does not fetch images; send the image as a file or as a data URL.",
-        ));
-    }
-    let malformed = || bad("'image_url' must be a data URL of the form 'data:image/png;base64,…'.");
-    let (head, data) = url.split_once(',').ok_or_else(malformed)?;
-    let head = head.to_ascii_lowercase();
-    let media = head.strip_prefix("data:").ok_or_else(malformed)?;
-    if !media.starts_with("image/") || !media.ends_with(";base64") {
-        return Err(malformed());
-    }
-    let engine = base64::engine::GeneralPurpose::new(
-        &base64::alphabet::STANDARD,
-        base64::engine::GeneralPurposeConfig::new()
-            .with_decode_padding_mode(base64::engine::DecodePaddingMode::Indifferent),
-    );
-    let bytes = engine
-        .decode(data)
-        .map_err(|_| bad("The base64 text of the data URL is broken."))?;
-    checked_size(bytes.into(), param)
 }
 
 #[cfg(test)]

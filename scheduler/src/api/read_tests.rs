@@ -1,9 +1,17 @@
 //! Tables of bodies and what they parse to.
 
+use bytes::Bytes;
 use expect_test::{Expect, expect};
 use proptest::prelude::*;
 
 use super::*;
+use crate::{
+    admission::Reference,
+    api::{
+        form::IMAGE_URL_CHARS_MAX,
+        read_given::{REFERENCE_FIELDS, data_url},
+    },
+};
 
 fn read_json(body: &str) -> Result<VideoRequest, Refusal> {
     let value: serde_json::Value = serde_json::from_str(body).expect("test bodies are JSON");

@@ -25,7 +25,6 @@ use crate::{
     },
 };
 
-const PATH: &str = "/v1/videos";
 const DEDUPLICATED: HeaderName = HeaderName::from_static("x-dailies-deduplicated");
 const REPLAYED: HeaderName = HeaderName::from_static("idempotent-replayed");
 const TRUE: HeaderValue = HeaderValue::from_static("true");
@@ -34,12 +33,12 @@ const TRUE: HeaderValue = HeaderValue::from_static("true");
 pub async fn make(
     state: &ApiState,
     caller: &Caller,
-    headers: &HeaderMap,
+    (path, headers): (&str, &HeaderMap),
     wish: &VideoRequest,
     catalogue: &Catalogue,
     rate: Result<(), ApiError>,
 ) -> Result<Response, ApiError> {
-    let once = Once::begin(state, caller, headers, PATH, wish).await?;
+    let once = Once::begin(state, caller, headers, path, wish).await?;
     let made = match rate {
         Ok(()) => submit(state, caller, &once, wish, catalogue).await,
         Err(error) => Err(error),
@@ -59,8 +58,13 @@ async fn submit(
 ) -> Result<Response, ApiError> {
     once.save_errors(state).await?;
     may_send(caller, wish)?;
-    let order = decide(state, wish, catalogue).await?;
-    for bytes in &order.first_frames {
+    let mut order = decide(state, wish, catalogue).await?;
+    let quoted = wish.quote.as_ref().map_or(Ok(()), |quote| {
+        let now_ms = state.dispatcher.now_ms();
+        let quotes = &state.edge.quotes;
+        quotes.apply(quote, caller.project, &mut order, now_ms)
+    });
+    for bytes in &order.files {
         state.artifacts.put_bytes(bytes.clone()).await?;
     }
     let job = order.into_job(
@@ -73,7 +77,14 @@ async fn submit(
         },
         || TaskId(Uuid::now_v7()),
     );
-    answer_submit(state, caller, job).await
+    match quoted {
+        Ok(()) => answer_submit(state, caller, job).await,
+        // What was answered before is answered again, however old its quote is by now.
+        Err(refusal) => match state.dispatcher.kept_answer(job).await? {
+            Some(kept) => answer(state, caller, kept).await,
+            None => Err(refusal.into()),
+        },
+    }
 }
 
 /// A key has a highest priority.
@@ -132,7 +143,6 @@ async fn answer_submit(
         ..job.clone()
     };
     match submit_once(state, job).await? {
-        Submitted::Created(id) => created(state, caller, id).await,
         Submitted::Deduplicated(id) => match state.store.job(caller.project, id).await? {
             Some(view) => Ok(marked(show(state, &view).await?, DEDUPLICATED)),
             // The job was deleted meanwhile, so the retry is a new wish.
@@ -141,9 +151,20 @@ async fn answer_submit(
                 other => Err(refused(other)),
             },
         },
+        submitted => answer(state, caller, submitted).await,
+    }
+}
+
+async fn answer(
+    state: &ApiState,
+    caller: &Caller,
+    submitted: Submitted,
+) -> Result<Response, ApiError> {
+    match submitted {
+        Submitted::Created(id) => created(state, caller, id).await,
         Submitted::Replayed(id) => Ok(marked(shown(state, caller, id).await?, REPLAYED)),
         Submitted::ReplayedAnswer(kept) => Ok(marked(kept_answer(&kept), REPLAYED)),
-        other @ Submitted::Refused(_) => Err(refused(other)),
+        other => Err(refused(other)),
     }
 }
 

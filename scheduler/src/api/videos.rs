@@ -15,6 +15,7 @@ use super::{
     ApiState,
     auth::Caller,
     body::read_fields,
+    derive,
     error::ApiError,
     estimate,
     eta::{Foretold, poll_after_ms},
@@ -25,6 +26,7 @@ use super::{
     once::retry_count,
     page::page_request,
     read::{Many, read_many, read_request},
+    read_given::take_id,
     submit::make,
 };
 use crate::{
@@ -33,6 +35,7 @@ use crate::{
     store::read::{After, JobView},
 };
 
+const PATH: &str = "/v1/videos";
 const POLL_AFTER_MS: HeaderName = HeaderName::from_static("openai-poll-after-ms");
 /// How long a repeated DELETE of a deleted video is answered like the first.
 const DELETED_AGAIN_MS: i64 = 900_000;
@@ -67,7 +70,8 @@ async fn create_asked(
     match &asked.wish {
         Ok(wish) if !wish.dry_run => {
             asked.many.refuse()?;
-            make(state, caller, headers, wish, &asked.catalogue, rate).await
+            let at = (PATH, headers);
+            make(state, caller, at, wish, &asked.catalogue, rate).await
         }
         _ => {
             rate?;
@@ -109,10 +113,16 @@ async fn ask(state: &ApiState, caller: &Caller, request: Request) -> Result<Aske
     let many = fields
         .as_mut()
         .map_or_else(|_| Ok(Many::default()), read_many);
-    let wish = many
+    let film = fields
+        .as_mut()
+        .map_or_else(|_| Ok(None), |fields| take_id(fields, "video_reference"));
+    let mut wish = many
         .as_ref()
         .map_err(Clone::clone)
         .and_then(|_| fields.and_then(read_request));
+    if let Ok(wish) = &mut wish {
+        derive::name_film(state, caller, film?, wish).await?;
+    }
     let catalogue = catalogue(state).await?;
     let named = wish.as_ref().ok().and_then(|wish| wish.model.as_deref());
     let model = catalogue.get(named.unwrap_or(&catalogue.default_model));

@@ -25,7 +25,7 @@ pub struct Plan {
     pub batched: u64,
     pub callers: u64,
     pub latencies: usize,
-    /// Jobs that wait when the scheduler starts again.
+    /// Jobs that wait when the scheduler starts again; with 0 that is not measured.
     pub restart: u64,
 }
 

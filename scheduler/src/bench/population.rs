@@ -94,6 +94,8 @@ fn render(prompt: String, seed: u64) -> RenderSpec {
         steps: None,
         guidance_scale: None,
         first_frame: None,
+        given: None,
+        devices: 1,
     }
 }
 
@@ -104,6 +106,7 @@ fn assemble() -> AssembleSpec {
         height: 720,
         fps: 24,
         shot_frames: vec![240],
+        before: None,
     }
 }
 
@@ -130,6 +133,7 @@ pub fn hello(plan: &Plan, node: u64) -> Hello {
         devices: (0..plan.devices_a_node).map(device).collect(),
         weights: vec![weights()],
         ffmpeg: Some("5.1".into()),
+        group_max: 1,
     }
 }
 

@@ -69,10 +69,12 @@ impl Farm {
             devices: hello.devices,
             weights: hello.weights,
             ffmpeg: hello.ffmpeg,
+            group_max: hello.group_max,
             health: Health::default(),
         };
         self.writes.push(Write::InsertAgent(row.clone()));
         self.agents.insert(id, Agent::new(row, self.now));
+        self.index_cpu(id);
         self.prices.forget();
         self.arm_silence(id);
         self.wake = true;
@@ -82,8 +84,11 @@ impl Farm {
     fn reboot(&mut self, old: AgentRow, hello: Hello) {
         let id = old.id;
         for task in self.leases_of(id) {
-            let why = "its agent started anew".to_string();
-            self.fail_task(task, FailureClass::Lost, why, None);
+            // A failure may have ended the job, and with it others of these leases.
+            if self.task_at(task).live.is_some() {
+                let why = "its agent started anew".to_string();
+                self.fail_task(task, FailureClass::Lost, why, None);
+            }
         }
         let (last_boot, health) = (Some(old.boot), old.health);
         self.change_agent(id, |row| {
@@ -98,6 +103,7 @@ impl Farm {
                 devices: hello.devices,
                 weights: hello.weights,
                 ffmpeg: hello.ffmpeg,
+                group_max: hello.group_max,
                 health,
             };
         });
@@ -117,6 +123,7 @@ impl Farm {
             devices: hello.devices,
             weights: hello.weights,
             ffmpeg: hello.ffmpeg,
+            group_max: hello.group_max,
             ..old.clone()
         };
         if new != old {
@@ -137,6 +144,8 @@ impl Farm {
         self.prices.forget();
         self.writes.push(Write::UpdateAgent { was, row });
         self.index_health(id);
+        self.drop_claims();
+        self.index_cpu(id);
         self.wake = true; // what fits where may have changed
     }
 
@@ -161,10 +170,18 @@ impl Farm {
     }
 
     pub(super) fn leases_of(&self, id: AgentId) -> Vec<TaskId> {
-        self.busy
-            .range((id, 0)..=(id, u32::MAX))
-            .map(|(_, task)| *task)
-            .collect()
+        let mut leases = Vec::new();
+        for (_, task) in self.busy.range((id, 0)..=(id, u32::MAX)) {
+            if !leases.contains(task) {
+                leases.push(*task); // a group has one lease for all of its devices
+            }
+        }
+        leases
+    }
+
+    /// Devices of the agent on which something runs.
+    pub(super) fn busy_devices(&self, id: AgentId) -> usize {
+        self.busy.range((id, 0)..=(id, u32::MAX)).count()
     }
 
     pub(super) fn heartbeat(&mut self, beat: Heartbeat) -> HeartbeatAnswer {
@@ -268,7 +285,9 @@ impl Farm {
             if leases.iter().any(|named| named.lease.task == task) {
                 continue;
             }
-            let live = self.live_mut(task);
+            let Some(live) = self.task_at_mut(task).live.as_mut() else {
+                continue; // the failure of another one has ended its job
+            };
             live.unnamed += 1;
             if live.unnamed >= LEASE_UNNAMED_MAX {
                 let why = "its agent no longer works on it".to_string();

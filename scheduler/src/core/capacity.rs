@@ -43,7 +43,7 @@ pub struct CapacityRow {
 pub struct CapacityView {
     pub row: CapacityRow,
     pub used: u32,
-    /// Tasks that wait and could start.
+    /// Devices that tasks which could start wait for.
     pub waiting: u32,
     /// What siblings lend now.
     pub lent_by_siblings: u32,
@@ -128,12 +128,13 @@ impl Farm {
         }
     }
 
-    /// A device of a pool begins (`by` = 1) or ends (-1) to work for the task's accounts.
+    /// Devices of a pool begin (`by` = 1) or end (-1) to work for the task's accounts.
     pub(super) fn count_pool(&mut self, id: TaskId, holder: Holder, by: i32) {
         if self.capacities.is_empty() || self.task_at(id).row.kind() != TaskKind::Render {
             return;
         }
         let pool = self.pool_of(holder.agent, holder.device).to_owned();
+        let by = by * holder.group.count() as i32;
         for account in self.path(self.account_of(id)) {
             add(
                 self.pool_used.entry((account, pool.clone())).or_default(),
@@ -142,11 +143,12 @@ impl Farm {
         }
     }
 
-    /// A task begins or ends to wait for a device.
+    /// A task begins or ends to wait for its devices.
     pub(super) fn count_eligible(&mut self, id: TaskId, by: i32) {
         if self.capacities.is_empty() || self.task_at(id).row.kind() != TaskKind::Render {
             return;
         }
+        let by = by * self.task_at(id).row.devices() as i32;
         for account in self.path(self.account_of(id)) {
             add(self.eligible.entry(account).or_default(), by);
         }
@@ -185,18 +187,23 @@ impl Farm {
         row.nominal.saturating_add(row.borrow_max.min(lent))
     }
 
-    /// The first account from the task's up that may not use one more device of the pool.
+    /// The first account from the task's up that may not use as many more devices of the pool.
     pub(super) fn over_capacity(&self, id: TaskId, pool: &str) -> Option<Waiting> {
         if self.capacities.is_empty() || self.task_at(id).row.kind() != TaskKind::Render {
             return None;
         }
+        let devices = self.task_at(id).row.devices();
         self.path(self.account_of(id))
             .into_iter()
             .find_map(|account| {
                 let row = self.capacities.get(&(account, pool.to_owned()))?;
                 let (used, of) = (self.pool_used(account, pool), self.may_use(row));
                 let account = self.accounts[&account].name.clone();
-                (used >= of).then_some(Waiting::BorrowLimit { account, used, of })
+                (used.saturating_add(devices) > of).then_some(Waiting::BorrowLimit {
+                    account,
+                    used,
+                    of,
+                })
             })
     }
 

@@ -19,7 +19,7 @@ pub(super) struct Load {
 }
 
 impl Farm {
-    /// A device begins (`by` = 1) or ends (-1) to work for the task's account.
+    /// The devices of a lease begin (`by` = 1) or end (-1) to work for the task's account.
     pub(super) fn count_device(&mut self, id: TaskId, by: i32) {
         let band = self.job_at(self.task_at(id).row.job).row.band;
         let leased = &mut self.leased[band as usize];
@@ -29,7 +29,8 @@ impl Farm {
         if let TaskState::Leased(holder) = self.task_at(id).row.state {
             self.count_pool(id, holder, by);
         }
-        self.count(self.account_of(id), |load| &mut load.devices, by);
+        let devices = by * self.task_at(id).row.devices() as i32;
+        self.count(self.account_of(id), |load| &mut load.devices, devices);
     }
 
     /// A job has changed from state `was`.
@@ -63,14 +64,17 @@ impl Farm {
         if stopped.is_some() || self.quotas.is_empty() {
             return stopped;
         }
-        let job = &self.job_at(self.task_at(id).row.job).row;
+        let row = &self.task_at(id).row;
+        let (job, devices) = (&self.job_at(row.job).row, row.devices());
         let begins = job.state == JobState::Waiting;
         self.path(job.account()).into_iter().find_map(|account| {
             let quota = self.quotas.get(&account)?;
             let load = self.loads.get(&account).copied().unwrap_or_default();
-            let full = |used: u32, max: Option<u32>| Some((used, max.filter(|max| used >= *max)?));
-            let jobs = || full(load.jobs, quota.jobs_max).filter(|_| begins);
-            let (used, of) = full(load.devices, quota.devices_max).or_else(jobs)?;
+            let full = |used: u32, more: u32, max: Option<u32>| {
+                Some((used, max.filter(|max| used + more > *max)?))
+            };
+            let jobs = || full(load.jobs, 1, quota.jobs_max).filter(|_| begins);
+            let (used, of) = full(load.devices, devices, quota.devices_max).or_else(jobs)?;
             let account = self.accounts[&account].name.clone();
             Some(Waiting::ConcurrencyCap { account, used, of })
         })

@@ -59,7 +59,7 @@ impl Farm {
         let TaskState::Ready { eligible_at_ms, .. } = row.state else {
             return;
         };
-        let (job, estimate_us) = (&self.job_at(row.job).row, row.estimate.0);
+        let (job, estimate_us) = (&self.job_at(row.job).row, row.device_us());
         if eligible_at_ms > self.now
             && job.state == JobState::Waiting
             && job.could_start_ms.is_some()

@@ -68,6 +68,7 @@ pub enum Part {
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct CostKey {
     pub weights: String,
+    /// Of the device; with `xN` behind it for a group of N.
     pub class: String,
     /// `WxH` and frames up to the next power of two.
     pub shape: String,
@@ -152,7 +153,7 @@ impl std::ops::Add for Spread {
     }
 }
 
-/// What a task takes on one class of device.
+/// What a task takes on one class of device: wall time, which each device of its group has.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Service {
     pub encode: Spread,
@@ -213,8 +214,7 @@ impl Costs {
 
     /// What a task takes on a device of this class.
     pub fn service(&self, spec: &TaskSpec, device: &str, class: CostClass) -> Service {
-        let key = key(spec, device);
-        let part = |part| self.part(&key, part, spec, class);
+        let part = |part| self.part(part, spec, device, class);
         match spec {
             TaskSpec::Render(render) => Service {
                 encode: part(Part::Encode),
@@ -231,17 +231,39 @@ impl Costs {
         }
     }
 
-    fn part(&self, key: &CostKey, part: Part, spec: &TaskSpec, class: CostClass) -> Spread {
-        let believed = prior_ps(part, spec, class);
-        let believed = Spread(PRIOR_PERCENT.map(|percent| believed.saturating_mul(percent) / 100));
-        let of_class = self.of_class(key, part);
-        let shape = self.sketch(key, part);
-        let blended = blend(blend(believed, Some(&of_class)), shape);
+    fn part(&self, part: Part, spec: &TaskSpec, device: &str, class: CostClass) -> Spread {
         let units = units(part, spec, class);
-        blended.map(|ps| {
+        self.unit_ps(part, spec, device, class).map(|ps| {
             let us = u128::from(ps) * u128::from(units) / u128::from(PS);
             u64::try_from(us).unwrap_or(u64::MAX).max(1)
         })
+    }
+
+    /// A unit of the part, in picoseconds. A group is believed to share steps and decoding evenly, until it was
+    /// measured.
+    fn unit_ps(&self, part: Part, spec: &TaskSpec, device: &str, class: CostClass) -> Spread {
+        let believed = match spec {
+            TaskSpec::Render(render) if render.devices > 1 => {
+                let shared = match part {
+                    Part::Step | Part::Decode => u64::from(render.devices),
+                    _ => 1,
+                };
+                let alone = TaskSpec::Render(RenderSpec {
+                    devices: 1,
+                    ..render.clone()
+                });
+                let alone = self.unit_ps(part, &alone, device, class);
+                alone.map(|ps| (ps / shared).max(1))
+            }
+            _ => {
+                let ps = prior_ps(part, spec, class);
+                Spread(PRIOR_PERCENT.map(|percent| ps.saturating_mul(percent) / 100))
+            }
+        };
+        let key = key(spec, device);
+        let of_class = self.of_class(&key, part);
+        let shape = self.sketch(&key, part);
+        blend(blend(believed, Some(&of_class)), shape)
     }
 
     /// All other shapes together.
@@ -288,7 +310,10 @@ pub fn key(spec: &TaskSpec, device: &str) -> CostKey {
     };
     CostKey {
         weights: weights.into(),
-        class: device.into(),
+        class: match spec.devices() {
+            1 => device.into(),
+            devices => format!("{device} x{devices}"),
+        },
         shape: format!(
             "{width}x{height}x{}",
             frames.saturating_sub(1).next_power_of_two()

@@ -8,13 +8,14 @@
 
 use schemas::{
     AccountId, AgentId, BootId, JobId, TaskId,
-    agent::{CheckpointReport, Heartbeat, Hello, LeaseProgress, LeaseRequest, Report},
+    agent::{CheckpointReport, Heartbeat, Hello, LeaseProgress, LeaseRequest, ProbeReport, Report},
 };
 use serde::{Deserialize, Serialize};
 
 use super::{
     Farm,
     command::{Command, LeaseReply, Reply},
+    nodes::NodeOrder,
     quota::QuotaOrder,
     rows::{AccountRow, AgentState, NewJob, TaskState},
     shapes::shape_of,
@@ -77,9 +78,22 @@ pub enum Event {
         agent: AgentId,
         boot: Option<BootId>,
     },
-    /// How far running work was when the next event made some of it give way.
+    /// A device asked and was told to render the probe, or other work went before a group that then claimed devices.
+    Ask {
+        request: LeaseRequest,
+    },
+    Probed {
+        report: ProbeReport,
+    },
+    Node {
+        order: Box<NodeOrder>,
+    },
+    /// How far running work was when the next event made some of it give way, and since when each
+    /// lender was short of devices of its own.
     Progress {
         leases: Vec<LeaseProgress>,
+        #[serde(default)]
+        short: Vec<(AccountId, String, i64)>,
     },
     /// These nodes were not heard of for too long when the next event came.
     Silent {
@@ -104,6 +118,9 @@ impl Event {
             Self::Checkpoint { .. } => "checkpoint",
             Self::Report { .. } => "report",
             Self::Drain { .. } => "drain",
+            Self::Ask { .. } => "ask",
+            Self::Probed { .. } => "probed",
+            Self::Node { .. } => "node",
             Self::Progress { .. } => "progress",
             Self::Silent { .. } => "silent",
             Self::Tick => "tick",
@@ -143,6 +160,15 @@ impl Event {
                 agent: *agent,
                 boot: *boot,
             },
+            Command::Lease(request) => Self::Ask {
+                request: request.clone(),
+            },
+            Command::Probed(report) => Self::Probed {
+                report: report.clone(),
+            },
+            Command::OrderNode(order) => Self::Node {
+                order: order.clone(),
+            },
             _ => Self::Tick,
         }
     }
@@ -157,7 +183,9 @@ impl Event {
             Self::Account { row } => Command::AddAccount(row),
             Self::Quota { order } => Command::OrderQuota(order),
             Self::Hello { hello } => Command::Hello(hello),
-            Self::Grant { request, .. } => Command::Lease(request),
+            Self::Grant { request, .. } | Self::Ask { request } => Command::Lease(request),
+            Self::Probed { report } => Command::Probed(report),
+            Self::Node { order } => Command::OrderNode(order),
             Self::Heartbeat { beat } => Command::Heartbeat(beat),
             Self::Checkpoint { report } => Command::Checkpoint(report),
             Self::Report { report } => Command::Report(report),
@@ -186,16 +214,23 @@ impl Farm {
     /// Logs what has just been applied, if it changed more than progress.
     pub(super) fn log(&mut self, event: Event, reply: &Reply) {
         let taken = std::mem::take(&mut self.taken);
+        let claimed = std::mem::take(&mut self.claimed);
         let is_told = match &event {
             Event::Start => true,
             Event::Heartbeat { beat } => self.fails_to_name(beat.agent),
+            Event::Ask { .. } => matches!(reply, Reply::Leased(LeaseReply::Probe)),
             _ => false,
         };
-        if !is_told && taken.is_empty() && !self.writes.iter().any(Write::is_notable) {
+        if !is_told && !claimed && taken.is_empty() && !self.writes.iter().any(Write::is_notable) {
             return;
         }
         if !taken.is_empty() {
-            self.log_one(Event::Progress { leases: taken });
+            let short = self.short_since.iter();
+            let short = short.map(|((account, pool), since)| (*account, pool.clone(), *since));
+            self.log_one(Event::Progress {
+                leases: taken,
+                short: short.collect(),
+            });
         }
         let agents: Vec<_> = self.writes.iter().filter_map(fell_silent).collect();
         if !agents.is_empty() {
@@ -211,6 +246,12 @@ impl Farm {
                 task: offer.lease.task,
                 attempt: offer.lease.attempt,
             },
+            // Whatever it was told, time has passed.
+            (Event::Ask { .. }, reply)
+                if !claimed && !matches!(reply, Reply::Leased(LeaseReply::Probe)) =>
+            {
+                Event::Tick
+            }
             (event, _) => event,
         };
         self.log_one(event);
@@ -259,7 +300,7 @@ impl Farm {
 
     /// What is known of all running work; kept when a device is taken away because of it.
     fn progress(&self) -> Vec<LeaseProgress> {
-        let running = self.busy.values().map(|id| self.task_at(*id));
+        let running = self.running().map(|id| self.task_at(id));
         running.filter_map(|task| self.progress_of(task)).collect()
     }
 
@@ -289,9 +330,12 @@ impl Farm {
         self.takes_none = true;
     }
 
-    /// Takes over what heartbeats had told, without deciding anything.
-    pub fn note_progress(&mut self, leases: &[LeaseProgress]) {
+    /// Takes over what heartbeats had told, and since when lenders were short, without deciding anything.
+    pub fn note_progress(&mut self, leases: &[LeaseProgress], short: &[(AccountId, String, i64)]) {
         self.takes_none = false;
+        let short = short.iter();
+        let short = short.map(|(account, pool, since)| ((*account, pool.clone()), *since));
+        self.short_since = short.collect();
         for told in leases {
             let task = self.tasks.get_mut(&told.lease.task);
             if let Some(live) = task.and_then(|task| task.live.as_mut()) {

@@ -59,6 +59,20 @@ pub enum Waiting {
         used: u32,
         of: u32,
     },
+    /// It has claimed devices of a node, and they are expected to be free then.
+    ClaimPending {
+        node: String,
+        starts_ms: i64,
+    },
+    /// Free devices that could do it are claimed for a task that was overtaken too long.
+    ClaimedByOther {
+        devices: u32,
+    },
+    /// Enough devices are free, but not on one node.
+    GroupFragmented {
+        /// Most that are free together.
+        largest: u32,
+    },
     /// A running task gives this device of a node up for it.
     Handover {
         node: String,
@@ -104,6 +118,9 @@ impl Waiting {
             Self::BudgetStopped { .. } => "budget_stopped",
             Self::BorrowLimit { .. } => "borrow_limit",
             Self::ConcurrencyCap { .. } => "concurrency_cap",
+            Self::ClaimPending { .. } => "claim_pending",
+            Self::ClaimedByOther { .. } => "claimed_by_other",
+            Self::GroupFragmented { .. } => "group_fragmented",
             Self::Handover { .. } => "handover",
             Self::BandBehind { .. } => "band_behind",
             Self::FairShare { .. } => "fair_share",
@@ -162,6 +179,18 @@ impl Waiting {
             Self::ConcurrencyCap { account, used, of } => {
                 format!("'{account}' has as much at once as it may: {used} of {of}")
             }
+            Self::ClaimPending { node, starts_ms } => format!(
+                "devices of {node} are kept for it; all of them are free in {}",
+                span(starts_ms - now)
+            ),
+            Self::ClaimedByOther { devices } => format!(
+                "{} {} kept for a film that needs several at once",
+                many(u64::from(*devices), "free device"),
+                is(*devices)
+            ),
+            Self::GroupFragmented { largest } => format!(
+                "enough devices are free, but on different machines; at most {largest} together"
+            ),
             Self::Handover { node, device } => {
                 format!("device {device} of {node} is being freed for it")
             }
@@ -223,6 +252,13 @@ fn busy(devices: u32) -> String {
     }
 }
 
+fn is(count: u32) -> &'static str {
+    match count {
+        1 => "is",
+        _ => "are",
+    }
+}
+
 fn goes(count: u64) -> &'static str {
     match count {
         1 => "goes",
@@ -277,6 +313,21 @@ mod tests {
                 standard: 3
             }),
             "more urgent work goes first: 1 urgent task, 3 standard tasks"
+        );
+        assert_eq!(
+            said(Waiting::ClaimPending {
+                node: "a".into(),
+                starts_ms: now + 90_000
+            }),
+            "devices of a are kept for it; all of them are free in 90 s"
+        );
+        assert_eq!(
+            said(Waiting::ClaimedByOther { devices: 1 }),
+            "1 free device is kept for a film that needs several at once"
+        );
+        assert_eq!(
+            said(Waiting::GroupFragmented { largest: 2 }),
+            "enough devices are free, but on different machines; at most 2 together"
         );
         assert_eq!(
             said(Waiting::OwnQueue { tasks_ahead: 1 }),

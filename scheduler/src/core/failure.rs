@@ -27,6 +27,7 @@ impl Farm {
         peak_bytes: Option<u64>,
     ) {
         let holder = self.holder(id);
+        self.attempts_seen[1] += u64::from(class != FailureClass::Rejected);
         self.end_attempt(id, class_name(class), Some(message.clone()), None);
         let saved_step = self.task_at(id).resume_step();
         self.observed.push(Observed::Failed(class));
@@ -66,7 +67,10 @@ impl Farm {
                 }
             };
         });
-        self.suspect(holder.agent, holder.device, id, class);
+        // Nobody can tell which device of a group it was.
+        for device in holder.group.devices() {
+            self.suspect(holder.agent, *device, id, class);
+        }
         if let Some(code) = ended {
             let job = self.task_at(id).row.job;
             self.drop_checkpoints(id);
@@ -88,6 +92,7 @@ impl Farm {
     /// was seen to take, or of the largest there is. Absent where none is larger: it may try again as it is.
     fn memory_needed(&self, holder: &Holder, peak_bytes: Option<u64>) -> Option<u64> {
         let row = &self.agents.get(&holder.agent)?.row;
+        let peak_bytes = peak_bytes.map(|peak| peak / u64::from(holder.group.count()));
         let had = row.device(holder.device)?.memory_bytes;
         let wanted = peak_bytes.map_or(0, |peak| peak.saturating_mul(PEAK_PERCENT) / 100);
         let devices = self.agents.values().flat_map(|agent| &agent.row.devices);

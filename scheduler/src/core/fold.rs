@@ -8,6 +8,7 @@ use super::{
     backlog::Backlog,
     budget::BudgetRow,
     capacity::CapacityRow,
+    claims::Claims,
     costs::{CostRow, Costs},
     decay::Decayed,
     expiry::ExpiryRow,
@@ -98,15 +99,19 @@ impl Farm {
             loads: BTreeMap::new(),
             leased: [0; 3],
             quarantined: BTreeSet::new(),
+            cpu_nodes: BTreeSet::new(),
             stopped: BTreeMap::new(),
             pool_used: BTreeMap::new(),
             eligible: BTreeMap::new(),
             short_since: BTreeMap::new(),
             recent: BTreeMap::new(),
+            attempts_seen: [0; 2],
             planned: BTreeMap::new(),
             prices: Default::default(),
             promises: BTreeMap::new(),
             handovers: BTreeMap::new(),
+            claims: Claims::default(),
+            yielding: BTreeSet::new(),
             buckets: BTreeMap::new(),
             preempt_from_ms: 0,
             suspicions: BTreeMap::new(),
@@ -120,6 +125,7 @@ impl Farm {
             taken: Vec::new(),
             takes_none: false,
             observed: Vec::new(),
+            claimed: false,
             to_cancel: BTreeSet::new(),
             finished: Vec::new(),
         }
@@ -298,6 +304,7 @@ impl Farm {
             }
             self.agents.insert(id, Agent::new(row, self.now));
             self.index_health(id);
+            self.index_cpu(id);
         }
     }
 

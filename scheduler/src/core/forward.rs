@@ -1,7 +1,7 @@
 //! The production core run ahead of time over a copy of its state: when each job begins and ends.
 //!
 //! Every decision is [`Farm::apply`]'s own. Only time is played: a granted task reports after what its plan says,
-//! nothing fails, no job comes. Agents beat only while an urgent task waits, so that it can take a device.
+//! no job comes, and what fails is only a plan that takes longer. Agents beat only while an urgent task waits, so that it can take a device.
 
 use std::{
     cmp::Reverse,
@@ -151,6 +151,7 @@ impl<'a> Run<'a> {
         };
         let mut farm = Farm::fold(limits, outlook.snapshot(), frame.now)?;
         farm.preempt_from_ms = 0; // no leader has changed
+        farm.claims = frame.claims.clone();
         let (slots, dilation_ppm) = slots(&farm, outlook.share_ppm);
         let jobs = outlook.jobs.iter().map(|copy| {
             let begun = copy.tasks.iter().filter_map(|task| match task.state {
@@ -197,6 +198,9 @@ impl<'a> Run<'a> {
             let TaskState::Leased(holder) = row.state else {
                 continue;
             };
+            if holder.device != device.1 {
+                continue; // the lease is its lead's
+            }
             let silent = self
                 .farm
                 .agents

@@ -67,7 +67,7 @@ impl Farm {
         Arithmetic {
             steps: row.steps,
             device_us: row.used.0,
-            devices: 1,
+            devices: row.devices(),
             rate_ppm: 1_000_000,
             factor_percent: self.job_at(job).row.band.factor_percent(),
             at_most_us: held.0,

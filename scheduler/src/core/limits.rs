@@ -90,6 +90,14 @@ pub const RELOAD_MS: i64 = 15_000;
 pub const TAIL_MS: i64 = 10_000;
 /// How long work takes with nine chances in ten, in percent of what is expected, when nothing better is known.
 pub const LATE_PERCENT: i64 = 150;
+/// Claims at a time.
+pub const CLAIMS_MAX: usize = 8;
+/// A claim that is expected to be free at once is believed for this long.
+pub const CLAIM_LEAST_MS: i64 = 60_000;
+/// Groups of which it is known since when other work goes before them.
+pub const PASSED_MAX: usize = 64;
+/// Tasks that are looked at for one device that is claimed for another.
+pub const BACKFILL_LOOKED_AT: u32 = 64;
 /// Longest wait before a retry.
 pub const BACKOFF_MAX_MS: i64 = 300_000;
 
@@ -115,6 +123,8 @@ pub struct Limits {
     pub preempt_min_steps: u32,
     /// A device is only taken if that starts the urgent task at least this much sooner.
     pub preempt_gain_ms: i64,
+    /// How long other work goes before a group until it claims devices.
+    pub claim_after_ms: i64,
     /// Windows that a job may name.
     pub windows: BTreeMap<String, Window>,
     /// Cost of a token relative to the built-in model, in parts per million, by name of weights; until it was measured.
@@ -141,6 +151,7 @@ impl Default for Limits {
             preempt_min_run_ms: 60_000,
             preempt_min_steps: 3,
             preempt_gain_ms: 20_000,
+            claim_after_ms: 300_000,
             windows: BTreeMap::new(),
             rate_ppm: BTreeMap::new(),
         }

@@ -168,7 +168,7 @@ impl Farm {
 
     pub fn counts(&self) -> Counts {
         let mut counts = Counts {
-            leases: self.busy.len() as u64,
+            leases: self.leased.iter().copied().map(u64::from).sum(),
             ledger_us: self.ledger_us(),
             gpus: self.gpus(),
             ..Counts::default()

@@ -13,6 +13,7 @@ pub mod calibration;
 pub mod capacity;
 mod caps;
 mod cheap;
+pub mod claims;
 pub mod command;
 pub mod costs;
 pub mod decay;
@@ -22,6 +23,7 @@ pub mod explain;
 mod failure;
 pub mod fold;
 pub mod forward;
+pub mod group;
 pub mod health;
 mod job;
 mod ledger;
@@ -52,6 +54,7 @@ mod task;
 mod timers;
 mod usage;
 pub mod users;
+mod victims;
 mod waiting;
 pub mod windows;
 pub mod write;
@@ -78,6 +81,7 @@ use self::{
     calibration::{Finished, Promise},
     capacity::CapacityRow,
     caps::Load,
+    claims::Claims,
     command::{Command, Reply},
     costs::Costs,
     event::Event,
@@ -135,6 +139,7 @@ pub struct Farm {
     costs: Costs,
 
     // Derived from the rows above.
+    /// Every device of every group.
     busy: BTreeMap<(AgentId, u32), TaskId>,
     queue: Queue,
     timers: Timers,
@@ -142,9 +147,11 @@ pub struct Farm {
     /// Leases by the band of their job.
     leased: [u32; 3],
     quarantined: BTreeSet<(AgentId, u32)>,
+    /// Nodes whose CPU takes CPU work.
+    cpu_nodes: BTreeSet<AgentId>,
     /// Accounts whose budget is used up, and until when.
     stopped: BTreeMap<AccountId, i64>,
-    /// Devices by account and pool, and tasks that wait by account; only where there are capacity rules.
+    /// Devices by account and pool, and those that tasks wait for by account; only where there are capacity rules.
     pool_used: BTreeMap<(AccountId, String), u32>,
     eligible: BTreeMap<AccountId, u32>,
     prices: prices::Kept,
@@ -152,10 +159,15 @@ pub struct Farm {
     // What only this leader knows.
     /// By pool.
     recent: BTreeMap<String, Recent>,
+    /// Attempts that succeeded and that failed.
+    attempts_seen: [u64; 2],
     /// Device time that is planned for an hour of a window whose hours have prices.
     planned: BTreeMap<(String, i64), i64>,
     promises: BTreeMap<JobId, Promise>,
     handovers: BTreeMap<(AgentId, u32), Handover>,
+    claims: Claims,
+    /// Running work that was told to give its device back.
+    yielding: BTreeSet<TaskId>,
     buckets: BTreeMap<String, Bucket>,
     /// No device is taken before: those that the leader before asked may still be on their way.
     preempt_from_ms: i64,
@@ -178,6 +190,8 @@ pub struct Farm {
     /// A replay says when devices may be taken.
     takes_none: bool,
     observed: Vec<Observed>,
+    /// A claim was placed.
+    claimed: bool,
     /// Accounts whose jobs a budget ends.
     to_cancel: BTreeSet<AccountId>,
     finished: Vec<Finished>,
@@ -307,6 +321,7 @@ impl Farm {
                 Timer::Budget(account) => self.budget_due(account),
                 Timer::Expiry(account, key) => self.expiry_due(account, key),
                 Timer::Reclaim => {} // looked at after each command
+                Timer::Claim => self.drop_claims(),
                 Timer::Agent(agent) => self.agent_due(agent),
                 Timer::Forget(job) => self.forget_due(job),
                 Timer::Dedupe(fingerprint) => self.dedupe_due(fingerprint),
@@ -367,6 +382,7 @@ impl Farm {
         let row = task.row.clone();
         if !matches!(row.state, TaskState::Leased(_)) && task.live.take().is_some() {
             self.wake = true; // its device is free
+            self.yielding.remove(&id);
         }
         self.writes.push(Write::UpdateTask { was, row });
         self.index_task(id);
@@ -410,6 +426,7 @@ impl Farm {
                 TaskSpec::Assemble(_) => Class::Assemble,
                 TaskSpec::Render(spec) => Class::Render {
                     weights: spec.weights.clone(),
+                    devices: spec.devices,
                 },
             },
             place: Place::new(row.kind(), job.state, job.rank, job.seq, row.index, id),
@@ -434,8 +451,10 @@ impl Farm {
                 self.arm_close(id);
                 self.wake = true;
             }
-            TaskState::Leased(Holder { agent, device, .. }) => {
-                self.busy.insert((*agent, *device), id);
+            TaskState::Leased(Holder { agent, group, .. }) => {
+                for device in group.devices() {
+                    self.busy.insert((*agent, *device), id);
+                }
                 self.count_device(id, 1);
                 self.arm_close(id);
             }
@@ -451,8 +470,10 @@ impl Farm {
                     self.count_eligible(id, -1);
                 }
             }
-            TaskState::Leased(Holder { agent, device, .. }) => {
-                self.busy.remove(&(agent, device));
+            TaskState::Leased(Holder { agent, group, .. }) => {
+                for device in group.devices() {
+                    self.busy.remove(&(agent, *device));
+                }
                 self.count_device(id, -1);
             }
             _ => {}

@@ -1,6 +1,6 @@
 //! A store in memory for tests of the core: it takes writes as the database does, guards included.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use schemas::{
     AccountId, Digest, GpuMicros, JobId, TaskId,
@@ -248,6 +248,7 @@ impl Model {
         assert_eq!(rebuilt.loads, live.loads, "the counted loads differ");
         assert_eq!(rebuilt.leased, live.leased, "the counted leases differ");
         assert_eq!(rebuilt.quarantined, live.quarantined, "quarantines differ");
+        assert_eq!(rebuilt.cpu_nodes, live.cpu_nodes, "nodes with CPUs differ");
         let counted = |farm: &Farm| {
             let used: Vec<_> = farm
                 .pool_used
@@ -266,6 +267,7 @@ impl Model {
         assert_eq!(counted(&rebuilt), counted(live), "the counted pools differ");
         assert_eq!(rebuilt.stopped, live.stopped, "the stopped budgets differ");
         self.check_attempts();
+        self.check_groups();
         self.check_money();
         for job in self.jobs.values() {
             let ended = job.state.is_terminal();
@@ -290,6 +292,27 @@ impl Model {
             assert!(task.preemptions <= PREEMPTIONS_MAX, "preempted too often");
             let won = attempts.filter(|a| a.outcome.as_deref() == Some("succeeded"));
             assert!(won.count() <= 1, "two results of a task");
+        }
+    }
+
+    /// A group is granted whole, on devices of one node and class that its agent has, none of them twice.
+    fn check_groups(&self) {
+        let mut held = BTreeSet::new();
+        for task in self.tasks.values() {
+            let TaskState::Leased(holder) = task.state else {
+                continue;
+            };
+            assert_eq!(holder.group.count(), task.devices(), "a part of a group");
+            assert!(holder.group.contains(holder.device));
+            for device in holder.group.devices() {
+                assert!(held.insert((holder.agent, *device)), "held twice");
+            }
+            let devices = &self.agents[&holder.agent].devices;
+            let classes = devices
+                .iter()
+                .filter(|device| holder.group.contains(device.index));
+            let classes: BTreeSet<_> = classes.map(|device| &device.class).collect();
+            assert_eq!(classes.len(), 1, "a group of several classes");
         }
     }
 
@@ -427,6 +450,7 @@ pub fn job(number: u128, shots: u32) -> NewJob {
         height: 64,
         fps: 8,
         shot_frames: vec![16; shots as usize],
+        before: None,
     };
     tasks.push(task(shots, TaskSpec::Assemble(film), (0..shots).collect()));
     NewJob {
@@ -447,6 +471,15 @@ pub fn job(number: u128, shots: u32) -> NewJob {
     }
 }
 
+/// Each shot of the job needs so many devices.
+pub fn widen(job: &mut NewJob, devices: u32) {
+    for task in &mut job.tasks {
+        if let TaskSpec::Render(spec) = &mut task.spec {
+            spec.devices = devices;
+        }
+    }
+}
+
 fn render(shot: u32) -> RenderSpec {
     RenderSpec {
         shot,
@@ -461,6 +494,8 @@ fn render(shot: u32) -> RenderSpec {
         steps: None,
         guidance_scale: None,
         first_frame: None,
+        given: None,
+        devices: 1,
     }
 }
 

@@ -1,6 +1,7 @@
 //! What an operator sees of the nodes and orders about them, and what an operator should know.
 
 use schemas::{AgentId, TaskId, agent::DeviceSample};
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::{
@@ -13,7 +14,7 @@ use super::{
 };
 
 /// An operator's order about one node.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct NodeOrder {
     /// Name of the key that asks.
     pub actor: String,
@@ -22,7 +23,8 @@ pub struct NodeOrder {
     pub change: NodeChange,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "order", rename_all = "snake_case")]
 pub enum NodeChange {
     /// Take no new work, give back or end what runs, then leave.
     Drain,
@@ -110,7 +112,7 @@ impl Farm {
                 (Some(_), _) => "quarantined",
                 (None, Some(_)) => "busy",
                 (None, None) if row.state != AgentState::Online => "absent",
-                (None, None) if self.is_kept(at) => "claimed",
+                (None, None) if self.is_kept(at) || self.claim_on(at).is_some() => "claimed",
                 (None, None) => "free",
             };
             DeviceView {

@@ -12,6 +12,7 @@ use schemas::{
 
 use super::{
     Farm,
+    claims::Claims,
     costs::{Service, Spread},
     decay::Decayed,
     fold::Snapshot,
@@ -23,6 +24,8 @@ use super::{
     },
 };
 
+/// Attempts without a failure that a farm is believed to have had before the first.
+const BELIEVED_ATTEMPTS: u64 = 20;
 /// How far a measured step is from those to come, in percent.
 const STEP_PERCENT: [u64; 4] = [95, 100, 110, 130];
 
@@ -33,6 +36,9 @@ pub struct Frame {
     pub limits: Limits,
     pub rows: Snapshot,
     pub prices: PriceBook,
+    pub claims: Claims,
+    /// How many attempts of a thousand fail.
+    pub fail_permille: u32,
 }
 
 /// A job that has not ended, with all that a look ahead needs of it.
@@ -88,6 +94,15 @@ impl Plan {
             steps: service.steps,
             step_ms: ms(service.step),
             after_ms: ms(service.decode) + ms(service.finish),
+        }
+    }
+
+    /// The same when an attempt before it was lost after this part of it, in thousandths.
+    pub fn after_a_loss(self, permille: u32) -> Self {
+        let lost_ms = self.total_ms() * i64::from(permille) / 1_000;
+        Self {
+            before_ms: self.before_ms + lost_ms,
+            ..self
         }
     }
 
@@ -150,7 +165,16 @@ impl Farm {
             limits: self.limits.clone(),
             rows: self.frame(),
             prices: self.prices(),
+            claims: self.claims.clone(),
+            fail_permille: self.fail_permille(),
         }
+    }
+
+    /// As this leader has seen it; few attempts say little, so a farm is believed to fail at nothing first.
+    fn fail_permille(&self) -> u32 {
+        let [succeeded, failed] = self.attempts_seen;
+        let permille = 1_000 * failed / (succeeded + failed + BELIEVED_ATTEMPTS);
+        u32::try_from(permille).unwrap_or(1_000)
     }
 
     /// At most `limit` accounts behind `after`, with what they have had of the farm.

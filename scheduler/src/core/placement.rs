@@ -1,4 +1,7 @@
-//! Which waiting task a device gets: the first in the queue that fits it.
+//! Which waiting task a device gets: the first in the queue that fits it, with other free devices of its node
+//! where the task needs a group.
+
+use std::collections::BTreeMap;
 
 use schemas::{
     AgentId,
@@ -10,6 +13,9 @@ use super::{
     Farm, Observed,
     command::LeaseReply,
     explain::Waiting,
+    group::Group,
+    limits::BACKFILL_LOOKED_AT,
+    preempt::Kept,
     queue::{Class, Found, Verdict},
     recent::Recent,
     rows::{AgentRow, AgentState, AttemptRow, Band, Holder, TaskRow, TaskState},
@@ -29,6 +35,12 @@ pub(super) enum Misfit {
     Weights,
     /// The agent lacks FFmpeg.
     Ffmpeg,
+    /// The node cannot run one task on so many devices.
+    GroupSize,
+    /// Fewer devices of the node are free than the group needs.
+    Group,
+    /// Another task has claimed the device, and this one would not end before.
+    Claimed,
     /// The task ran out of memory on a device as small as this one.
     Memory,
     /// The task failed on the node and another one can do it.
@@ -37,6 +49,12 @@ pub(super) enum Misfit {
     CpuWork,
     /// Its account has as much as it may at once.
     Capped,
+}
+
+/// What a device may get, and the first group that could not have it because too few others are free.
+struct Picked {
+    found: Option<(Found, Group)>,
+    passed: Option<TaskId>,
 }
 
 impl Farm {
@@ -68,15 +86,22 @@ impl Farm {
         if !row.is_open() {
             return LeaseReply::Idle(Waiting::NothingWaits);
         }
-        if let Some(task) = self.kept_for(request.agent, request.device) {
-            self.handovers.remove(&(request.agent, request.device));
-            self.recent_of(request.agent, request.device).note(false);
-            return self.grant(task, &request);
+        match self.kept_for(request.agent, request.device) {
+            Kept::For(task, group) => {
+                self.recent_of(request.agent, request.device).note(false);
+                return self.grant(task, &request, group);
+            }
+            Kept::NotYet => return LeaseReply::Idle(Waiting::NothingWaits),
+            Kept::No => {}
         }
-        match self.pick(request.agent, request.device) {
-            Some(Found { task, aged }) => {
+        if let Some((task, group)) = self.due_claim(&request) {
+            self.recent_of(request.agent, request.device).note(false);
+            return self.grant(task, &request, group);
+        }
+        match self.pick_or_claim(&request) {
+            Some((Found { task, aged }, group)) => {
                 self.recent_of(request.agent, request.device).note(aged);
-                self.grant(task, &request)
+                self.grant(task, &request, group)
             }
             None if self.wants_reference(request.agent, request.device) => LeaseReply::Probe,
             None => LeaseReply::Idle(Waiting::NothingWaits),
@@ -87,7 +112,8 @@ impl Farm {
     fn lease_again(&self, task: TaskId, request: &LeaseRequest) -> LeaseReply {
         match self.task_at(task).row.state {
             TaskState::Leased(holder)
-                if (holder.boot, holder.poll_id) == (request.boot, request.poll_id) =>
+                if (holder.boot, holder.device, holder.poll_id)
+                    == (request.boot, request.device, request.poll_id) =>
             {
                 self.offer(task, holder)
             }
@@ -98,22 +124,58 @@ impl Farm {
         }
     }
 
-    fn pick(&self, agent: AgentId, device: u32) -> Option<Found> {
+    fn due_claim(&mut self, request: &LeaseRequest) -> Option<(TaskId, Group)> {
+        self.drop_claims();
+        self.claim_due(request.agent, request.device)
+    }
+
+    /// What the device gets; a group that is overtaken too long claims devices first.
+    fn pick_or_claim(&mut self, request: &LeaseRequest) -> Option<(Found, Group)> {
+        let picked = self.pick(request.agent, request.device);
+        if let (Some(_), Some(group)) = (picked.found, picked.passed)
+            && self.pass_over(group)
+        {
+            self.keep_progress(); // which the claim was placed by
+            self.claimed = true;
+            return self.pick(request.agent, request.device).found;
+        }
+        picked.found
+    }
+
+    fn pick(&self, agent: AgentId, device: u32) -> Picked {
         let recent = self.recent.get(self.pool_of(agent, device));
         let aged_may_go = recent.is_none_or(Recent::aged_may_go);
         let aged_by = aged_may_go.then_some(self.now);
         let order = recent.map_or(Band::ALL, |recent| recent.order(&self.queue, self.now));
-        self.queue.find(aged_by, order, |place| {
+        let (mut group, mut passed, mut claimed) = (None, None, 0);
+        let found = self.queue.find(aged_by, order, |place| {
             match self.fit(place.task, agent, device) {
-                Ok(()) => Verdict::Take,
+                Ok(found) => {
+                    group = Some(found);
+                    Verdict::Take
+                }
                 Err(Misfit::Avoided | Misfit::Memory) => Verdict::Next,
                 Err(Misfit::Capped) => Verdict::SkipAccount,
+                // Shorter ones of its class may end before.
+                Err(Misfit::Claimed) if claimed < BACKFILL_LOOKED_AT => {
+                    claimed += 1;
+                    Verdict::Next
+                }
+                Err(Misfit::Group) => {
+                    passed = passed.or(Some(place.task));
+                    Verdict::SkipClass
+                }
                 Err(_) => Verdict::SkipClass,
             }
-        })
+        });
+        Picked {
+            found: found.zip(group),
+            passed,
+        }
     }
 
-    pub(super) fn fit(&self, task: TaskId, agent: AgentId, device: u32) -> Result<(), Misfit> {
+    /// The devices on which the task could start now, this free one among them.
+    pub(super) fn fit(&self, task: TaskId, agent: AgentId, device: u32) -> Result<Group, Misfit> {
         let row = &self.task_at(task).row;
         let node = &self
             .agents
@@ -137,7 +199,38 @@ impl Farm {
         {
             return Err(Misfit::Capped);
         }
-        Ok(())
+        if self.is_claimed_against((agent, device), task) {
+            return Err(Misfit::Claimed);
+        }
+        match row.devices() {
+            1 => Ok(Group::one(device)),
+            _ => self.free_group(node, device, row).ok_or(Misfit::Group),
+        }
+    }
+
+    /// As many free devices of one class as the task needs, this one among them; those kept for it come first.
+    fn free_group(&self, node: &AgentRow, device: u32, task: &TaskRow) -> Option<Group> {
+        let class = &node.device(device)?.class;
+        let alike = node.open_devices().filter(|other| {
+            other.index != device && other.class == *class && has_room(other, task)
+        });
+        let free = alike.filter(|other| self.is_free_for((node.id, other.index), task.id));
+        let mut others: Vec<u32> = free.map(|other| other.index).collect();
+        others.sort_by_key(|other| !self.handovers.contains_key(&(node.id, *other)));
+        others.truncate(task.devices() as usize - 1);
+        others.push(device);
+        Group::of(others).filter(|group| group.count() == task.devices())
+    }
+
+    /// Nothing runs on the device, and it is kept or claimed for nothing else.
+    pub(super) fn is_free_for(&self, at: (AgentId, u32), task: TaskId) -> bool {
+        let kept = self
+            .handovers
+            .get(&at)
+            .filter(|kept| kept.until_ms > self.now);
+        !self.busy.contains_key(&at)
+            && kept.is_none_or(|kept| kept.task == task)
+            && !self.is_claimed_against(at, task)
     }
 
     fn other_node_can(&self, row: &TaskRow) -> bool {
@@ -148,14 +241,9 @@ impl Farm {
 
     /// GPU work waits that this agent could do, and a CPU elsewhere can do the CPU work.
     fn gpu_work_waits(&self, agent: AgentId) -> bool {
-        let cpu_can = self.agents.values().any(|other| {
-            let row = &other.row;
-            let cpu = row.open_devices().any(|d| is_cpu_class(&d.class));
-            row.ffmpeg.is_some() && cpu
-        });
-        cpu_can
+        !self.cpu_nodes.is_empty()
             && self.queue.classes().any(|class| match class {
-                Class::Render { weights } => self.agents[&agent]
+                Class::Render { weights, .. } => self.agents[&agent]
                     .row
                     .weights
                     .iter()
@@ -164,14 +252,28 @@ impl Farm {
             })
     }
 
-    fn grant(&mut self, id: TaskId, request: &LeaseRequest) -> LeaseReply {
+    /// Keeps the set of nodes whose CPU takes CPU work as the rows have it.
+    pub(super) fn index_cpu(&mut self, agent: AgentId) {
+        let row = &self.agents[&agent].row;
+        let cpu = row.open_devices().any(|d| is_cpu_class(&d.class));
+        match row.ffmpeg.is_some() && cpu {
+            true => self.cpu_nodes.insert(agent),
+            false => self.cpu_nodes.remove(&agent),
+        };
+    }
+
+    fn grant(&mut self, id: TaskId, request: &LeaseRequest, group: Group) -> LeaseReply {
         let holder = Holder {
             agent: request.agent,
             boot: request.boot,
             device: request.device,
+            group,
             poll_id: request.poll_id,
             granted_at_ms: self.now,
         };
+        self.handovers.retain(|_, kept| kept.task != id);
+        self.claims.placed.remove(&id);
+        self.claims.passed.remove(&id);
         let (step, could_ms) = (self.task_at(id).resume_step(), self.could_run_ms(id));
         let band = self.job_at(self.task_at(id).row.job).row.band;
         self.observed.push(Observed::Waited(band, could_ms));
@@ -228,6 +330,7 @@ impl Farm {
             spec: TaskSpec::clone(&row.spec), // the dispatcher adds the words
             inputs: self.inputs(row),
             checkpoint: task.checkpoints.last().map(|c| c.at),
+            devices: holder.group.into(),
         };
         LeaseReply::Offer {
             offer: Box::new(offer),
@@ -249,8 +352,13 @@ impl Farm {
 /// What the node lacks for the task, apart from time.
 pub(super) fn can(node: &AgentRow, task: &TaskRow) -> Result<(), Misfit> {
     match &*task.spec {
-        TaskSpec::Render(spec) if node.weights.iter().any(|w| w.name == spec.weights) => Ok(()),
-        TaskSpec::Render(_) => Err(Misfit::Weights),
+        TaskSpec::Render(spec) if !node.weights.iter().any(|w| w.name == spec.weights) => {
+            Err(Misfit::Weights)
+        }
+        TaskSpec::Render(spec) if spec.devices > 1 && spec.devices > node.largest_group() => {
+            Err(Misfit::GroupSize)
+        }
+        TaskSpec::Render(_) => Ok(()),
         TaskSpec::Assemble(_) if node.ffmpeg.is_some() => Ok(()),
         TaskSpec::Assemble(_) => Err(Misfit::Ffmpeg),
     }
@@ -262,9 +370,35 @@ pub(super) fn has_room(device: &Device, task: &TaskRow) -> bool {
         .is_none_or(|bytes| device.memory_bytes >= bytes)
 }
 
-/// Whether one of the node's open devices could take the task.
+/// Whether enough of the node's open devices could take the task.
 pub(super) fn takes(node: &AgentRow, task: &TaskRow) -> bool {
-    can(node, task).is_ok() && node.open_devices().any(|device| has_room(device, task))
+    let mut roomy = node.open_devices().filter(|device| has_room(device, task));
+    can(node, task).is_ok()
+        && match task.devices() {
+            1 => roomy.next().is_some(),
+            devices => largest_class(roomy.map(|device| &*device.class)) >= devices,
+        }
+}
+
+/// Devices of the class that has most of these.
+fn largest_class<'a>(classes: impl Iterator<Item = &'a str>) -> u32 {
+    let mut counts = BTreeMap::<&str, u32>::new();
+    for class in classes {
+        *counts.entry(class).or_default() += 1;
+    }
+    counts.into_values().max().unwrap_or(0)
+}
+
+impl AgentRow {
+    /// Most devices that one task can have here.
+    pub(super) fn largest_group(&self) -> u32 {
+        match self.group_max {
+            0 | 1 => 1,
+            most => most.min(largest_class(
+                self.devices.iter().map(|device| &*device.class),
+            )),
+        }
+    }
 }
 
 pub(super) fn is_cpu_class(class: &str) -> bool {

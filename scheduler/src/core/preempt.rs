@@ -4,26 +4,26 @@
 //! task waits -> a victim is told to yield -> it releases with its checkpoint
 //!            -> its device is kept for the task -> granted
 //! ```
+//! A task that needs a group takes from all that stand in its way on one node; what comes free first waits for the rest.
+//! Who gives way is chosen in [`super::victims`].
 //! Urgent tasks take from standard and overnight work, standard tasks from overnight work; fair shares take nothing.
 //! The victim goes on from its checkpoint when a device is free, and loses no step. Its preemption is written when it
 //! is told, so a new leader, which has forgotten whom it yields for, still knows how often it gave way; that leader
 //! takes no device before victims of the one before it have had their time.
 
-use schemas::{
-    AgentId, TaskId,
-    agent::Phase,
-    task::{TaskKind, TaskSpec},
-};
+use schemas::{AgentId, TaskId, agent::Phase};
 
 use super::{
     Farm, Observed,
+    group::Group,
     limits::{
         HANDOVER_MS, NO_PING_PONG_MS, PREEMPT_BURST, PREEMPT_LOOKED_AT, PREEMPT_PERCENT_A_MINUTE,
-        PREEMPTIONS_MAX, PROTECTED_PERCENT, RELOAD_MS, SAVE_MS, TAIL_MS,
+        TAIL_MS,
     },
-    placement::{can, has_room},
-    rows::{AgentState, Band, TaskState},
+    placement::Misfit,
+    rows::{AgentState, Band, Holder, TaskState},
     task::YieldWhy,
+    victims::Taking,
 };
 
 const MINUTE_MS: i64 = 60_000;
@@ -35,6 +35,14 @@ const TOKEN: i64 = 1_000;
 pub(super) struct Handover {
     pub task: TaskId,
     pub until_ms: i64,
+}
+
+/// What a polling device is kept for.
+pub(super) enum Kept {
+    No,
+    /// A group of which not all devices are free yet.
+    NotYet,
+    For(TaskId, Group),
 }
 
 /// How often devices of a class may be taken away: a bucket that fills slowly.
@@ -68,18 +76,29 @@ impl Farm {
             {
                 continue;
             }
-            let victim = self.cheapest_victim(task, |id| {
+            let taking = self.cheapest_taking(task, |id| {
                 self.job_at(self.task_at(id).row.job).row.band > band
             });
-            if let Some(victim) = victim.filter(|victim| self.take_token(*victim)) {
-                self.keep_progress();
-                self.take_device(victim, YieldWhy::For(task));
+            if let Some(taking) = taking.filter(|taking| self.take_tokens(taking)) {
+                self.take_devices(taking, task, YieldWhy::For(task));
             }
         }
     }
 
+    /// Tells the victims to yield, and keeps what is free beside them for the task until they have.
+    pub(super) fn take_devices(&mut self, taking: Taking, task: TaskId, why: YieldWhy) {
+        self.keep_progress();
+        let until_ms = self.now + self.limits.yield_grace_ms + HANDOVER_MS;
+        for at in taking.free {
+            self.handovers.insert(at, Handover { task, until_ms });
+        }
+        for victim in taking.victims {
+            self.take_device(victim, why);
+        }
+    }
+
     /// Tells the victim to yield its device for the task, and writes that it had to.
-    pub(super) fn take_device(&mut self, victim: TaskId, why: YieldWhy) {
+    fn take_device(&mut self, victim: TaskId, why: YieldWhy) {
         let now = self.now;
         let band = self.job_at(self.task_at(victim).row.job).row.band;
         self.observed.push(Observed::Preempted(band));
@@ -101,34 +120,45 @@ impl Farm {
         self.freed_for(task).is_some()
     }
 
-    /// The device that is kept for the task, or that a victim gives up for it.
+    /// A device that is kept for the task, or that a victim gives up for it.
     pub(super) fn freed_for(&self, task: TaskId) -> Option<(AgentId, u32)> {
         let mut kept = self.handovers.iter();
         let kept = kept.find(|(_, h)| h.task == task && h.until_ms > self.now);
-        let yields = |id: &TaskId| {
-            let live = self.task_at(*id).live.as_ref();
-            let yields = live.and_then(|live| live.yields);
-            yields.is_some_and(|yields| yields.why.beneficiary() == Some(task))
-        };
         kept.map(|(device, _)| *device).or_else(|| {
-            let mut busy = self.busy.iter();
-            busy.find(|(_, id)| yields(id)).map(|(device, _)| *device)
+            let mut yielding = self.yielding.iter();
+            let victim = yielding.find(|id| self.yields_for(**id) == Some(task))?;
+            match self.task_at(*victim).row.state {
+                TaskState::Leased(holder) => Some((holder.agent, holder.device)),
+                _ => None,
+            }
         })
     }
 
-    fn running(&self) -> impl Iterator<Item = TaskId> {
-        self.busy.values().copied()
+    fn yields_for(&self, id: TaskId) -> Option<TaskId> {
+        let yields = self.task_at(id).live.as_ref()?.yields?;
+        yields.why.beneficiary()
     }
 
-    /// A device is free that may do the task; each serves one task.
+    /// Tasks that hold a lease, each once.
+    pub(super) fn running(&self) -> impl Iterator<Item = TaskId> {
+        let leads = self.busy.iter().filter(|((_, device), id)| {
+            matches!(self.task_at(**id).row.state, TaskState::Leased(holder) if holder.device == *device)
+        });
+        leads.map(|(_, id)| *id)
+    }
+
+    /// Devices are free that may do the task; each serves one task.
     pub(super) fn free_device(&self, task: TaskId, taken: &mut Vec<(AgentId, u32)>) -> bool {
         let rows = self.agents.values().map(|agent| &agent.row);
         let free = rows
             .flat_map(|row| row.open_devices().map(|d| (row.id, d.index)))
             .filter(|at| !self.busy.contains_key(at) && !taken.contains(at) && !self.is_kept(*at))
-            .find(|(agent, device)| self.fit(task, *agent, *device).is_ok());
-        taken.extend(free);
-        free.is_some()
+            .find_map(|(agent, device)| Some((agent, self.fit(task, agent, device).ok()?)));
+        let Some((agent, group)) = free else {
+            return false;
+        };
+        taken.extend(group.devices().iter().map(|device| (agent, *device)));
+        true
     }
 
     pub(super) fn is_kept(&self, device: (AgentId, u32)) -> bool {
@@ -137,82 +167,7 @@ impl Farm {
             .is_some_and(|h| h.until_ms > self.now)
     }
 
-    /// The running task that loses least by giving its device to `task`, of those that `may` give way by who they are;
-    /// none if that is not worth it. Whoever reclaims devices picks victims with this as well.
-    pub(super) fn cheapest_victim(
-        &self,
-        task: TaskId,
-        may: impl Fn(TaskId) -> bool,
-    ) -> Option<TaskId> {
-        let capable: Vec<TaskId> = self
-            .running()
-            .filter(|id| self.runs_where_it_could(*id, task))
-            .collect();
-        let natural_ms = capable.iter().map(|id| self.left_ms(*id)).min()?;
-        let victims = capable
-            .into_iter()
-            .filter(|id| may(*id) && self.may_yield(*id));
-        // Of equal ones the newest attempt.
-        let cost = |id: &TaskId| {
-            let newest = std::cmp::Reverse(self.granted_at_ms(*id));
-            (self.yield_cost_ms(*id, task), newest, *id)
-        };
-        let victim = victims.min_by_key(cost)?;
-        let worth = natural_ms > self.yield_cost_ms(victim, task) + self.limits.preempt_gain_ms;
-        worth.then_some(victim)
-    }
-
-    /// Device time that is lost when the victim yields: its checkpoint, a part of a step, and loading its weights
-    /// again where the other task's replace them. A task has one device.
-    fn yield_cost_ms(&self, victim: TaskId, task: TaskId) -> i64 {
-        let weights = |id: TaskId| match &*self.task_at(id).row.spec {
-            TaskSpec::Render(spec) => Some(spec.weights.clone()),
-            TaskSpec::Assemble(_) => None,
-        };
-        let evicts = weights(task).is_some_and(|other| weights(victim) != Some(other));
-        let load_ms = self
-            .task_at(victim)
-            .live
-            .as_ref()
-            .and_then(|live| live.load_ms);
-        let reload_ms = match evicts {
-            true => load_ms.unwrap_or(RELOAD_MS),
-            false => 0,
-        };
-        SAVE_MS + self.step_ms(victim) + reload_ms
-    }
-
-    fn runs_where_it_could(&self, running: TaskId, task: TaskId) -> bool {
-        let TaskState::Leased(holder) = self.task_at(running).row.state else {
-            return false;
-        };
-        let node = &self.agents[&holder.agent].row;
-        let row = &self.task_at(task).row;
-        let device = node.device(holder.device);
-        node.is_open_on(holder.device)
-            && can(node, row).is_ok()
-            && device.is_some_and(|device| has_room(device, row))
-            && !row.failed_on.contains(&holder.agent)
-    }
-
-    fn may_yield(&self, id: TaskId) -> bool {
-        let task = self.task_at(id);
-        let Some(live) = &task.live else {
-            return false;
-        };
-        let ran_long = self.now - self.granted_at_ms(id) >= self.limits.preempt_min_run_ms
-            && live.step >= live.first_step + self.limits.preempt_min_steps;
-        let tail = live.step * 100 >= live.steps * PROTECTED_PERCENT
-            || !matches!(live.phase, Phase::Encode | Phase::Denoise);
-        let render = task.row.kind() == TaskKind::Render;
-        render
-            && live.yields.is_none()
-            && ran_long
-            && !tail
-            && task.row.preemptions < PREEMPTIONS_MAX
-    }
-
-    fn step_ms(&self, id: TaskId) -> i64 {
+    pub(super) fn step_ms(&self, id: TaskId) -> i64 {
         let live = self.task_at(id).live.as_ref();
         live.and_then(|live| live.step_ms).unwrap_or(0).into()
     }
@@ -238,10 +193,15 @@ impl Farm {
         }
     }
 
-    pub(super) fn take_token(&mut self, victim: TaskId) -> bool {
-        let TaskState::Leased(holder) = self.task_at(victim).row.state else {
+    /// One token for each victim, but never more than there can be.
+    pub(super) fn take_tokens(&mut self, taking: &Taking) -> bool {
+        let Some(victim) = taking.victims.first() else {
             return false;
         };
+        let TaskState::Leased(holder) = self.task_at(*victim).row.state else {
+            return false;
+        };
+        let price = (taking.victims.len() as i64).min(PREEMPT_BURST) * TOKEN;
         let class_of = |devices: &[schemas::agent::Device]| {
             devices
                 .iter()
@@ -266,36 +226,61 @@ impl Farm {
         });
         bucket.tokens = (bucket.tokens + a_minute * (now - bucket.at_ms) / MINUTE_MS).min(full);
         bucket.at_ms = now;
-        let enough = bucket.tokens >= TOKEN;
+        let enough = bucket.tokens >= price;
         if enough {
-            bucket.tokens -= TOKEN;
+            bucket.tokens -= price;
         }
         enough
     }
 
-    /// The victim has given its device back: it is kept for the task it was taken for.
-    pub(super) fn hand_over(&mut self, agent: AgentId, device: u32, task: TaskId) {
-        let until_ms = self.now + HANDOVER_MS;
-        self.handovers
-            .insert((agent, device), Handover { task, until_ms });
+    /// The victim has given its devices back: as many as are missing are kept for the task they were taken for.
+    pub(super) fn hand_over(&mut self, holder: &Holder, task: TaskId) {
+        let Some(wanted) = self.tasks.get(&task).map(|task| task.row.devices()) else {
+            return; // its job was deleted
+        };
+        let victim = self.busy.get(&(holder.agent, holder.device)).copied();
+        let others = |id: &TaskId| Some(*id) != victim && self.yields_for(*id) == Some(task);
+        // Those that came first wait for the last.
+        let patience_ms = match self.yielding.iter().any(others) {
+            true => self.limits.yield_grace_ms,
+            false => 0,
+        };
+        let until_ms = self.now + patience_ms + HANDOVER_MS;
+        let mut kept = 0;
+        for handover in self.handovers.values_mut().filter(|kept| kept.task == task) {
+            handover.until_ms = until_ms;
+            kept += 1;
+        }
+        for device in holder
+            .group
+            .devices()
+            .iter()
+            .take((wanted.saturating_sub(kept)) as usize)
+        {
+            let at = (holder.agent, *device);
+            self.handovers.insert(at, Handover { task, until_ms });
+        }
         self.wake = true;
     }
 
-    /// The task that this device is kept for, while it could start on it.
-    pub(super) fn kept_for(&mut self, agent: AgentId, device: u32) -> Option<TaskId> {
-        let Handover { task, until_ms } = *self.handovers.get(&(agent, device))?;
+    /// The task that this free device is kept for, while it could start on it.
+    pub(super) fn kept_for(&mut self, agent: AgentId, device: u32) -> Kept {
+        let Some(Handover { task, until_ms }) = self.handovers.get(&(agent, device)).copied()
+        else {
+            return Kept::No;
+        };
         let could_start = self.tasks.get(&task).is_some_and(|t| match t.row.state {
             TaskState::Ready { eligible_at_ms, .. } => eligible_at_ms <= self.now,
             _ => false,
         });
-        if until_ms > self.now
-            && could_start
-            && self.capped(task).is_none()
-            && self.fit(task, agent, device).is_ok()
-        {
-            return Some(task);
+        if until_ms > self.now && could_start && self.capped(task).is_none() {
+            match self.fit(task, agent, device) {
+                Ok(group) => return Kept::For(task, group),
+                Err(Misfit::Group) => return Kept::NotYet,
+                Err(_) => {}
+            }
         }
         self.handovers.remove(&(agent, device));
-        None
+        Kept::No
     }
 }

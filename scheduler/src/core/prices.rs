@@ -20,6 +20,8 @@ use super::{
 pub struct Pool {
     pub class: String,
     pub devices: u32,
+    /// Most that work on one shot at once.
+    pub group_max: u32,
 }
 
 /// All that a quote needs: times, and the devices that there are for each kind of work. Cheap to clone.
@@ -44,12 +46,24 @@ impl PriceBook {
             TaskSpec::Render(render) => self.farm.pools.get(&render.weights),
             TaskSpec::Assemble(_) => self.farm.pools.get(FILM),
         };
-        found.cloned().unwrap_or_else(|| {
+        let reference = || {
             vec![Pool {
                 class: CPU_CLASS.into(),
                 devices: 1,
+                group_max: 1,
             }]
-        })
+        };
+        let all = found.cloned().unwrap_or_else(reference);
+        // Where no group is large enough the task waits, and is still priced.
+        let capable: Vec<Pool> = all
+            .iter()
+            .filter(|pool| pool.group_max >= spec.devices())
+            .cloned()
+            .collect();
+        match capable.is_empty() {
+            true => all,
+            false => capable,
+        }
     }
 
     /// What is expected on the devices of the farm, by their number; the careful ends are those of the slowest class.
@@ -104,7 +118,7 @@ impl Farm {
 
     fn devices(&self) -> Devices {
         let mut devices = Devices::default();
-        let mut counts: BTreeMap<(String, String), u32> = BTreeMap::new();
+        let mut counts: BTreeMap<(String, String), (u32, u32)> = BTreeMap::new();
         let known = self.agents.values().map(|agent| &agent.row);
         for row in known.filter(|row| row.state != AgentState::Gone) {
             for info in &row.weights {
@@ -116,15 +130,19 @@ impl Farm {
                 };
                 devices.classes.insert(info.name.clone(), class);
             }
+            let largest = row.largest_group();
             for (kind, device) in works(row) {
-                *counts.entry((kind, device)).or_default() += 1;
+                let (count, group_max) = counts.entry((kind, device)).or_default();
+                *count += 1;
+                *group_max = largest.max(*group_max);
             }
         }
-        for ((kind, class), count) in counts {
+        for ((kind, class), (count, group_max)) in counts {
             let pools = devices.pools.entry(kind).or_default();
             pools.push(Pool {
                 class,
                 devices: count,
+                group_max,
             });
             pools.sort_by_key(|pool| std::cmp::Reverse(pool.devices));
         }

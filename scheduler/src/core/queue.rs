@@ -67,7 +67,7 @@ impl Place {
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Class {
     Assemble,
-    Render { weights: String },
+    Render { weights: String, devices: u32 },
 }
 
 /// Where a task stands: all that is needed to enter it and to take it out again.

@@ -53,22 +53,30 @@ impl Farm {
             self.timers.arm(since + RECLAIM_AFTER_MS, Timer::Reclaim);
             return;
         }
-        for task in unserved.into_iter().take(short as usize) {
+        let mut short = short;
+        for task in unserved {
+            let devices = i64::from(self.task_at(task).row.devices());
+            if short < devices {
+                continue; // it would press others below what is theirs
+            }
+            short -= devices;
             let own = self.path(self.account_of(task));
-            let victim = self.cheapest_victim(task, |id| {
+            let taking = self.cheapest_taking(task, |id| {
                 let band = self.job_at(self.task_at(id).row.job).row.band;
                 band > Band::Urgent && self.is_borrowed(id, &row.pool, &own, &shares)
             });
-            let Some(victim) = victim.filter(|victim| self.take_token(*victim)) else {
+            let Some(taking) = taking.filter(|taking| self.take_tokens(taking)) else {
                 // The guards of preemption say not yet.
                 self.timers.arm(self.now + RECLAIM_AFTER_MS, Timer::Reclaim);
                 return;
             };
-            for account in self.path(self.account_of(victim)) {
-                *shares.entry(account).or_default() -= 1;
+            for victim in &taking.victims {
+                let devices = i64::from(self.task_at(*victim).row.devices());
+                for account in self.path(self.account_of(*victim)) {
+                    *shares.entry(account).or_default() -= devices;
+                }
             }
-            self.keep_progress();
-            self.take_device(victim, YieldWhy::Owner(task));
+            self.take_devices(taking, task, YieldWhy::Owner(task));
         }
     }
 

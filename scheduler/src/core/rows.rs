@@ -12,7 +12,7 @@ use schemas::{
 };
 use serde::{Deserialize, Serialize};
 
-use super::{health::Health, packed::Start, quota::Arithmetic, users::User};
+use super::{group::Group, health::Health, packed::Start, quota::Arithmetic, users::User};
 
 /// SHA-256 over a request, in lower-case hex.
 pub type Fingerprint = String;
@@ -51,7 +51,7 @@ pub struct NewTask {
     pub spec: TaskSpec,
     /// Indices of the tasks whose outputs it needs, in the order in which it gets them.
     pub inputs: Vec<u32>,
-    /// Expected device time; also the task's share of the job's progress.
+    /// Expected time on its devices, which is that of each of them; also the task's share of the job's progress.
     pub estimate: GpuMicros,
     /// Artefacts that the spec names (a first frame), kept alive with the job.
     pub reads: Vec<Digest>,
@@ -224,7 +224,7 @@ pub struct TaskRow {
     pub preempted_at_ms: Option<i64>,
     /// Nodes on which each error came, by its signature.
     pub signatures: BTreeMap<String, BTreeSet<AgentId>>,
-    /// Memory that a device must have, since it ran out on a smaller one.
+    /// Memory that each of its devices must have, since it ran out on a smaller one.
     pub memory_bytes: Option<u64>,
 }
 
@@ -316,6 +316,16 @@ impl TaskRow {
         self.spec.kind()
     }
 
+    /// Devices that it runs on at once.
+    pub fn devices(&self) -> u32 {
+        self.spec.devices()
+    }
+
+    /// What it is expected to take of all of its devices, in microseconds.
+    pub fn device_us(&self) -> i64 {
+        self.estimate.0.saturating_mul(self.devices().into())
+    }
+
     /// Its files, once it has succeeded.
     pub fn output(&self) -> &[Artefact] {
         match &self.state {
@@ -330,7 +340,10 @@ impl TaskRow {
 pub struct Holder {
     pub agent: AgentId,
     pub boot: BootId,
+    /// The device that asked.
     pub device: u32,
+    /// All devices that work on it, that one among them.
+    pub group: Group,
     /// The poll that got the grant; the same poll gets it again.
     pub poll_id: u64,
     pub granted_at_ms: i64,
@@ -460,6 +473,8 @@ pub struct AgentRow {
     pub devices: Vec<Device>,
     pub weights: Vec<WeightsInfo>,
     pub ffmpeg: Option<String>,
+    /// Most devices that one shot can run on at once here.
+    pub group_max: u32,
     /// What keeps work from it; outlives its boots.
     pub health: Health,
 }

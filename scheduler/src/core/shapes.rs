@@ -16,10 +16,14 @@ pub fn shape_of(spec: &TaskSpec) -> TaskSpec {
             seed: 0,
             guidance_scale: None,
             first_frame: None,
+            given: None,
             weights: spec.weights.clone(),
             ..*spec
         }),
-        TaskSpec::Assemble(spec) => TaskSpec::Assemble(spec.clone()),
+        TaskSpec::Assemble(spec) => TaskSpec::Assemble(AssembleSpec {
+            before: None,
+            ..spec.clone()
+        }),
     }
 }
 
@@ -30,10 +34,10 @@ pub type ShapeId = u32;
 #[derive(Clone, Debug, Default)]
 pub(super) struct Shapes {
     known: Vec<Arc<TaskSpec>>,
-    /// For each, the first that needs the same weights.
+    /// For each, the first that needs the same weights and as many devices.
     classes: Vec<ShapeId>,
     numbers: BTreeMap<Shape, ShapeId>,
-    by_weights: BTreeMap<String, ShapeId>,
+    by_needs: BTreeMap<(String, u32), ShapeId>,
 }
 
 impl Shapes {
@@ -48,8 +52,12 @@ impl Shapes {
             TaskSpec::Render(spec) => spec.weights.clone(),
             TaskSpec::Assemble(_) => String::new(),
         };
-        self.classes
-            .push(*self.by_weights.entry(weights).or_insert(number));
+        self.classes.push(
+            *self
+                .by_needs
+                .entry((weights, shape.devices()))
+                .or_insert(number),
+        );
         self.numbers.insert(Shape(shape.clone()), number);
         self.known.push(shape.clone());
         (shape, Some(number))
@@ -89,7 +97,7 @@ impl Shapes {
 struct Shape(Arc<TaskSpec>);
 
 impl Shape {
-    fn fields(&self) -> (&str, [u32; 6], Option<u32>, &[u32]) {
+    fn fields(&self) -> (&str, [u32; 7], Option<u32>, &[u32]) {
         match &*self.0 {
             // Every field is named, so that a new one cannot be forgotten here.
             TaskSpec::Render(RenderSpec {
@@ -105,8 +113,10 @@ impl Shape {
                 steps,
                 guidance_scale: _,
                 first_frame: _,
+                given: _,
+                devices,
             }) => {
-                let numbers = [0, *shot, *width, *height, *frames, *fps];
+                let numbers = [0, *shot, *width, *height, *frames, *fps, *devices];
                 (weights, numbers, *steps, &[])
             }
             TaskSpec::Assemble(AssembleSpec {
@@ -115,7 +125,13 @@ impl Shape {
                 height,
                 fps,
                 shot_frames,
-            }) => ("", [1, *shots, *width, *height, *fps, 0], None, shot_frames),
+                before: _,
+            }) => (
+                "",
+                [1, *shots, *width, *height, *fps, 0, 1],
+                None,
+                shot_frames,
+            ),
         }
     }
 }

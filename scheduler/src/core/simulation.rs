@@ -4,15 +4,15 @@
 //! Whatever happens, the invariants of the model hold after every step; and when the faults stop,
 //! every job ends. A failure prints its seed; add it to `KEPT` when it is fixed.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::{civil, tz::TimeZone};
 use schemas::{
     BootId, Digest, GpuMicros, JobId,
     agent::{
-        CheckpointRef, CheckpointReport, Device, DeviceSample, FailureClass, Heartbeat, Hello,
-        LeaseProgress, LeaseRef, LeaseRequest, Outcome as Ending, Phase, ProbeOutcome, ProbeReport,
-        Report, Times, WriteAnswer,
+        AgentOrder, CheckpointRef, CheckpointReport, Device, DeviceSample, Directive, FailureClass,
+        Heartbeat, HeartbeatAnswer, Hello, LeaseProgress, LeaseRef, LeaseRequest,
+        Outcome as Ending, Phase, ProbeOutcome, ProbeReport, Report, Times, WriteAnswer,
     },
     task::{Artefact, TaskKind, Variant},
 };
@@ -23,8 +23,8 @@ use super::{
     agent::agent_id,
     budget::{AtLimit, BudgetRule, Period},
     command::{Command, LeaseReply, Reply},
-    limits::Limits,
-    model::{FOREIGN, Model, PROJECT, SECOND, accounts, job, weights},
+    limits::{CLAIMS_MAX, Limits},
+    model::{FOREIGN, Model, PROJECT, SECOND, accounts, job, weights, widen},
     nodes::{NodeChange, NodeOrder},
     quota::{LimitsChange, QuotaChange, QuotaOrder},
     rows::{AgentState, Band, Dedupe, JobError},
@@ -34,11 +34,12 @@ use super::{
 };
 
 /// Seeds that once found a fault.
-const KEPT: &[u64] = &[];
+const KEPT: &[u64] = &[61];
 /// Seeds of one run of the tests; `DAILIES_SIMULATION_SEEDS` asks for more. A seed injects over a hundred faults.
 const SEEDS: u64 = 100;
 const STEPS: u32 = 300;
-const NODES: [&str; 3] = ["a", "b", "c"];
+/// Names, and how many devices each has.
+const NODES: [(&str, u32); 3] = [("a", 4), ("b", 2), ("c", 1)];
 const STEPS_OF_A_SHOT: u32 = 8;
 
 const WINDOW: &str = "mostly";
@@ -81,7 +82,9 @@ struct Node {
     name: &'static str,
     boot: u128,
     poll_id: u64,
-    work: Option<Work>,
+    devices: u32,
+    /// By the device that asked for it.
+    work: BTreeMap<u32, Work>,
 }
 
 #[derive(Clone)]
@@ -105,6 +108,10 @@ struct Simulation {
     /// Torn commits, crashes, kills, drains, clock jumps, late messages.
     faults: u64,
     preemptions: u64,
+    /// Grants of groups.
+    wide: u64,
+    /// Steps at which a claim stood.
+    claims: u64,
     /// Submits without the quota for them.
     over_quota: u64,
     /// Probes that devices were asked for.
@@ -143,6 +150,7 @@ impl Simulation {
             preempt_min_run_ms: 0,
             preempt_min_steps: 0,
             preempt_gain_ms: 0,
+            claim_after_ms: 5_000,
             windows: BTreeMap::from([(WINDOW.into(), window())]),
             ..Limits::default()
         };
@@ -157,11 +165,12 @@ impl Simulation {
             model.commit(farm.seq(), &outcome.writes);
             commits.push((farm.seq(), outcome.writes));
         }
-        let node = |name| Node {
+        let node = |(name, devices)| Node {
             name,
             boot: 1,
             poll_id: 0,
-            work: None,
+            devices,
+            work: BTreeMap::new(),
         };
         Self {
             dice: Dice(seed),
@@ -171,13 +180,15 @@ impl Simulation {
             now: 1_000,
             nodes: NODES[..1 + seed as usize % NODES.len()]
                 .iter()
-                .map(|name| node(name))
+                .map(|known| node(*known))
                 .collect(),
             jobs: 0,
             past: Vec::new(),
             commits,
             faults: 0,
             preemptions: 0,
+            wide: 0,
+            claims: 0,
             over_quota: 0,
             probes: 0,
         }
@@ -192,6 +203,7 @@ impl Simulation {
             self.farm = self.model.fold(&self.limits, self.now);
             return None;
         }
+        self.check_claims();
         let before = fenced.then(|| self.model.tasks.clone());
         self.model.commit(self.farm.seq(), &outcome.writes);
         if !outcome.writes.is_empty() {
@@ -202,6 +214,19 @@ impl Simulation {
         }
         self.commits.push((self.farm.seq(), outcome.writes));
         Some(outcome.reply)
+    }
+
+    /// No device is claimed twice.
+    fn check_claims(&mut self) {
+        let claims: Vec<_> = self.farm.claims.placed.values().collect();
+        let mut devices = BTreeSet::new();
+        for claim in &claims {
+            for device in claim.group.devices() {
+                assert!(devices.insert((claim.agent, *device)), "claimed twice");
+            }
+        }
+        assert!(claims.len() <= CLAIMS_MAX, "too many claims");
+        self.claims += claims.len() as u64;
     }
 
     /// Whether a write names an attempt that the database does not have as the live one.
@@ -238,7 +263,7 @@ impl Simulation {
             6 => {
                 let node = self.dice.below(self.nodes.len());
                 self.nodes[node].boot += 1;
-                self.nodes[node].work = None; // killed
+                self.nodes[node].work.clear(); // killed
                 self.hello(node, torn);
             }
             7 => {
@@ -270,6 +295,7 @@ impl Simulation {
             1..=3 => Band::Overnight,
             _ => Band::Standard,
         };
+        widen(&mut new, [1, 1, 1, 2, 4][self.dice.below(5)]);
         new.rank = self.dice.below(2) as i32;
         if new.project == PROJECT && self.dice.one_in(2) {
             let user = ["ann", "bob"][self.dice.below(2)];
@@ -337,7 +363,7 @@ impl Simulation {
     /// An operator takes a node out of work or brings it back.
     fn order_node(&mut self, torn: bool) {
         let why = "test".to_string();
-        let device = [None, Some(0), Some(9)][self.dice.below(3)];
+        let device = [None, Some(0), Some(1), Some(9)][self.dice.below(4)];
         let change = match self.dice.below(6) {
             0 => NodeChange::Cordon { why },
             1 => NodeChange::Quarantine { device, why },
@@ -352,19 +378,20 @@ impl Simulation {
     fn break_device(&mut self, torn: bool) {
         let at = self.dice.below(self.nodes.len());
         let sample = DeviceSample {
-            index: [0, 0, 9][self.dice.below(3)],
+            index: [0, 0, 1, 9][self.dice.below(4)],
             xids: vec![[13, 31, 79, 94][self.dice.below(4)]],
             ecc_uncorrected: Some(self.dice.below(3) as u64),
             ..DeviceSample::default()
         };
-        let leases = self.nodes[at].work.iter().map(progress).collect();
+        let leases = self.nodes[at].work.values().map(progress).collect();
         self.tell(at, leases, vec![sample], torn);
     }
 
     /// An agent names leases of others, says that a probe passed which nobody asked for, or succeeds with nothing.
     fn lie(&mut self, torn: bool) {
         let at = self.dice.below(self.nodes.len());
-        let stolen: Vec<Work> = self.nodes.iter().filter_map(|n| n.work.clone()).collect();
+        let all = self.nodes.iter().flat_map(|node| node.work.values());
+        let stolen: Vec<Work> = all.cloned().collect();
         match self.dice.below(3) {
             0 => {
                 let mut leases: Vec<LeaseProgress> = stolen.iter().map(progress).collect();
@@ -373,7 +400,7 @@ impl Simulation {
                 }
                 self.tell(at, leases, vec![], torn);
             }
-            1 => self.report_probe(at, b"made up", torn),
+            1 => self.report_probe((at, 0), b"made up", torn),
             _ => {
                 let Some(work) = stolen.first() else { return };
                 let outcome = Ending::Succeeded {
@@ -391,7 +418,7 @@ impl Simulation {
         }
     }
 
-    fn report_probe(&mut self, at: usize, latents: &[u8], torn: bool) {
+    fn report_probe(&mut self, (at, device): (usize, u32), latents: &[u8], torn: bool) {
         let node = &self.nodes[at];
         let outcome = match latents {
             b"" => ProbeOutcome::Failed {
@@ -404,17 +431,18 @@ impl Simulation {
         let report = ProbeReport {
             agent: agent_id(node.name),
             boot: BootId(Uuid::from_u128(node.boot)),
-            device: 0,
+            device,
             outcome,
         };
         self.apply(Command::Probed(report), torn);
     }
 
     /// A device gets work only while nothing keeps it from that.
-    fn check_open(&self, at: usize) {
+    fn check_open(&self, at: usize, group: &[u32]) {
         let row = &self.model.agents[&agent_id(self.nodes[at].name)];
         assert_eq!(row.state, AgentState::Online);
-        let kept = row.drained || row.health.cordon.is_some() || !row.health.quarantined.is_empty();
+        let out = |device| row.health.quarantined.contains_key(device);
+        let kept = row.drained || row.health.cordon.is_some() || group.iter().any(out);
         assert!(!kept, "work for {row:?}");
     }
 
@@ -449,25 +477,28 @@ impl Simulation {
 
     fn hello(&mut self, node: usize, torn: bool) {
         let node = &self.nodes[node];
+        let device = |index| Device {
+            index,
+            class: "cpu".into(),
+            memory_bytes: 1,
+        };
         let hello = Hello {
             name: node.name.into(),
             boot: BootId(Uuid::from_u128(node.boot)),
             version: "test".into(),
-            devices: vec![Device {
-                index: 0,
-                class: "cpu".into(),
-                memory_bytes: 1,
-            }],
+            devices: (0..node.devices).map(device).collect(),
             weights: vec![weights()],
             ffmpeg: Some("5.1".into()),
+            group_max: node.devices,
         };
         self.apply(Command::Hello(Box::new(hello)), torn);
     }
 
     /// A node does the next thing that a healthy agent would, or now and then something worse.
     fn live(&mut self, at: usize, torn: bool) {
-        let Some(work) = self.nodes[at].work.clone() else {
-            return self.poll(at, torn);
+        let device = self.dice.below(self.nodes[at].devices as usize) as u32;
+        let Some(work) = self.nodes[at].work.get(&device).cloned() else {
+            return self.poll((at, device), torn);
         };
         match self.dice.below(12) {
             0..=4 => self.beat(at, torn),
@@ -481,24 +512,24 @@ impl Simulation {
                 if self.apply(command.clone(), torn).is_none() {
                     self.apply(command, false);
                 }
-                self.nodes[at].work = None;
+                self.nodes[at].work.remove(&device);
             }
             _ => {
-                if let Some(work) = &mut self.nodes[at].work {
+                if let Some(work) = self.nodes[at].work.get_mut(&device) {
                     work.step = (work.step + 1).min(STEPS_OF_A_SHOT);
                 }
             }
         }
     }
 
-    fn poll(&mut self, at: usize, torn: bool) {
+    fn poll(&mut self, (at, device): (usize, u32), torn: bool) {
         let node = &mut self.nodes[at];
         let fresh = !self.dice.one_in(4);
         node.poll_id += u64::from(fresh);
         let request = LeaseRequest {
             agent: agent_id(node.name),
             boot: BootId(Uuid::from_u128(node.boot)),
-            device: 0,
+            device,
             poll_id: node.poll_id,
         };
         if self.commits.len().is_multiple_of(4) {
@@ -511,15 +542,16 @@ impl Simulation {
             }
             Some(Reply::Leased(LeaseReply::Offer { offer, .. })) => {
                 if fresh {
-                    self.check_open(at);
+                    self.check_open(at, &offer.devices);
                 }
+                self.wide += u64::from(offer.devices.len() > 1);
                 let work = Work {
                     lease: offer.lease,
                     kind: offer.spec.kind(),
                     step: offer.checkpoint.map_or(0, |c| c.step),
                 };
                 self.past.push(work.clone());
-                self.nodes[at].work = Some(work);
+                self.nodes[at].work.insert(device, work);
             }
             Some(Reply::Leased(LeaseReply::Probe)) => {
                 self.probes += 1;
@@ -528,7 +560,7 @@ impl Simulation {
                     1 => b"wrong",
                     _ => b"right",
                 };
-                self.report_probe(at, latents, torn);
+                self.report_probe((at, device), latents, torn);
             }
             _ => self.beat(at, false),
         }
@@ -554,7 +586,7 @@ impl Simulation {
         leases: Vec<LeaseProgress>,
         devices: Vec<DeviceSample>,
         torn: bool,
-    ) -> String {
+    ) -> Option<Reply> {
         let node = &self.nodes[at];
         let beat = Heartbeat {
             agent: agent_id(node.name),
@@ -563,40 +595,65 @@ impl Simulation {
             leases,
             devices,
         };
-        format!("{:?}", self.apply(Command::Heartbeat(Box::new(beat)), torn))
+        self.apply(Command::Heartbeat(Box::new(beat)), torn)
     }
 
     fn beat(&mut self, at: usize, torn: bool) {
-        let leases = self.nodes[at].work.iter().map(progress).collect();
+        let leases = self.nodes[at].work.values().map(progress).collect();
         let sample = DeviceSample {
             temperature_c: Some(60),
             ..DeviceSample::default()
         };
-        let answer = self.tell(at, leases, vec![sample], torn);
-        if answer.contains("Abandon") {
-            self.nodes[at].work = None;
-        } else if answer.contains("UnknownAgent") || answer.contains("Drain") {
-            self.nodes[at].work = None;
-            self.nodes[at].boot += 1;
-            self.hello(at, false);
-        } else if answer.contains("Yield") {
-            let work = self.nodes[at].work.take().expect("only work can yield");
-            let checkpoint = Some(CheckpointRef {
-                step: work.step,
-                digest: Digest::of(&work.step.to_le_bytes()),
-            });
-            let (reason, device_us) = ("told to".into(), 5);
-            let outcome = Ending::Released {
-                checkpoint,
-                reason,
-                device_us,
+        let reply = self.tell(at, leases, vec![sample], torn);
+        let Some(Reply::Beat(HeartbeatAnswer::Beat {
+            directives, order, ..
+        })) = reply
+        else {
+            if reply.is_some() {
+                self.begin_anew(at);
+            }
+            return;
+        };
+        for told in directives {
+            let named = |work: &&Work| work.lease.task == told.task;
+            let Some(work) = self.nodes[at].work.values().find(named).cloned() else {
+                continue;
             };
-            let report = Box::new(Report {
-                lease: work.lease,
-                outcome,
-            });
-            self.apply(Command::Report(report), false);
+            match told.directive {
+                Directive::Continue { .. } => continue,
+                Directive::Abandon { .. } => {}
+                Directive::Yield { .. } => self.give_back(&work),
+            }
+            let node = &mut self.nodes[at];
+            node.work.retain(|_, other| other.lease != work.lease);
         }
+        if order == AgentOrder::Drain {
+            self.begin_anew(at);
+        }
+    }
+
+    fn begin_anew(&mut self, at: usize) {
+        self.nodes[at].work.clear();
+        self.nodes[at].boot += 1;
+        self.hello(at, false);
+    }
+
+    fn give_back(&mut self, work: &Work) {
+        let checkpoint = Some(CheckpointRef {
+            step: work.step,
+            digest: Digest::of(&work.step.to_le_bytes()),
+        });
+        let (reason, device_us) = ("told to".into(), 5);
+        let outcome = Ending::Released {
+            checkpoint,
+            reason,
+            device_us,
+        };
+        let report = Box::new(Report {
+            lease: work.lease,
+            outcome,
+        });
+        self.apply(Command::Report(report), false);
     }
 
     fn checkpoint(&mut self, work: &Work) -> Command {
@@ -647,6 +704,10 @@ impl Simulation {
     fn settle(&mut self) {
         for account in self.model.accounts.keys().copied().collect::<Vec<_>>() {
             for change in [
+                QuotaChange::Limits(LimitsChange {
+                    devices_max: Some(None), // a group may need more
+                    ..LimitsChange::default()
+                }),
                 QuotaChange::Budget(None),
                 QuotaChange::Capacity {
                     pool: "cpu".into(),
@@ -664,7 +725,7 @@ impl Simulation {
         }
         for at in 0..self.nodes.len() {
             self.nodes[at].boot += 1;
-            self.nodes[at].work = None;
+            self.nodes[at].work.clear();
             self.hello(at, false);
             let name = self.nodes[at].name;
             self.apply(node_order(name, NodeChange::Uncordon), false);
@@ -678,13 +739,15 @@ impl Simulation {
                 return;
             }
             for at in 0..self.nodes.len() {
-                match self.nodes[at].work.take() {
-                    Some(work) => {
-                        let (lease, outcome) = (work.lease, success(&work));
-                        let report = Box::new(Report { lease, outcome });
-                        self.apply(Command::Report(report), false);
+                for device in 0..self.nodes[at].devices {
+                    match self.nodes[at].work.remove(&device) {
+                        Some(work) => {
+                            let (lease, outcome) = (work.lease, success(&work));
+                            let report = Box::new(Report { lease, outcome });
+                            self.apply(Command::Report(report), false);
+                        }
+                        None => self.poll((at, device), false),
                     }
-                    None => self.poll(at, false),
                 }
                 self.beat(at, false);
             }
@@ -763,7 +826,7 @@ fn the_invariants_hold_whatever_happens_and_every_job_ends() {
     });
     let (mut published, mut jobs, mut faults, mut preemptions) = (0, 0, 0, 0);
     let (mut over_quota, mut probes, mut quarantines, mut poisoned) = (0, 0, 0, 0);
-    let mut late = 0;
+    let (mut late, mut wide, mut claims) = (0, 0, 0);
     for seed in KEPT.iter().copied().chain(0..seeds) {
         let run = std::panic::catch_unwind(|| simulate(seed));
         let run = run.unwrap_or_else(|_| panic!("simulation with seed {seed} failed"));
@@ -772,6 +835,8 @@ fn the_invariants_hold_whatever_happens_and_every_job_ends() {
         preemptions += run.preemptions;
         over_quota += run.over_quota;
         probes += run.probes;
+        wide += run.wide;
+        claims += run.claims;
         let told = |kind: &str| run.model.notices.iter().filter(|n| n.kind == kind).count();
         quarantines += told("quarantined");
         poisoned += told("poison");
@@ -791,11 +856,13 @@ fn the_invariants_hold_whatever_happens_and_every_job_ends() {
             && preemptions > 0
             && over_quota > seeds
             && probes > 0
+            && wide > seeds
+            && claims > seeds
             && poisoned > 0
             && quarantines as u64 > seeds
             && late as u64 > seeds / 4,
         "{faults} faults, {jobs} jobs, {published} films, {preemptions} preemptions, \
-         {over_quota} over quota, {probes} probes, {quarantines} quarantines, {poisoned} poisoned, {late} too late"
+         {over_quota} over quota, {probes} probes, {quarantines} quarantines, {poisoned} poisoned, {late} too late, {wide} groups, {claims} claims"
     );
 }
 

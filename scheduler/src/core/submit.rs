@@ -2,7 +2,10 @@
 
 use std::collections::BTreeSet;
 
-use schemas::{JobId, task::TaskKind};
+use schemas::{
+    JobId,
+    task::{GROUP_SIZES, TaskKind},
+};
 
 use super::{
     Farm,
@@ -79,7 +82,8 @@ impl Farm {
         }
     }
 
-    fn kept_answer(&self, job: &NewJob) -> Option<Submitted> {
+    /// What a request with the same idempotency key was answered.
+    pub fn kept_answer(&self, job: &NewJob) -> Option<Submitted> {
         let sent = job.idempotency.as_ref()?;
         let kept = self.idempotency.get(&sent.scope)?;
         if kept.fingerprint != sent.fingerprint {
@@ -297,6 +301,12 @@ fn check_tasks(tasks: &[NewTask]) -> Result<(), String> {
     for (index, task) in renders.iter().enumerate() {
         if task.spec.kind() != TaskKind::Render {
             return Err(format!("task {index} is not a render task"));
+        }
+        if !GROUP_SIZES.contains(&task.spec.devices()) {
+            return Err(format!(
+                "task {index} needs {} devices, not 1, 2, 4 or 8",
+                task.spec.devices()
+            ));
         }
         if task.inputs.iter().any(|input| *input as usize >= index) {
             return Err(format!("task {index} waits for a later one"));

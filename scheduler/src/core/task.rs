@@ -239,7 +239,9 @@ impl Farm {
         let job = self.task_at(id).row.job;
         let used = micros(device_us);
         if let TaskState::Leased(holder) = self.task_at(id).row.state {
-            self.trust(holder.agent, holder.device);
+            for device in holder.group.devices() {
+                self.trust(holder.agent, *device);
+            }
         }
         let first_step = self
             .task_at(id)
@@ -248,6 +250,7 @@ impl Farm {
             .map_or(0, |live| live.first_step);
         let steps = first_step.saturating_add(steps_run);
         self.learn(id, times, steps_run);
+        self.attempts_seen[0] += 1;
         self.end_attempt(id, "succeeded", None, Some(used.0));
         self.keep_artefacts(job, id, &output);
         self.change_task(id, |row| {
@@ -425,6 +428,7 @@ impl Farm {
         let since_ms = self.now;
         let live = self.live_mut(id);
         live.yields = live.yields.or(Some(Yields { since_ms, why }));
+        self.yielding.insert(id);
     }
 
     fn write_step(&mut self, id: TaskId) {
@@ -485,7 +489,7 @@ impl Farm {
         let number = row.attempt;
         let yields = self.task_at(id).live.as_ref().and_then(|live| live.yields);
         if let Some(task) = yields.and_then(|yields| yields.why.beneficiary()) {
-            self.hand_over(holder.agent, holder.device, task);
+            self.hand_over(&holder, task);
         }
         self.correct_usage(id, holder.granted_at_ms, device_us);
         self.attempts_ended.push(outcome);

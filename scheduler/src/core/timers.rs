@@ -23,6 +23,8 @@ pub enum Timer {
     Expiry(AccountId, String),
     /// A lender may take devices back.
     Reclaim,
+    /// A claim may have lapsed.
+    Claim,
     /// An agent may have fallen silent.
     Agent(AgentId),
     /// An ended job may leave memory.

@@ -9,15 +9,17 @@ use super::{Farm, decay::Decayed, rows::TaskState, write::Write};
 impl Farm {
     /// A task was granted now: its account, and those above it, have had what it is expected to take.
     pub(super) fn charge_usage(&mut self, id: TaskId) {
-        let estimate_us = self.task_at(id).row.estimate.0;
+        let estimate_us = self.task_at(id).row.device_us();
         self.use_farm(id, estimate_us, self.now);
     }
 
-    /// An attempt ended: what it took counts in place of the estimate.
+    /// An attempt ended: what it took of each device counts in place of the estimate.
     pub(super) fn correct_usage(&mut self, id: TaskId, granted_at_ms: i64, device_us: Option<i64>) {
         let took_us = device_us.unwrap_or((self.now - granted_at_ms).max(0) * 1000);
-        let estimate_us = self.task_at(id).row.estimate.0;
-        self.use_farm(id, took_us - estimate_us, granted_at_ms);
+        let row = &self.task_at(id).row;
+        let took_us = took_us.saturating_mul(row.devices().into());
+        let more_us = took_us.saturating_sub(row.device_us());
+        self.use_farm(id, more_us, granted_at_ms);
     }
 
     fn use_farm(&mut self, id: TaskId, device_us: i64, at_ms: i64) {

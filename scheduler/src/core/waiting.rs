@@ -1,6 +1,6 @@
 //! Why a task that has not ended does not run: the first reason that holds, without SQL.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use schemas::{AccountId, JobId, TaskId, task::TaskSpec};
 
@@ -8,7 +8,7 @@ use super::{
     Farm, class_name,
     explain::Waiting,
     packed::Whole,
-    placement::{can, has_room, takes},
+    placement::{Misfit, can, has_room, takes},
     queue::{Place, Verdict},
     rows::{AgentRow, AgentState, Band, TaskRow, TaskState},
 };
@@ -92,7 +92,7 @@ impl Farm {
                 true => Waiting::NoCapableDevice {
                     needs: "a device on the node that has all else for it".into(),
                 },
-                false => missing(row),
+                false => no_group(row, &nodes).unwrap_or_else(|| missing(row)),
             };
         }
         let roomy = |node: &&AgentRow| node.devices.iter().any(|d| has_room(d, row));
@@ -115,7 +115,7 @@ impl Farm {
         self.waiting_in_line(row, &online)
             .unwrap_or_else(|| Waiting::DevicesBusy {
                 devices: count_devices(&online),
-                earliest_ms: self.earliest_free_ms(&online),
+                earliest_ms: self.earliest_free_ms(row, &online),
             })
     }
 
@@ -126,6 +126,9 @@ impl Farm {
         }
         if let Some(limit) = self.over_capacity_everywhere(row) {
             return Some(limit);
+        }
+        if let Some(held) = self.held_by_groups(row, online) {
+            return Some(held);
         }
         if let Some((agent, device)) = self.freed_for(row.id) {
             return Some(Waiting::Handover {
@@ -147,6 +150,39 @@ impl Farm {
         match self.own_ahead(entry.account, entry.band, &entry.place) {
             0 => None,
             tasks_ahead => Some(Waiting::OwnQueue { tasks_ahead }),
+        }
+    }
+
+    /// What claims and the size of its own group have to do with it.
+    fn held_by_groups(&self, row: &TaskRow, online: &[&AgentRow]) -> Option<Waiting> {
+        if let Some(claim) = self.claims.placed.get(&row.id) {
+            return Some(Waiting::ClaimPending {
+                node: self.agent_name(claim.agent),
+                starts_ms: claim.starts_ms,
+            });
+        }
+        if row.devices() == 1 && self.claims.placed.is_empty() {
+            return None;
+        }
+        let (mut free, mut claimed, mut largest) = (0, 0, 0);
+        for node in online {
+            let mut here: BTreeMap<&str, u32> = BTreeMap::new();
+            for device in node.open_devices().filter(|device| has_room(device, row)) {
+                let at = (node.id, device.index);
+                match self.busy.contains_key(&at) || self.is_kept(at) {
+                    true => {}
+                    false if self.is_claimed_against(at, row.id) => claimed += 1,
+                    false => *here.entry(&device.class).or_default() += 1,
+                }
+            }
+            free += here.values().sum::<u32>();
+            largest = here.into_values().max().unwrap_or(0).max(largest);
+        }
+        let short = largest < row.devices();
+        match (claimed, free >= row.devices()) {
+            (1.., _) if short => Some(Waiting::ClaimedByOther { devices: claimed }),
+            (0, true) if short => Some(Waiting::GroupFragmented { largest }),
+            _ => None,
         }
     }
 
@@ -204,15 +240,12 @@ impl Farm {
         pairs.find(|(own, leading)| own != leading)
     }
 
-    /// When the first device of these nodes is expected to be free; one may be so already.
-    fn earliest_free_ms(&self, online: &[&AgentRow]) -> Option<i64> {
-        let running = |node: &&&AgentRow| self.leases_of(node.id);
-        let is_free = |node: &&AgentRow| running(&node).len() < node.devices.len();
-        if online.iter().any(is_free) {
-            return Some(self.now);
-        }
-        let left = online.iter().flat_map(|node| running(&node));
-        left.map(|id| self.now + self.left_ms(id)).min()
+    /// When the first devices of these nodes that can take the task are expected to be free; they may be so already.
+    fn earliest_free_ms(&self, row: &TaskRow, online: &[&AgentRow]) -> Option<i64> {
+        let left = online
+            .iter()
+            .filter_map(|node| self.group_free_in_ms(node, row));
+        left.min().map(|left_ms| self.now + left_ms)
     }
 
     /// Device seconds that still count for the account, over its weight.
@@ -223,10 +256,7 @@ impl Farm {
 
     /// Names of free nodes where it failed, if no other capable node is free.
     fn only_avoided_are_free(&self, row: &TaskRow, online: &[&AgentRow]) -> Option<Vec<String>> {
-        let free = |node: &&&AgentRow| {
-            let busy = self.leases_of(node.id).len();
-            busy < node.devices.len()
-        };
+        let free = |node: &&&AgentRow| self.busy_devices(node.id) < node.devices.len();
         let (avoided, others): (Vec<&AgentRow>, Vec<&AgentRow>) = online
             .iter()
             .filter(free)
@@ -249,6 +279,19 @@ fn missing(row: &TaskRow) -> Waiting {
             needs: "a node with FFmpeg".into(),
         },
     }
+}
+
+/// Nodes have the weights, and none can run one shot on so many devices.
+fn no_group(row: &TaskRow, nodes: &[&AgentRow]) -> Option<Waiting> {
+    let short = nodes
+        .iter()
+        .filter(|node| can(node, row) == Err(Misfit::GroupSize));
+    let largest = short.map(|node| node.largest_group()).max()?;
+    let needs = format!(
+        "a node that runs one shot on {} devices at once; the largest group size is {largest}",
+        row.devices()
+    );
+    Some(Waiting::NoCapableDevice { needs })
 }
 
 /// Nodes that could, and none takes it: in quarantine if any of them is open but for that.

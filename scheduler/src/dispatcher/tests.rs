@@ -133,6 +133,7 @@ async fn hello(dispatcher: &Dispatcher) {
         }],
         weights: vec![weights()],
         ffmpeg: Some("6".into()),
+        group_max: 1,
     };
     dispatcher.hello(hello).await.unwrap().unwrap();
 }
@@ -201,6 +202,39 @@ async fn a_parked_poll_is_woken_by_a_submit() {
 }
 
 #[tokio::test]
+async fn a_film_and_its_first_lease_are_one_commit() {
+    let farm = running().await;
+    hello(&farm.dispatcher).await;
+    let parked = farm.dispatcher.lease(poll(1), Duration::from_secs(600));
+    let mut parked = std::pin::pin!(parked);
+    assert!(futures::poll!(&mut parked).is_pending());
+    farm.dispatcher.nodes().await.unwrap(); // behind the poll
+    let before = farm.metrics.commits.get();
+    farm.dispatcher.submit(job(1, 1)).await.unwrap();
+    let Ok(LeaseReply::Offer { offer, .. }) = parked.await else {
+        panic!("a film waits and a device is free");
+    };
+    assert_eq!(farm.metrics.commits.get() - before, 1);
+    let specs = farm.store.specs(&[offer.lease.task]).await.unwrap();
+    assert_eq!(specs[&offer.lease.task], offer.spec, "with all its words");
+}
+
+#[tokio::test]
+async fn a_poll_whose_agent_has_gone_takes_no_work() {
+    let farm = running().await;
+    hello(&farm.dispatcher).await;
+    {
+        let parked = farm.dispatcher.lease(poll(1), Duration::from_secs(600));
+        let mut parked = std::pin::pin!(parked);
+        assert!(futures::poll!(&mut parked).is_pending());
+        farm.dispatcher.nodes().await.unwrap(); // behind the poll
+    }
+    farm.dispatcher.submit(job(1, 1)).await.unwrap();
+    let offer = offer(&farm.dispatcher, 2).await;
+    assert_eq!(offer.lease.attempt, 1, "nobody else had it");
+}
+
+#[tokio::test]
 async fn a_poll_without_work_ends_in_time_and_says_why() {
     let farm = running().await;
     hello(&farm.dispatcher).await;
@@ -263,10 +297,10 @@ async fn a_database_that_goes_away_and_comes_back_loses_nothing_acknowledged() {
     assert_eq!(look.err(), Some(DispatchError::Retry));
     assert!(farm.store.job(PROJECT, id(1)).await.is_err());
 
-    let mut rebuilt = farm.dispatcher.wake.clone();
-    rebuilt.borrow_and_update();
     outage.end().await;
-    rebuilt.changed().await.unwrap();
+    while farm.dispatcher.live(id(1)).await.is_err() {
+        tokio::task::yield_now().await;
+    }
     assert!(farm.dispatcher.live(id(1)).await.unwrap().is_some());
     assert!(farm.dispatcher.live(id(2)).await.unwrap().is_none());
     let again = farm.dispatcher.submit(job(2, 1)).await;
@@ -287,6 +321,7 @@ async fn an_agent_with_a_nul_in_its_words_does_not_stop_the_farm() {
         devices: Vec::new(),
         weights: Vec::new(),
         ffmpeg: Some("6\0".into()),
+        group_max: 1,
     };
     farm.dispatcher.hello(hello).await.unwrap().unwrap();
     farm.dispatcher.submit(job(1, 1)).await.unwrap();

@@ -5,12 +5,15 @@ use std::{collections::BTreeMap, pin::Pin, time::Duration};
 use schemas::{TaskId, agent::LeaseOffer, task::TaskSpec};
 
 use tokio::{
-    sync::{mpsc, watch},
-    time::sleep,
+    sync::mpsc,
+    time::{Instant, sleep},
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{Answer, DispatchError, FoldError, Message};
+use super::{
+    Answer, DispatchError, FoldError, Message,
+    polls::{Poll, Polls},
+};
 use crate::{
     clock::Clock,
     core::{
@@ -37,9 +40,9 @@ pub(super) struct Writer {
     limits: Limits,
     clock: Clock,
     metrics: Metrics,
-    woken: watch::Sender<u64>,
     /// Applied, not yet on its way to the disk.
     group: Group,
+    polls: Polls,
 }
 
 /// Commands that are committed together.
@@ -48,7 +51,6 @@ struct Group {
     writes: Vec<Write>,
     replies: Vec<(Answer, Reply)>,
     commands: usize,
-    wake: bool,
 }
 
 impl Group {
@@ -59,6 +61,17 @@ impl Group {
             .iter_mut()
             .filter_map(|(_, reply)| offer(reply));
         offers.map(|offer| offer.lease.task).collect()
+    }
+
+    /// What these tasks are, where that is in the writes of the group itself.
+    fn specs(&self, tasks: &[TaskId]) -> BTreeMap<TaskId, TaskSpec> {
+        let known = self.writes.iter().filter_map(|write| match write {
+            Write::InsertTask { row, spec } if tasks.contains(&row.id) => {
+                Some((row.id, spec.clone()))
+            }
+            _ => None,
+        });
+        known.collect()
     }
 
     /// Completes the offers by what only the database knows.
@@ -101,22 +114,15 @@ enum Event {
 }
 
 impl Writer {
-    pub fn new(
-        farm: Farm,
-        store: Store,
-        limits: Limits,
-        clock: Clock,
-        metrics: Metrics,
-        woken: watch::Sender<u64>,
-    ) -> Self {
+    pub fn new(farm: Farm, store: Store, limits: Limits, clock: Clock, metrics: Metrics) -> Self {
         Self {
             farm,
             store,
             limits,
             clock,
             metrics,
-            woken,
             group: Group::default(),
+            polls: Polls::default(),
         }
     }
 
@@ -135,7 +141,7 @@ impl Writer {
             match event {
                 Event::Message(Some(message)) => self.take(message),
                 Event::Message(None) => messages.close(), // stopped, or nobody can ask any more
-                Event::Due => self.apply(Command::Tick, None),
+                Event::Due => self.tick(),
                 Event::Committed(group, Ok(())) => {
                     in_flight = None;
                     self.metrics.commits.inc();
@@ -163,6 +169,8 @@ impl Writer {
             let left_ms = at - self.clock.now_ms();
             Duration::from_millis(left_ms.max(0) as u64).min(SLEEP_MAX)
         });
+        let asked = self.polls.next().map(|until| until - Instant::now());
+        let due = due.into_iter().chain(asked).min().unwrap_or(SLEEP_MAX);
         let committed = async {
             match in_flight {
                 Some(commit) => commit.await,
@@ -173,7 +181,7 @@ impl Writer {
             biased;
             (group, result) = committed => Event::Committed(Box::new(group), result),
             message = messages.recv(), if open => Event::Message(message),
-            () = sleep(due.unwrap_or(SLEEP_MAX)), if self.group.commands < GROUP_MAX => Event::Due,
+            () = sleep(due), if self.group.commands < GROUP_MAX => Event::Due,
             () = stop.cancelled(), if open => Event::Message(None),
         }
     }
@@ -186,8 +194,9 @@ impl Writer {
                 Err(_) => break,
             }
         }
+        self.ask_polls();
         let mut group = std::mem::take(&mut self.group);
-        let offers = group.offers();
+        let mut offers = group.offers();
         if group.writes.is_empty() && offers.is_empty() {
             self.reply(group);
             return None;
@@ -195,6 +204,8 @@ impl Writer {
         self.metrics.group_commands.observe(group.commands as f64);
         let timer = self.metrics.commit_seconds.start_timer();
         let (store, term, seq) = (self.store.clone(), self.farm.term(), self.farm.seq());
+        let mut specs = group.specs(&offers);
+        offers.retain(|task| !specs.contains_key(task));
         Some(Box::pin(async move {
             let mut result = match group.writes.is_empty() {
                 true => Ok(()),
@@ -202,23 +213,70 @@ impl Writer {
             };
             timer.observe_duration();
             if result.is_ok() && !offers.is_empty() {
-                result = store
-                    .specs(&offers)
-                    .await
-                    .and_then(|specs| group.tell(specs));
+                result = store.specs(&offers).await.map(|read| specs.extend(read));
             }
+            let result = result.and_then(|()| group.tell(specs));
             (group, result)
         }))
+    }
+
+    /// Asks for all devices that wait, if something may have come for one. What they get is committed
+    /// with what it came with.
+    fn ask_polls(&mut self) {
+        for (poll, why) in self.polls.take_if_due() {
+            match self.group.commands < GROUP_MAX {
+                true => self.poll(poll),
+                false => {
+                    self.polls.park(poll, why);
+                    self.polls.wake(); // in the next group
+                }
+            }
+        }
+    }
+
+    /// A device gets what there is for it, or waits.
+    fn poll(&mut self, poll: Poll) {
+        if poll.answer.is_closed() {
+            return; // its agent has gone: what it got would lie until its lease ends
+        }
+        match self.decide(Command::Lease(poll.request.clone())) {
+            Reply::Leased(LeaseReply::Idle(why)) if poll.until > Instant::now() => {
+                self.polls.park(poll, why);
+            }
+            reply => {
+                self.group.commands += 1;
+                self.group.replies.push((poll.answer, reply));
+            }
+        }
+    }
+
+    /// What is due by now: of the farm, and polls that have waited long enough.
+    fn tick(&mut self) {
+        self.apply(Command::Tick, None);
+        while let Some((poll, why)) = self.polls.pop_over(Instant::now()) {
+            let reply = Reply::Leased(LeaseReply::Idle(why));
+            let _ = poll.answer.send(Ok(reply)); // the asker may have gone
+        }
     }
 
     fn take(&mut self, message: Message) {
         match message {
             Message::Command(command, answer) => self.apply(command, Some(answer)),
+            Message::Poll(poll) => self.poll(poll),
             Message::Look(look) => look(&self.farm),
         }
     }
 
     fn apply(&mut self, command: Command, answer: Option<Answer>) {
+        self.group.commands += 1;
+        let reply = self.decide(command);
+        self.group
+            .replies
+            .extend(answer.map(|answer| (answer, reply)));
+    }
+
+    /// Decides a command; what it writes belongs to the group.
+    fn decide(&mut self, command: Command) -> Reply {
         let counted = self.metrics.commands.with_label_values(&[command.name()]);
         counted.inc();
         let outcome = self.farm.apply(command, self.clock.now_ms());
@@ -232,20 +290,16 @@ impl Writer {
             self.metrics.finished(finished);
         }
         log_changes(&outcome.writes);
-        self.group.commands += 1;
-        self.group.wake |= outcome.wake;
         self.group.writes.extend(outcome.writes);
-        self.group
-            .replies
-            .extend(answer.map(|answer| (answer, outcome.reply)));
+        if outcome.wake {
+            self.polls.wake();
+        }
+        outcome.reply
     }
 
     fn reply(&self, group: Group) {
         for (answer, reply) in group.replies {
             let _ = answer.send(Ok(reply)); // the asker may have gone
-        }
-        if group.wake {
-            self.woken.send_modify(|count| *count += 1);
         }
     }
 
@@ -280,7 +334,7 @@ impl Writer {
                 Ok(farm) if farm.term() == self.farm.term() => {
                     self.farm = farm;
                     self.apply(Command::Started, None);
-                    self.woken.send_modify(|count| *count += 1);
+                    self.polls.wake();
                     return true;
                 }
                 Ok(farm) => {
@@ -311,6 +365,9 @@ async fn refusing<T>(messages: &mut mpsc::Receiver<Message>, work: impl Future<O
             Some(message) = messages.recv() => match message {
                 Message::Command(_, answer) => {
                     let _ = answer.send(Err(DispatchError::Retry)); // the asker may have gone
+                }
+                Message::Poll(poll) => {
+                    let _ = poll.answer.send(Err(DispatchError::Retry)); // the asker may have gone
                 }
                 Message::Look(look) => drop(look), // so its asker is answered
             },

@@ -87,6 +87,7 @@ fn queue(jobs: u128) -> Outlook {
         }],
         weights: vec![weights()],
         ffmpeg: Some("5.1".into()),
+        group_max: 1,
     };
     farm.apply(Command::Hello(Box::new(hello)), 0);
     for number in 1..=jobs {
@@ -157,6 +158,23 @@ fn a_run_that_is_stopped_goes_on_in_the_same_stride() {
     let end = |forecast: &Forecast| forecast.jobs[&id(20)].ends.unwrap()[1] - forecast.made_at_ms;
     let ratio = end(&part) as f64 / end(&whole) as f64;
     assert!((0.85..1.15).contains(&ratio), "{ratio}");
+}
+
+#[test]
+fn a_farm_whose_attempts_fail_is_believed_to_end_later() {
+    let mut outlook = queue(20);
+    assert_eq!(outlook.frame.fail_permille, 0, "nothing has failed yet");
+    let late = |outlook: &Outlook| {
+        let forecast = predict::predict(outlook, &[], &|| false);
+        let [_, middle, late] = forecast.jobs[&id(20)].ends.unwrap();
+        (middle, late)
+    };
+    let sound = late(&outlook);
+    outlook.frame.fail_permille = 400;
+    let broken = late(&outlook);
+    // Four of ten attempts are lost half done: a fifth more work.
+    let ratio = broken.1 as f64 / sound.1 as f64;
+    assert!((1.05..1.6).contains(&ratio), "{sound:?} {broken:?}");
 }
 
 #[test]

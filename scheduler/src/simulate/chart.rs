@@ -14,6 +14,9 @@ use super::report::{Report, clock};
 const SIZE: (u32, u32) = (960, 420);
 const GREY: RGBColor = RGBColor(120, 120, 120);
 
+/// Axes reach this far at least: fewer marks than numbers would repeat some.
+const AXIS_MIN: u32 = 10;
+
 /// The error of a drawing library that never fails on text in memory, were it to.
 type Drawn<T> = Result<T, Box<dyn std::error::Error>>;
 
@@ -32,7 +35,9 @@ fn draw(report: &Report, text: &mut String) -> Drawn<()> {
         samples[0].at_h,
         samples[samples.len() - 1].at_h.max(samples[0].at_h + 1e-6),
     );
-    let waiting = samples.iter().map(|s| s.waiting).max().unwrap_or(0).max(1);
+    let waiting = samples.iter().map(|s| s.waiting).max().unwrap_or(0);
+    let waiting = waiting.max(AXIS_MIN);
+    let devices = report.devices.max(AXIS_MIN.into()) as f64;
     let title = format!(
         "{}: {:.0} % of {} devices at work",
         report.name,
@@ -45,7 +50,7 @@ fn draw(report: &Report, text: &mut String) -> Drawn<()> {
         .x_label_area_size(32)
         .y_label_area_size(48)
         .right_y_label_area_size(56)
-        .build_cartesian_2d(from..to, 0.0..report.devices as f64 * 1.05)?
+        .build_cartesian_2d(from..to, 0.0..devices * 1.05)?
         .set_secondary_coord(from..to, 0.0..f64::from(waiting) * 1.05);
     chart
         .configure_mesh()

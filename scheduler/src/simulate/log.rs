@@ -67,12 +67,12 @@ pub fn replay(
     let time = (scope.from_ms, scope.to_ms);
     let watch = |name| Watch::new(name, time, scope.price_per_device_hour);
     let mut recorded = watch("as recorded");
-    let check = check(&log, rules, &mut recorded);
+    let (check, costs) = check(&log, rules, &mut recorded);
     let changed = match change {
         None => None,
         Some((change, rules)) => {
             let mut changed = watch("changed");
-            play(&log, rules, change, time, &mut changed).map_err(LogError::Change)?;
+            play((&log, &costs), rules, change, time, &mut changed).map_err(LogError::Change)?;
             Some(changed.report())
         }
     };
@@ -108,6 +108,10 @@ fn is_cut(log: &[Logged]) -> bool {
     log.iter().any(|logged| match &logged.event {
         Event::Account { row } => {
             opened.insert(row.id);
+            false
+        }
+        Event::Quota { order } if matches!(order.change, QuotaChange::Open { .. }) => {
+            opened.insert(order.account);
             false
         }
         Event::Submit { job } => !opened.contains(&job.project),
@@ -192,4 +196,37 @@ pub fn date(ms: i64) -> String {
     let at = jiff::Timestamp::from_millisecond(ms).unwrap_or_default();
     let zoned = at.to_zoned(jiff::tz::TimeZone::system());
     zoned.strftime("%Y-%m-%d %H:%M:%S").to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::core::model::{PROJECT, job};
+
+    #[test]
+    fn a_log_that_opens_its_accounts_is_whole() {
+        let logged = |event| Logged {
+            seq: 1,
+            at_ms: 0,
+            event,
+        };
+        let submit = || {
+            logged(Event::Submit {
+                job: Box::new(job(1, 1)),
+            })
+        };
+        let order = QuotaOrder {
+            actor: "operator".into(),
+            account: PROJECT,
+            change: QuotaChange::Open {
+                name: "project".into(),
+                parent: None,
+            },
+        };
+        let open = logged(Event::Quota {
+            order: Box::new(order),
+        });
+        assert!(!is_cut(&[open, submit()]));
+        assert!(is_cut(&[submit()]));
+    }
 }

@@ -11,6 +11,7 @@ use schemas::{
 use uuid::Uuid;
 
 use super::{dice::Dice, scenario::NodeGroup};
+use crate::core::group::GROUP_MAX;
 
 /// Load, encode the prompt: part of a shot's time before its first step.
 const ENCODE_SHARE: f64 = 0.05;
@@ -54,6 +55,7 @@ pub struct Work {
     decode_ms: i64,
     first_step: u32,
     steps: u32,
+    pub devices: u32,
     pub yields: bool,
 }
 
@@ -90,6 +92,7 @@ impl Node {
             devices: (0..self.devices.len() as u32).map(device).collect(),
             weights: vec![super::world::weights()],
             ffmpeg: Some("simulated".into()),
+            group_max: GROUP_MAX as u32,
         }
     }
 
@@ -135,7 +138,10 @@ impl Work {
     ) -> Self {
         let chance = dice.spread(spread) / speed;
         let (shots, steps, total_s) = match &offer.spec {
-            TaskSpec::Render(spec) => (1, spec.steps.unwrap_or(1), shot_s),
+            TaskSpec::Render(spec) => {
+                let share_s = shot_s / f64::from(spec.devices);
+                (1, spec.steps.unwrap_or(1), share_s)
+            }
             TaskSpec::Assemble(spec) => {
                 (spec.shots, 0, ASSEMBLE_S + JOIN_S * f64::from(spec.shots))
             }
@@ -153,6 +159,7 @@ impl Work {
             decode_ms: (total_ms * DECODE_SHARE) as i64,
             first_step: offer.checkpoint.map_or(0, |at| at.step),
             steps,
+            devices: offer.spec.devices(),
             yields: false,
         }
     }

@@ -15,6 +15,7 @@ use super::watch::Watch;
 use crate::core::{
     Farm,
     command::{Command, LeaseReply, Reply},
+    costs::Costs,
     event::Event,
     limits::Limits,
 };
@@ -70,7 +71,8 @@ pub struct Check {
 }
 
 /// Applies the log to an empty farm and tells `watch` all that comes of it, until the first difference.
-pub fn check(log: &[Logged], limits: &Limits, watch: &mut Watch) -> Check {
+/// Answers too what the farm has learnt of its work by then.
+pub fn check(log: &[Logged], limits: &Limits, watch: &mut Watch) -> (Check, Costs) {
     let mut replay = Replay::new(limits, dark(log, limits));
     let mut check = Check::default();
     for logged in log {
@@ -81,11 +83,11 @@ pub fn check(log: &[Logged], limits: &Limits, watch: &mut Watch) -> Check {
             Applied::AsRecorded => check.grants += 1,
             Applied::Differs(difference) => {
                 check.difference = Some(*difference);
-                return check;
+                break;
             }
         }
     }
-    check
+    (check, replay.farm.prices().costs)
 }
 
 /// Beats that are made up come more seldom than real ones, so that none comes in their way.
@@ -130,8 +132,8 @@ impl Replay {
                 self.restart();
                 return Applied::Other;
             }
-            Event::Progress { leases } => {
-                self.farm.note_progress(leases);
+            Event::Progress { leases, short } => {
+                self.farm.note_progress(leases, short);
                 return Applied::Other;
             }
             Event::Silent { .. } => return Applied::Other,

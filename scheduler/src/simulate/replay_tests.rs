@@ -35,6 +35,19 @@ fn a_recorded_night_is_decided_again_as_it_was() {
 }
 
 #[test]
+fn claims_are_placed_again_as_they_were() {
+    let log = world::World::new(&tests::crowded()).log();
+    let scope = Scope {
+        from_ms: 0,
+        to_ms: log.last().unwrap().at_ms + 1,
+        price_per_device_hour: 2.0,
+    };
+    let replayed = replay(&log, &scope, &Limits::default(), None).unwrap();
+    assert_eq!(replayed.check.difference, None);
+    assert!(replayed.check.grants > 1_000, "{:?}", replayed.check);
+}
+
+#[test]
 fn the_first_grant_that_differs_is_told() {
     let (mut log, scope) = night();
     let grants: Vec<usize> = (0..log.len())

@@ -76,7 +76,8 @@ pub struct FilmRecord {
     yields: u64,
     given_up: bool,
     saved: Option<i64>,
-    busy_since: Vec<i64>,
+    /// Since when, on how many devices, for each task that runs.
+    busy_since: Vec<(i64, u32)>,
     device_ms: i64,
 }
 
@@ -156,22 +157,25 @@ impl Recorder {
         self.films.insert(film.id, film);
     }
 
-    pub fn started(&mut self, job: JobId, now: i64) {
+    pub fn started(&mut self, job: JobId, devices: u32, now: i64) {
         let film = film_mut(&mut self.films, job);
-        film.busy_since.push(now);
-        self.busy[film.tenant] += 1;
+        film.busy_since.push((now, devices));
+        self.busy[film.tenant] += devices;
         if film.started_ms.is_none() {
             film.started_ms = Some(now);
             self.waiting -= 1;
         }
     }
 
-    /// A device no longer works for the film, for whatever reason.
-    pub fn stopped(&mut self, job: JobId, now: i64) {
+    /// Devices no longer work for the film, for whatever reason.
+    pub fn stopped(&mut self, job: JobId, devices: u32, now: i64) {
         let film = film_mut(&mut self.films, job);
-        let since = film.busy_since.pop().expect("only work that runs can stop");
-        film.device_ms += now - since;
-        self.busy[film.tenant] -= 1;
+        let works = film.busy_since.iter().rposition(|(_, on)| *on == devices);
+        let (since, _) = film
+            .busy_since
+            .remove(works.expect("only work that runs can stop"));
+        film.device_ms += (now - since) * i64::from(devices);
+        self.busy[film.tenant] -= devices;
     }
 
     pub fn finished(&mut self, job: JobId, now: i64) {
@@ -223,7 +227,7 @@ impl Recorder {
             film.device_ms += film
                 .busy_since
                 .drain(..)
-                .map(|since| end - since)
+                .map(|(since, devices)| (end - since) * i64::from(devices))
                 .sum::<i64>();
         }
         let worked: i64 = self.films.values().map(|film| film.device_ms).sum();

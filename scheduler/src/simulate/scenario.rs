@@ -3,6 +3,7 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use jiff::{civil::Time, tz::TimeZone};
+use schemas::task::GROUP_SIZES;
 use serde::{Deserialize, Serialize};
 
 use crate::core::{
@@ -165,6 +166,9 @@ pub struct Arrivals {
     /// Denoising steps of a shot: where it may be interrupted.
     #[serde(default = "steps")]
     pub steps: u32,
+    /// Devices of one node that work on each shot at once, 1, 2, 4 or 8; they share its time evenly.
+    #[serde(default = "one_device")]
+    pub devices: u32,
 }
 
 fn spread() -> f64 {
@@ -180,6 +184,9 @@ fn one_part() -> u32 {
     1
 }
 fn one_shot() -> u32 {
+    1
+}
+fn one_device() -> u32 {
     1
 }
 fn steps() -> u32 {
@@ -226,6 +233,7 @@ impl Scenario {
             shots: 1,
             shot_s,
             steps: steps(),
+            devices: 1,
         };
         use crate::core::rows::Band::{Overnight, Standard, Urgent};
         let tenant = |name: &str, arrivals| Tenant {
@@ -314,6 +322,13 @@ impl Scenario {
                     row.until_h.unwrap_or(row.at_h),
                     row.at_h,
                 )?;
+                if !GROUP_SIZES.contains(&row.devices) {
+                    return Err(ScenarioError::Number {
+                        what: format!("devices of {}", tenant.name),
+                        found: row.devices.into(),
+                        must: "1, 2, 4 or 8",
+                    });
+                }
                 if f64::from(row.shots) > SHOTS_MAX {
                     return Err(ScenarioError::TooMany {
                         what: "shots in a film",

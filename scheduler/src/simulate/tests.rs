@@ -43,6 +43,7 @@ fn films(films: u32, at_h: f64) -> Arrivals {
         shots: 1,
         shot_s: 3600.0,
         steps: 40,
+        devices: 1,
     }
 }
 
@@ -349,4 +350,50 @@ fn devices_of_an_account_are_lent_while_it_sleeps_and_are_back_within_minutes() 
     }
     let free = run(&scenario).unwrap();
     assert_eq!(free.rows[0].yields, 0, "without the rule nobody gives way");
+}
+
+/// Two nodes of four devices under a stream of short and long films, and one film that needs a whole node.
+pub(super) fn crowded() -> Scenario {
+    let short = |count, shot_s| Arrivals {
+        until_h: Some(6.0),
+        shot_s,
+        ..films(count, 0.0)
+    };
+    let mut scenario = story(2, 4, vec![short(480, 120.0), short(90, 1500.0)]);
+    let group = Arrivals {
+        devices: 4,
+        shot_s: 4.0 * 1200.0,
+        ..films(1, 1.0)
+    };
+    scenario.tenants.push(Tenant {
+        name: "wide".into(),
+        weight: 1,
+        capacity: BTreeMap::new(),
+        arrivals: vec![group],
+    });
+    scenario.to_h = 24.0;
+    scenario
+}
+
+#[test]
+fn a_stream_of_narrow_films_never_starves_a_group_and_fills_the_time_that_it_waits() {
+    let report = run(&crowded()).unwrap();
+    let row = report.rows.iter().find(|row| row.tenant == "wide").unwrap();
+    // It is overtaken for five minutes; the last long film that began before is done within 25 more.
+    let bound_s = 300.0 + 1500.0 * 1.5 + 60.0;
+    assert_eq!(row.finished, 1);
+    assert!(
+        row.wait_s[0] > 300.0 && row.wait_s[0] <= bound_s,
+        "{report}"
+    );
+    // While it waits for the last device of its node, short films run on the others.
+    let waits = |s: &&Sample| s.at_h > 1.1 && s.at_h < 1.0 + row.wait_s[0] / 3600.0;
+    let waiting: Vec<&Sample> = report.samples.iter().filter(waits).collect();
+    let at_work: u32 = waiting.iter().flat_map(|s| &s.busy).sum();
+    let share = f64::from(at_work) / (8.0 * waiting.len() as f64);
+    assert!(
+        waiting.len() > 3 && share > 0.85,
+        "{share} of {} samples",
+        waiting.len()
+    );
 }

@@ -21,8 +21,11 @@ pub struct Watch {
     to_ms: i64,
     tenants: BTreeMap<AccountId, usize>,
     jobs: BTreeMap<JobId, AccountId>,
-    tasks: BTreeMap<TaskId, JobId>,
+    /// Job of each task, and the devices that it runs on.
+    tasks: BTreeMap<TaskId, (JobId, u32)>,
     devices: BTreeMap<AgentId, i64>,
+    /// The most of them at once within the time.
+    devices_most: i64,
     /// Microseconds charged within the time, by tenant.
     charged_us: Vec<i64>,
     /// Films that are counted, and those of them at work.
@@ -54,6 +57,7 @@ impl Watch {
             jobs: BTreeMap::new(),
             tasks: BTreeMap::new(),
             devices: BTreeMap::new(),
+            devices_most: 0,
             charged_us: Vec::new(),
             counted: BTreeMap::new(),
             sampled_ms: 0,
@@ -105,16 +109,18 @@ impl Watch {
                     self.counted.insert(row.id, 0);
                 }
             }
-            Write::InsertTask { row, .. } => drop(self.tasks.insert(row.id, row.job)),
+            Write::InsertTask { row, .. } => {
+                self.tasks.insert(row.id, (row.job, row.devices()));
+            }
             Write::UpdateTask { was, row } => {
                 let leased = matches!(row.state, TaskState::Leased(_));
                 if leased && was.attempt != row.attempt {
-                    self.begins(row.job);
+                    self.begins(row.job, row.devices());
                 }
             }
             Write::EndAttempt(row) => {
-                if let Some(job) = self.tasks.get(&row.task).copied() {
-                    self.ends(job, row.outcome.as_deref() == Some("released"));
+                if let Some(on) = self.tasks.get(&row.task).copied() {
+                    self.ends(on, row.outcome.as_deref() == Some("released"));
                 }
             }
             Write::UpdateJob { was, row } if *was != row.state => {
@@ -136,19 +142,19 @@ impl Watch {
         }
     }
 
-    fn begins(&mut self, job: JobId) {
+    fn begins(&mut self, job: JobId, devices: u32) {
         let at = self.at();
         if let Some(running) = self.counted.get_mut(&job) {
             *running += 1;
-            self.recorder.started(job, at);
+            self.recorder.started(job, devices, at);
         }
     }
 
-    fn ends(&mut self, job: JobId, gave_way: bool) {
+    fn ends(&mut self, (job, devices): (JobId, u32), gave_way: bool) {
         let at = self.at();
         if let Some(running) = self.counted.get_mut(&job).filter(|running| **running > 0) {
             *running -= 1;
-            self.recorder.stopped(job, at);
+            self.recorder.stopped(job, devices, at);
             if gave_way {
                 self.recorder.yielded(job);
             }
@@ -160,6 +166,9 @@ impl Watch {
         let devices = if up { row.devices.len() as i64 } else { 0 };
         let before = self.devices.insert(row.id, devices).unwrap_or(0);
         self.recorder.devices_up(devices - before, self.at());
+        if self.now < self.to_ms {
+            self.devices_most = self.devices_most.max(self.devices.values().sum());
+        }
         let fell = row.state == AgentState::Unresponsive && was != Some(row.state);
         if fell && self.now > self.from_ms && self.now < self.to_ms {
             self.recorder.node_died();
@@ -169,12 +178,10 @@ impl Watch {
     /// What came of it. Films that were submitted before the time are in no row.
     pub fn report(mut self) -> Report {
         self.sample_until(self.to_ms);
-        let devices: i64 = self.devices.values().sum();
         let price = self.scenario.price_per_device_hour.unwrap_or(1.0);
         let end = self.to_ms - self.from_ms;
         let mut report = self.recorder.report(&self.scenario, end);
-        let most = report.samples.iter().map(|sample| sample.up).max();
-        report.devices = most.unwrap_or(devices).max(devices) as u64;
+        report.devices = self.devices_most.cast_unsigned();
         // What was charged, not what devices took: repeats and losses are the farm's.
         for (tenant, charged) in self.scenario.tenants.iter().zip(self.charged_us) {
             let mut rows = report

@@ -2,7 +2,8 @@
 //!
 //! Submits, cancels and what happened to nodes are inputs; who gets which device is decided anew. An
 //! attempt takes as long as the recorded one of the same number, then as another one of its task, then
-//! as one drawn from those of its shape, then as its estimate says.
+//! as one drawn from those of its shape, always on the same class of device; then as the farm had
+//! measured such work on that class.
 
 use std::{
     cmp::Reverse,
@@ -24,6 +25,7 @@ use crate::core::{
     Farm,
     agent::agent_id,
     command::{Command, LeaseReply, Reply},
+    costs::Costs,
     event::Event,
     limits::Limits,
     quota::QuotaOrder,
@@ -45,18 +47,18 @@ pub struct Change {
     pub seed: u64,
 }
 
-/// Plays the log with the change from `from_ms` on; until then the farm is as it was recorded.
+/// Plays the log, whose farm had measured `costs`, with the change from `from_ms` on; until then the farm is as it was recorded.
 ///
 /// # Errors
 /// A text that says which change cannot be made.
 pub fn play(
-    log: &[Logged],
+    (log, costs): (&[Logged], &Costs),
     limits: &Limits,
     change: &Change,
     (from_ms, to_ms): (i64, i64),
     watch: &mut Watch,
 ) -> Result<(), String> {
-    let mut world = World::new(log, limits, change.seed);
+    let mut world = World::new(log, costs, limits, change.seed);
     let (before, after) = log.split_at(log.partition_point(|event| event.at_ms <= from_ms));
     for logged in before {
         world.input(logged, watch);
@@ -73,10 +75,10 @@ pub fn play(
 /// How long attempts took, and how they ended if not well.
 #[derive(Default)]
 struct Recorded {
-    attempts: BTreeMap<(TaskId, u32), (i64, Option<FailureClass>)>,
-    tasks: BTreeMap<TaskId, i64>,
-    /// By kind and size of the work, so that what is alike is drawn from.
-    alike: BTreeMap<String, Vec<i64>>,
+    attempts: BTreeMap<(TaskId, u32, String), (i64, Option<FailureClass>)>,
+    tasks: BTreeMap<(TaskId, String), i64>,
+    /// By kind and size of the work and class of the device, so that what is alike is drawn from.
+    alike: BTreeMap<(String, String), Vec<i64>>,
 }
 
 struct Node {
@@ -111,6 +113,7 @@ struct World {
     nodes: BTreeMap<AgentId, Node>,
     /// Device and node names of the log; a stopped node is dark until it is heard of again.
     recorded: Recorded,
+    costs: Costs,
     /// Every node that the log knows, as it was.
     hellos: Vec<Hello>,
     done: BTreeMap<TaskId, f64>,
@@ -119,7 +122,7 @@ struct World {
 }
 
 impl World {
-    fn new(log: &[Logged], limits: &Limits, seed: u64) -> Self {
+    fn new(log: &[Logged], costs: &Costs, limits: &Limits, seed: u64) -> Self {
         Self {
             farm: Farm::empty(limits.clone(), 1),
             limits: limits.clone(),
@@ -127,6 +130,7 @@ impl World {
             due: BinaryHeap::new(),
             nodes: BTreeMap::new(),
             recorded: recorded(log),
+            costs: costs.clone(),
             hellos: hellos(log),
             done: BTreeMap::new(),
             dice: Dice::new(seed, SERVICE),
@@ -189,7 +193,8 @@ impl World {
             | Event::Cancel { .. }
             | Event::Delete { .. }
             | Event::Account { .. }
-            | Event::Quota { .. } => {
+            | Event::Quota { .. }
+            | Event::Node { .. } => {
                 if let Some(command) = logged.event.clone().command() {
                     self.apply(command, watch);
                 }
@@ -281,9 +286,11 @@ impl World {
     fn begin(&mut self, id: AgentId, device: u32, offer: &LeaseOffer) {
         let (task, attempt) = (offer.lease.task, offer.lease.attempt);
         let done = self.done.get(&task).copied().unwrap_or(0.0);
-        let (whole_ms, fails) = self
-            .recorded
-            .time(task, attempt, &offer.spec, &mut self.dice);
+        let class = self
+            .nodes
+            .get(&id)
+            .and_then(|node| class(&node.hello, device));
+        let (whole_ms, fails) = self.time(task, attempt, &offer.spec, &class.unwrap_or_default());
         let left_ms = ((whole_ms as f64 * (1.0 - done)) as i64).max(1);
         let work = Work {
             lease: offer.lease,
@@ -297,6 +304,35 @@ impl World {
         if let Some(node) = self.nodes.get_mut(&id) {
             node.work.insert(device, work);
         }
+    }
+
+    /// How long this attempt takes on a device of this class, and how it ends if not well.
+    fn time(
+        &mut self,
+        task: TaskId,
+        attempt: u32,
+        spec: &TaskSpec,
+        class: &str,
+    ) -> (i64, Option<FailureClass>) {
+        let (recorded, class) = (&self.recorded, class.to_string());
+        if let Some(same) = recorded.attempts.get(&(task, attempt, class.clone())) {
+            return *same;
+        }
+        if let Some(ms) = recorded.tasks.get(&(task, class.clone())) {
+            return (*ms, None);
+        }
+        let share = self.dice.share();
+        let alike = recorded.alike.get(&(shape(spec), class.clone()));
+        let alike = alike.map_or(&[][..], Vec::as_slice);
+        let drawn = (share * alike.len() as f64).ceil() as usize;
+        let ms = alike.get(drawn.saturating_sub(1)).copied();
+        let measured = || {
+            let mut prices = self.farm.prices();
+            prices.costs = self.costs.clone();
+            let whole = prices.service(spec, &class).whole(0);
+            (whole.at((share * 1e3) as u32) / 1_000).cast_signed()
+        };
+        (ms.unwrap_or_else(measured), None)
     }
 
     fn end(&mut self, id: AgentId, device: u32, attempt: u32, watch: &mut Watch) {
@@ -420,6 +456,13 @@ fn shape(spec: &TaskSpec) -> String {
     serde_json::to_string(spec).unwrap_or_default()
 }
 
+/// Class of a device of this node.
+fn class(hello: &Hello, index: u32) -> Option<String> {
+    let mut devices = hello.devices.iter();
+    let device = devices.find(|device| device.index == index)?;
+    Some(device.class.clone())
+}
+
 fn hellos(log: &[Logged]) -> Vec<Hello> {
     let hello = |logged: &Logged| match &logged.event {
         Event::Hello { hello } => Some(Hello::clone(hello)),
@@ -430,6 +473,7 @@ fn hellos(log: &[Logged]) -> Vec<Hello> {
 
 fn recorded(log: &[Logged]) -> Recorded {
     let (mut found, mut granted) = (Recorded::default(), BTreeMap::new());
+    let mut nodes: BTreeMap<AgentId, &Hello> = BTreeMap::new();
     let mut shapes = BTreeMap::new();
     for logged in log {
         match &logged.event {
@@ -437,21 +481,32 @@ fn recorded(log: &[Logged]) -> Recorded {
                 let shape_of = |task: &crate::core::rows::NewTask| (task.id, shape(&task.spec));
                 shapes.extend(job.tasks.iter().map(shape_of));
             }
-            Event::Grant { task, attempt, .. } => {
-                granted.insert((*task, *attempt), logged.at_ms);
+            Event::Hello { hello } => {
+                nodes.insert(agent_id(&hello.name), hello);
+            }
+            Event::Grant {
+                task,
+                attempt,
+                request,
+            } => {
+                let hello = nodes.get(&request.agent);
+                let class = hello.and_then(|hello| class(hello, request.device));
+                granted.insert((*task, *attempt), (logged.at_ms, class.unwrap_or_default()));
             }
             Event::Report { report } => {
-                let key = (report.lease.task, report.lease.attempt);
-                let Some(from_ms) = granted.get(&key) else {
+                let (task, attempt) = (report.lease.task, report.lease.attempt);
+                let Some((from_ms, class)) = granted.get(&(task, attempt)) else {
                     continue;
                 };
+                let key = (task, attempt, class.clone());
                 let ms = logged.at_ms - from_ms;
                 match report.outcome {
                     Outcome::Succeeded { .. } => {
                         found.attempts.insert(key, (ms, None));
-                        found.tasks.insert(key.0, ms);
-                        if let Some(shape) = shapes.get(&key.0) {
-                            found.alike.entry(shape.clone()).or_default().push(ms);
+                        found.tasks.insert((task, class.clone()), ms);
+                        if let Some(shape) = shapes.get(&task) {
+                            let alike = (String::clone(shape), class.clone());
+                            found.alike.entry(alike).or_default().push(ms);
                         }
                     }
                     Outcome::Failed { cause, .. } => {
@@ -464,26 +519,4 @@ fn recorded(log: &[Logged]) -> Recorded {
         }
     }
     found
-}
-
-impl Recorded {
-    fn time(
-        &self,
-        task: TaskId,
-        attempt: u32,
-        spec: &TaskSpec,
-        dice: &mut Dice,
-    ) -> (i64, Option<FailureClass>) {
-        if let Some(same) = self.attempts.get(&(task, attempt)) {
-            return *same;
-        }
-        if let Some(ms) = self.tasks.get(&task) {
-            return (*ms, None);
-        }
-        let alike = self.alike.get(&shape(spec)).map_or(&[][..], Vec::as_slice);
-        let other = || self.alike.values().flatten().copied().max();
-        let drawn = (dice.share() * alike.len() as f64).ceil() as usize;
-        let ms = alike.get(drawn.saturating_sub(1)).copied();
-        (ms.or_else(other).unwrap_or(60_000), None)
-    }
 }

@@ -276,7 +276,7 @@ impl<'a> World<'a> {
     fn stop_all(&mut self, node: usize) {
         for slot in &mut self.nodes[node].devices {
             if let Some(work) = slot.stop() {
-                self.recorder.stopped(work.job, self.now);
+                self.recorder.stopped(work.job, work.devices, self.now);
             }
         }
     }
@@ -365,9 +365,9 @@ impl<'a> World<'a> {
                 );
             }
             Directive::Abandon { .. } => {
-                let job = work.job;
+                let (job, devices) = (work.job, work.devices);
                 slot.stop();
-                self.recorder.stopped(job, self.now);
+                self.recorder.stopped(job, devices, self.now);
                 self.wake = true;
             }
         }
@@ -382,7 +382,7 @@ impl<'a> World<'a> {
         let report = work.succeeded(self.now);
         let ends_film = report_ends_film(&report);
         let reply = self.apply(Command::Report(Box::new(report)));
-        self.recorder.stopped(work.job, self.now);
+        self.recorder.stopped(work.job, work.devices, self.now);
         if ends_film && matches!(reply, Reply::Written(WriteAnswer::Accepted)) {
             self.recorder.finished(work.job, self.now);
         }
@@ -396,7 +396,7 @@ impl<'a> World<'a> {
         }
         let work = slot.stop().expect("an epoch with a boundary has work");
         self.apply(Command::Report(Box::new(work.released(self.now))));
-        self.recorder.stopped(work.job, self.now);
+        self.recorder.stopped(work.job, work.devices, self.now);
         self.recorder.yielded(work.job);
         self.wake = true;
     }
@@ -432,7 +432,7 @@ impl<'a> World<'a> {
         let slot = &mut self.nodes[node].devices[device];
         slot.epoch += 1;
         let (ends_ms, epoch) = (work.ends_ms(), slot.epoch);
-        self.recorder.started(work.job, self.now);
+        self.recorder.started(work.job, work.devices, self.now);
         let saved = self.farm.saved(work.job);
         self.recorder.saved(work.job, saved);
         slot.work = Some(work);
@@ -516,9 +516,9 @@ fn job(scenario: &Scenario, film: &Film, index: usize) -> NewJob {
         .map(|shot| {
             task(
                 shot,
-                TaskSpec::Render(render(shot, row.steps, index)),
+                TaskSpec::Render(render(shot, row, index)),
                 Vec::new(),
-                row.shot_s,
+                row.shot_s / f64::from(row.devices),
             )
         })
         .collect();
@@ -528,6 +528,7 @@ fn job(scenario: &Scenario, film: &Film, index: usize) -> NewJob {
         height: 720,
         fps: 24,
         shot_frames: vec![121; row.shots as usize],
+        before: None,
     };
     tasks.push(task(
         row.shots,
@@ -535,7 +536,8 @@ fn job(scenario: &Scenario, film: &Film, index: usize) -> NewJob {
         (0..row.shots).collect(),
         1.0,
     ));
-    let expected: i64 = tasks.iter().map(|task| task.estimate.0).sum();
+    let of_group = |task: &NewTask| task.estimate.0 * i64::from(task.spec.devices());
+    let expected: i64 = tasks.iter().map(of_group).sum();
     NewJob {
         id,
         project: account(film.tenant),
@@ -554,7 +556,7 @@ fn job(scenario: &Scenario, film: &Film, index: usize) -> NewJob {
     }
 }
 
-fn render(shot: u32, steps: u32, seed: usize) -> RenderSpec {
+fn render(shot: u32, row: &Arrivals, seed: usize) -> RenderSpec {
     RenderSpec {
         shot,
         weights: WEIGHTS.into(),
@@ -565,9 +567,11 @@ fn render(shot: u32, steps: u32, seed: usize) -> RenderSpec {
         frames: 121,
         fps: 24,
         seed: seed as u64,
-        steps: Some(steps),
+        steps: Some(row.steps),
         guidance_scale: None,
         first_frame: None,
+        given: None,
+        devices: row.devices,
     }
 }
 

@@ -104,6 +104,7 @@ async fn update_agent(
         weights: Set(model.weights),
         ffmpeg: Set(model.ffmpeg),
         health: Set(model.health),
+        group_max: Set(model.group_max),
         ..Default::default()
     };
     let done = agent::Entity::update_many()

@@ -18,6 +18,7 @@ use super::{
 use crate::core::{
     decay::Decayed,
     event::EventRow,
+    group::Group,
     rows::{
         AccountRow, AgentRow, AttemptRow, Balance, CheckpointRow, DedupeRow, Holder,
         IdempotencyRow, JobError, JobRow, KeyRow, LedgerRow, OutboxRow, ReservationRow, TaskRow,
@@ -134,6 +135,7 @@ pub fn task_model(row: &TaskRow, spec: &TaskSpec) -> task::Model {
         agent: None,
         boot: None,
         device: None,
+        devices: None,
         poll_id: None,
         granted_at_ms: None,
         output: None,
@@ -167,6 +169,7 @@ fn put_task_state(model: &mut task::Model, state: &TaskState) {
             model.agent = Some(holder.agent.0);
             model.boot = Some(holder.boot.0);
             model.device = Some(holder.device.into());
+            model.devices = devices(holder);
             model.poll_id = Some(holder.poll_id.cast_signed());
             model.granted_at_ms = Some(holder.granted_at_ms);
         }
@@ -177,6 +180,11 @@ fn put_task_state(model: &mut task::Model, state: &TaskState) {
         }
         TaskState::Cancelled => {}
     }
+}
+
+/// A group of one is told by `device` alone.
+fn devices(holder: &Holder) -> Option<String> {
+    (holder.group.count() > 1).then(|| json(&holder.group))
 }
 
 pub fn task_row(model: &task::Model) -> Result<TaskRow, StoreError> {
@@ -218,6 +226,10 @@ fn task_state(model: &task::Model) -> Result<TaskState, StoreError> {
             agent: AgentId(due("task.agent", model.agent)?),
             boot: BootId(due("task.boot", model.boot)?),
             device: due("task.device", model.device)? as u32,
+            group: match &model.devices {
+                Some(devices) => from_json("task.devices", devices)?,
+                None => Group::one(due("task.device", model.device)? as u32),
+            },
             poll_id: due("task.poll_id", model.poll_id)?.cast_unsigned(),
             granted_at_ms: due("task.granted_at_ms", model.granted_at_ms)?,
         }),
@@ -244,6 +256,7 @@ pub fn attempt_model(row: &AttemptRow) -> attempt::Model {
         agent: row.holder.agent.0,
         boot: row.holder.boot.0,
         device: row.holder.device.into(),
+        devices: devices(&row.holder),
         granted_at_ms: row.holder.granted_at_ms,
         ended_at_ms: row.ended_at_ms,
         outcome: row.outcome.clone(),
@@ -352,6 +365,7 @@ pub fn agent_model(row: &AgentRow) -> agent::Model {
         weights: json(&row.weights),
         ffmpeg: row.ffmpeg.as_deref().map(text),
         health: json(&row.health),
+        group_max: row.group_max.into(),
     }
 }
 
@@ -368,6 +382,7 @@ pub fn agent_row(model: agent::Model) -> Result<AgentRow, StoreError> {
         name: model.name,
         version: model.version,
         ffmpeg: model.ffmpeg,
+        group_max: model.group_max as u32,
     })
 }
 

@@ -124,6 +124,8 @@ table! {
         pub agent: Option<Uuid>,
         pub boot: Option<Uuid>,
         pub device: Option<i64>,
+        /// All of a group, where it is more than one.
+        pub devices: Option<String>,
         /// The bits of a `u64`.
         pub poll_id: Option<i64>,
         pub granted_at_ms: Option<i64>,
@@ -173,6 +175,7 @@ table! {
         pub agent: Uuid,
         pub boot: Uuid,
         pub device: i64,
+        pub devices: Option<String>,
         pub granted_at_ms: i64,
         pub ended_at_ms: Option<i64>,
         pub outcome: Option<String>,
@@ -336,6 +339,7 @@ table! {
         pub weights: String,
         pub ffmpeg: Option<String>,
         pub health: String,
+        pub group_max: i64,
     }
 }
 

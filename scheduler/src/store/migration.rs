@@ -11,6 +11,7 @@ mod m0008_deadlines;
 mod m0009_waiting;
 mod m0010_events;
 mod m0011_storage;
+mod m0012_groups;
 
 use sea_orm::{ConnectionTrait, DbErr};
 use sea_orm_migration::{MigrationName, MigrationTrait, MigratorTrait, SchemaManager, async_trait};
@@ -27,6 +28,7 @@ const STEPS: &[Step] = &[
     Step("m0009_waiting", m0009_waiting::STATEMENTS),
     Step("m0010_events", m0010_events::STATEMENTS),
     Step("m0011_storage", m0011_storage::STATEMENTS),
+    Step("m0012_groups", m0012_groups::STATEMENTS),
 ];
 
 /// Name and statements, each of which both databases understand.

@@ -170,7 +170,7 @@ impl Level {
             return Ok(x);
         };
         let [batch, time, bins, channels] = four(&x)?;
-        let mut large = Tensor::zeros_f32(device, &[batch, 2 * time, 2 * bins, channels])?;
+        let mut large = Tensor::activations(device, &[batch, 2 * time, 2 * bins, channels])?;
         upsample_nearest(device, &x, &mut large)?;
         // The reference drops the first row of the result; one row of padding less never makes it.
         conv(

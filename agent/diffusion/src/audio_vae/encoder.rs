@@ -98,6 +98,20 @@ impl AudioEncoder {
         (self.layout.sample_rate, self.layout.in_channels)
     }
 
+    /// Rows of the spectrogram of so many samples of a channel.
+    pub(super) fn rows(&self, samples: usize) -> usize {
+        self.mel.frames(samples)
+    }
+
+    /// Channels that each level gets and has, and whether it halves rows and bins.
+    pub(super) fn widths(&self) -> impl Iterator<Item = (usize, usize, bool)> {
+        let widths = &self.layout.widths;
+        let before = std::iter::once(self.layout.packed()).chain(widths.iter().copied());
+        let halves = self.levels.iter().map(|level| level.downsample.is_some());
+        let both = before.zip(widths.iter().copied()).zip(halves);
+        both.map(|((before, width), halves)| (before, width, halves))
+    }
+
     /// Tokens that interleaved samples cover whole.
     pub fn tokens(&self, samples: usize) -> usize {
         let rows = self.mel.frames(samples / self.layout.in_channels);
@@ -120,9 +134,10 @@ impl AudioEncoder {
         stft_mel(device, &wave, &self.mel, &mut mel)?;
         // The first token covers one row, every other one four.
         let used = COMPRESSION * (tokens.clamp(1, self.tokens(samples.len())) - 1) + 1;
+        let mel_values = mel.values()?;
         let value = |at: usize| {
             let (position, channel) = (at / channels, at % channels);
-            mel.f32s()[channel * rows * bins + position]
+            mel_values[channel * rows * bins + position]
         };
         let values = (0..used * bins * channels).map(value).collect();
         self.latents(&Tensor::from_f32(
@@ -138,7 +153,7 @@ impl AudioEncoder {
     /// # Errors
     /// [`KernelError::Shape`] for other mel bins or channels.
     pub fn latents(&self, mel: &Tensor) -> Result<Vec<f32>, KernelError> {
-        Ok(self.statistics.pack(self.encode(mel)?.f32s()))
+        Ok(self.statistics.pack(&self.encode(mel)?.values()?))
     }
 
     /// Encodes a spectrogram into the means of the latents F32 [1, ceil(time/4), bin, channel], of
@@ -167,7 +182,8 @@ impl AudioEncoder {
         let moments = conv(device, &x, &self.conv_out, normed, None)?;
         let latent = self.layout.latent_channels;
         let [batch, tokens, bins, channels] = four(&moments)?;
-        let rows = moments.f32s().chunks_exact(channels);
+        let values = moments.values()?;
+        let rows = values.chunks_exact(channels);
         let mean = rows.flat_map(|row| &row[..latent]).copied().collect();
         Tensor::from_f32(device, &[batch, tokens, bins, latent], mean)
     }

@@ -40,17 +40,9 @@ impl Statistics {
         packed: usize,
         bins: usize,
     ) -> Result<Self, WeightsError> {
-        let mean = component
-            .tensor(device, "latents_mean", &[packed])?
-            .f32s()
-            .to_vec();
-        let deviation = component
-            .tensor(device, "latents_std", &[packed])?
-            .f32s()
-            .to_vec();
         Ok(Self {
-            mean,
-            deviation,
+            mean: component.values(device, "latents_mean", &[packed])?,
+            deviation: component.values(device, "latents_std", &[packed])?,
             bins,
         })
     }

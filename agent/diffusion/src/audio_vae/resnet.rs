@@ -42,7 +42,8 @@ pub(super) fn conv(
 ) -> Result<Tensor, KernelError> {
     let [batch, time, bins, _] = four(x)?;
     let [out_time, out_bins] = options.out_size(weights, time, bins).unwrap_or_default();
-    let mut out = Tensor::zeros_f32(device, &[batch, out_time, out_bins, weights.out_channels()])?;
+    let mut out =
+        Tensor::activations(device, &[batch, out_time, out_bins, weights.out_channels()])?;
     conv2d(device, x, weights, options, residual, &mut out)?;
     Ok(out)
 }

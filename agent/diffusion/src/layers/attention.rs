@@ -153,7 +153,7 @@ impl Attention {
             norm(&self.norm_k),
             rope.map(|(_, k)| k),
         )?;
-        let mut o = Tensor::zeros_f32(device, &[q.row_count(), heads * head_dim])?;
+        let mut o = Tensor::activations(device, &[q.row_count(), heads * head_dim])?;
         let heads = Heads {
             query: heads,
             key: heads,

@@ -29,19 +29,11 @@ impl Linear {
         } else {
             None
         };
-        Self::packed(loader.device(), &weight, bias)
-    }
-
-    fn packed(
-        device: &Device,
-        weight: &Tensor,
-        bias: Option<Tensor>,
-    ) -> Result<Self, WeightsError> {
         let upload = |source| WeightsError::Upload {
             tensor: "weight".to_owned(),
             source,
         };
-        let weight = LinearWeights::new(device, weight).map_err(upload)?;
+        let weight = LinearWeights::new(loader.device(), &weight).map_err(upload)?;
         Ok(Self { weight, bias })
     }
 
@@ -58,14 +50,19 @@ impl Linear {
             gate.tensor("weight", &[outputs, inputs])?,
             up.tensor("weight", &[outputs, inputs])?,
         ];
-        let values = [halves[0].f32s(), halves[1].f32s()].concat();
+        let pair = || -> Result<LinearWeights, KernelError> {
+            let values = [halves[0].values()?, halves[1].values()?].concat();
+            let weight = Tensor::from_f32(gate.device(), &[2 * outputs, inputs], values)?;
+            LinearWeights::pair(gate.device(), &weight)
+        };
         let upload = |source| WeightsError::Upload {
             tensor: "mlp".to_owned(),
             source,
         };
-        let weight =
-            Tensor::from_f32(gate.device(), &[2 * outputs, inputs], values).map_err(upload)?;
-        Self::packed(gate.device(), &weight, None)
+        Ok(Self {
+            weight: pair().map_err(upload)?,
+            bias: None,
+        })
     }
 
     /// Length of an output row.
@@ -88,8 +85,18 @@ impl Linear {
         } else {
             1
         };
-        let mut y = Tensor::zeros_f32(device, &[x.row_count(), self.outputs() / halves])?;
+        let mut y = Tensor::activations(device, &[x.row_count(), self.outputs() / halves])?;
         self.forward_into(device, x, epilogue, &mut y)?;
+        Ok(y)
+    }
+
+    /// A new tensor [rows, out] that is F32 on every device: tables of modulation.
+    ///
+    /// # Errors
+    /// [`KernelError`].
+    pub fn forward_f32(&self, device: &Device, x: &Tensor) -> Result<Tensor, KernelError> {
+        let mut y = Tensor::zeros_f32(device, &[x.row_count(), self.outputs()])?;
+        self.forward_into(device, x, Epilogue::None, &mut y)?;
         Ok(y)
     }
 

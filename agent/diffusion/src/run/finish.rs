@@ -45,7 +45,7 @@ pub(super) fn pictures(
     let mut at = 0;
     let decoder = &weights.video_decoder;
     let control = decoder.pictures(values, grid.video, piece, &mut |frames| {
-        let mut rgb = frames.u8s().to_vec();
+        let mut rgb = frames.levels()?.into_owned();
         for (frame, made) in (at..).zip(rgb.chunks_exact_mut(picture)) {
             if let Some(film) = film.filter(|_| is_kept(frame)) {
                 made.copy_from_slice(&film.rgb[frame * picture..][..picture]);
@@ -104,7 +104,7 @@ pub(super) fn samples(
 
 fn made(weights: &Weights, latents: &Latents) -> Result<Vec<f32>, DiffusionError> {
     let mel = weights.audio_decoder.spectrogram(&latents.audio)?;
-    Ok(weights.vocoder.wave(&mel)?.f32s().to_vec())
+    Ok(weights.vocoder.wave(&mel)?.values()?.into_owned())
 }
 
 /// Stretches of what is kept.

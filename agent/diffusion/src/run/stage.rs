@@ -18,7 +18,7 @@ use crate::upsampler;
 const SHRINK: usize = 2;
 
 /// One stage: what its steps share.
-pub(super) struct Stage<'a> {
+pub(crate) struct Stage<'a> {
     pub grid: Grid,
     pub sigmas: Vec<f32>,
     pub guidance: GuidancePlan,
@@ -30,20 +30,20 @@ pub(super) struct Stage<'a> {
 }
 
 /// The text of a run for one transformer.
-pub(super) struct Texts {
+pub(crate) struct Texts {
     pub prompt: Context,
     pub negative: Option<Context>,
 }
 
 /// The stages of a recipe, in order.
-pub(super) fn stages<'a>(weights: &'a Weights, recipe: &Recipe) -> Vec<Stage<'a>> {
+pub(crate) fn stages<'a>(weights: &'a Weights, recipe: &Recipe) -> Vec<Stage<'a>> {
     let grid = Grid::of(recipe, &weights.compression);
     let shrink = if recipe.refine.is_some() { SHRINK } else { 1 };
     let small = grid.shrunk(shrink);
     let layers = weights.transformer.config().layers;
     let first = Stage {
         grid: small,
-        sigmas: weights.sigmas(recipe, &small),
+        sigmas: begun_at(weights.sigmas(recipe, &small), recipe.renoise),
         guidance: weights.guidance.clone().with(&recipe.guidance, layers),
         before: 0,
         transformer: &weights.transformer,
@@ -63,6 +63,15 @@ pub(super) fn stages<'a>(weights: &'a Weights, recipe: &Recipe) -> Vec<Stage<'a>
         noise: (NoiseStream::VideoRefining, NoiseStream::AudioRefining),
     };
     vec![first, second]
+}
+
+/// The levels below the one that a run begins from, and that one.
+fn begun_at(sigmas: Vec<f32>, level: Option<f32>) -> Vec<f32> {
+    let Some(level) = level else {
+        return sigmas;
+    };
+    let below = sigmas.into_iter().filter(|sigma| *sigma < level);
+    [level].into_iter().chain(below).collect()
 }
 
 impl Stage<'_> {
@@ -161,7 +170,21 @@ pub(super) fn upsample(
         large = upsampler::tone_map(device, &large, refine.tone_map)?;
     }
     Ok(Latents {
-        video: statistics.normalise(large.f32s()),
+        video: statistics.normalise(&large.values()?),
         audio: latents.audio,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_run_that_begins_from_a_film_takes_the_levels_below_its_own() {
+        let sigmas = vec![1.0, 0.75, 0.5, 0.25, 0.0];
+        assert_eq!(begun_at(sigmas.clone(), None), sigmas);
+        assert_eq!(begun_at(sigmas.clone(), Some(0.6)), [0.6, 0.5, 0.25, 0.0]);
+        assert_eq!(begun_at(sigmas.clone(), Some(0.5)), [0.5, 0.25, 0.0]);
+        assert_eq!(begun_at(sigmas, Some(0.1)), [0.1, 0.0]);
+    }
 }

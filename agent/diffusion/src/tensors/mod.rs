@@ -224,10 +224,11 @@ fn write(path: &Path, tensors: &[(&'static str, Tensor)]) -> Result<(), TensorsE
         path: path.to_owned(),
         reason,
     };
-    let bytes: Vec<Vec<u8>> = tensors
-        .iter()
-        .map(|(_, tensor)| tensor.f32s().iter().flat_map(|v| v.to_le_bytes()).collect())
-        .collect();
+    let bytes = |(_, tensor): &(&str, Tensor)| -> Result<Vec<u8>, KernelError> {
+        let values = tensor.values()?;
+        Ok(values.iter().flat_map(|v| v.to_le_bytes()).collect())
+    };
+    let bytes: Vec<Vec<u8>> = tensors.iter().map(bytes).collect::<Result<_, _>>()?;
     let mut views = Vec::with_capacity(tensors.len());
     for ((name, tensor), bytes) in tensors.iter().zip(&bytes) {
         let view = TensorView::new(Dtype::F32, tensor.dims().to_vec(), bytes);

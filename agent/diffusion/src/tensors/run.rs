@@ -58,7 +58,11 @@ fn text_encoder(
     let pads = input.pads(ids.len())?;
     let (tokens, hidden, layers) = (ids.len(), gemma.hidden(), gemma.states());
     let states = gemma.hidden_states(device, &Tokens { ids, pads })?;
-    let value = |at: usize| states[at % layers].f32s()[at / layers];
+    let values = states
+        .iter()
+        .map(Tensor::values)
+        .collect::<Result<Vec<_>, _>>()?;
+    let value = |at: usize| values[at % layers][at / layers];
     let values = (0..tokens * hidden * layers).map(value).collect();
     Ok(vec![(
         "states",
@@ -77,8 +81,9 @@ fn connectors(
     let tokens = packed.dims()[0];
     connectors.check(hidden, layers, tokens)?;
     let pads = input.pads(tokens)?;
+    let packed_values = packed.values()?;
     let state = |layer: usize| {
-        let values = packed.f32s().iter().skip(layer).step_by(layers).copied();
+        let values = packed_values.iter().skip(layer).step_by(layers).copied();
         Tensor::from_f32(device, &[tokens, hidden], values.collect())
     };
     let states = (0..layers).map(state).collect::<Result<Vec<_>, _>>()?;
@@ -117,14 +122,15 @@ fn transformer(
         mask: None,
     };
     let sigmas = input.floats("sigmas", &[Is(2)])?;
-    let sigma = |stream: usize| Tensor::from_f32(device, &[1], vec![sigmas.f32s()[stream]]);
+    let sigmas = sigmas.values()?;
+    let sigma = |stream: usize| Tensor::from_f32(device, &[1], vec![sigmas[stream]]);
     let noise = Noise {
         video: times(device, input, "video_times", video.row_count())?,
         audio: times(device, input, "audio_times", audio.row_count())?,
         video_sigma: sigma(0)?,
         audio_sigma: sigma(1)?,
     };
-    let fps = input.floats("fps", &[Is(1)])?.f32s()[0];
+    let fps = input.floats("fps", &[Is(1)])?.values()?[0];
     if fps <= 0.0 {
         return Err(input.refuse("fps", format!("holds {fps}, expected more than 0")));
     }
@@ -215,10 +221,10 @@ fn latent_upsampler(
 /// One timestep for all tokens, or one for each.
 fn times(device: &Device, input: &Input, name: &str, tokens: usize) -> Result<Times, TensorsError> {
     match input.floats(name, &[Is(1)]) {
-        Ok(one) => Ok(Times::shared(device, one.f32s()[0])?),
+        Ok(one) => Ok(Times::shared(device, one.values()?[0])?),
         Err(TensorsError::Shape { .. }) => {
             let each = input.floats(name, &[Is(tokens)])?;
-            Ok(Times::per_token(device, each.f32s())?)
+            Ok(Times::per_token(device, &each.values()?)?)
         }
         Err(other) => Err(other),
     }
@@ -310,7 +316,8 @@ fn sizes(x: &Tensor) -> Result<[usize; 5], KernelError> {
 fn channels_last(device: &Device, x: &Tensor) -> Result<Tensor, KernelError> {
     let channels = x.dims()[1];
     let positions = x.count() / channels;
-    let value = |at: usize| x.f32s()[at % channels * positions + at / channels];
+    let values = x.values()?;
+    let value = |at: usize| values[at % channels * positions + at / channels];
     let mut dims = x.dims().to_vec();
     dims[1..].rotate_left(1);
     Tensor::from_f32(device, &dims, (0..x.count()).map(value).collect())
@@ -320,7 +327,8 @@ fn channels_last(device: &Device, x: &Tensor) -> Result<Tensor, KernelError> {
 fn channels_first(device: &Device, x: &Tensor) -> Result<Tensor, KernelError> {
     let channels = x.last_dim();
     let positions = x.count() / channels;
-    let value = |at: usize| x.f32s()[at % positions * channels + at / positions];
+    let values = x.values()?;
+    let value = |at: usize| values[at % positions * channels + at / positions];
     let mut dims = x.dims().to_vec();
     dims[1..].rotate_right(1);
     Tensor::from_f32(device, &dims, (0..x.count()).map(value).collect())

@@ -163,10 +163,11 @@ impl Connector {
     ) -> Result<Tensor, KernelError> {
         let width = self.width;
         let valid = projected.row_count() - pads;
-        let mut values = projected.f32s()[pads * width..].to_vec();
+        let (projected_values, registers) = (projected.values()?, self.registers.values()?);
+        let mut values = projected_values[pads * width..].to_vec();
         for position in valid..projected.row_count() {
             let register = position % self.registers.row_count();
-            values.extend_from_slice(&self.registers.f32s()[register * width..][..width]);
+            values.extend_from_slice(&registers[register * width..][..width]);
         }
         Tensor::from_f32(device, projected.dims(), values)
     }
@@ -201,7 +202,7 @@ impl Connector {
 
 /// RMS norm without weight.
 fn normed(device: &Device, x: &Tensor) -> Result<Tensor, KernelError> {
-    let mut y = Tensor::zeros_f32(device, x.dims())?;
+    let mut y = Tensor::activations(device, x.dims())?;
     norm_modulate(device, x, Norm::Rms { eps: EPS }, Weight::One, None, &mut y)?;
     Ok(y)
 }

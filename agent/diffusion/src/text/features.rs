@@ -1,7 +1,7 @@
 //! Hidden states of all layers to one feature row a token: normalised, padding zeroed, flattened with
 //! the layer index fastest.
 
-use kernels::{Device, KernelError, Tensor};
+use kernels::{DType, Device, KernelError, Tensor};
 
 use super::HiddenStates;
 
@@ -21,11 +21,13 @@ pub fn by_token(
     pads: usize,
     scale: f32,
 ) -> Result<Tensor, KernelError> {
-    flattened(device, states, pads, |layer, token| {
-        let width = states[layer].last_dim();
-        let row = &states[layer].f32s()[token * width..][..width];
+    let width = states[0].last_dim();
+    let normal = |row: &[f32]| {
         let mean = row.iter().map(|v| v * v).sum::<f32>() / width as f32;
         (0.0, scale / (mean + EPS).sqrt())
+    };
+    flattened(device, states, pads, |values| {
+        values.chunks_exact(width).map(normal).collect()
     })
 }
 
@@ -40,16 +42,14 @@ pub fn by_layer(
     states: &HiddenStates,
     pads: usize,
 ) -> Result<Tensor, KernelError> {
-    let statistics: Vec<(f32, f32)> = states
-        .iter()
-        .map(|state| layer_statistics(state, pads))
-        .collect();
-    flattened(device, states, pads, |layer, _| statistics[layer])
+    let (tokens, width) = (states[0].row_count(), states[0].last_dim());
+    flattened(device, states, pads, |values| {
+        vec![layer_statistics(&values[pads * width..]); tokens]
+    })
 }
 
 /// Mean over valid values, and 8 / (max - min).
-fn layer_statistics(state: &Tensor, pads: usize) -> (f32, f32) {
-    let valid = &state.f32s()[pads * state.last_dim()..];
+fn layer_statistics(valid: &[f32]) -> (f32, f32) {
     let sum: f64 = valid.iter().map(|v| f64::from(*v)).sum();
     let mean = sum / (valid.len() as f64 + f64::from(EPS));
     let (low, high) = valid
@@ -60,24 +60,24 @@ fn layer_statistics(state: &Tensor, pads: usize) -> (f32, f32) {
     (mean as f32, SPREAD / (high - low + EPS))
 }
 
-/// Features [T, hidden * states]: `(value - centre) * factor` with both from `normal(layer, token)`.
+/// Features [T, hidden * states]: `(value - centre) * factor` with both of each token from `normals(layer)`.
 fn flattened(
     device: &Device,
     states: &HiddenStates,
     pads: usize,
-    normal: impl Fn(usize, usize) -> (f32, f32),
+    normals: impl Fn(&[f32]) -> Vec<(f32, f32)>,
 ) -> Result<Tensor, KernelError> {
     let (tokens, width) = (states[0].row_count(), states[0].last_dim());
-    let mut features = Tensor::zeros_f32(device, &[tokens, width * states.len()])?;
+    let mut features = Tensor::host_zeros(DType::F32, &[tokens, width * states.len()])?;
     let out = features.f32s_mut();
     for (layer, state) in states.iter().enumerate() {
-        for token in pads..tokens {
-            let (centre, factor) = normal(layer, token);
-            let row = &state.f32s()[token * width..][..width];
+        let values = state.values()?;
+        let rows = values.chunks_exact(width).zip(normals(&values));
+        for (token, (row, (centre, factor))) in rows.enumerate().skip(pads) {
             for (d, value) in row.iter().enumerate() {
                 out[(token * width + d) * states.len() + layer] = (value - centre) * factor;
             }
         }
     }
-    Ok(features)
+    features.to_device(device)
 }

@@ -340,7 +340,7 @@ impl Work<'_> {
         norm: Norm,
         modulation: Option<Modulation<'_>>,
     ) -> Result<Tensor, KernelError> {
-        let mut y = Tensor::zeros_f32(self.device, x.dims())?;
+        let mut y = Tensor::activations(self.device, x.dims())?;
         norm_modulate(self.device, x, norm, Weight::One, modulation, &mut y)?;
         Ok(y)
     }

@@ -7,7 +7,9 @@ mod memory;
 mod modulation;
 mod positions;
 
+use kernels::copy::copy_range;
 use kernels::linear::Epilogue;
+use kernels::modulation::ada_table;
 use kernels::norm::{Modulation, Norm, Weight, norm_modulate};
 use kernels::{Device, KernelError, Tensor};
 
@@ -184,7 +186,6 @@ impl StreamEnds {
             }),
             None => None,
         };
-        let head = Tensor::from_f32(device, embedded.dims(), embedded.f32s().to_vec())?;
         Ok(StepModules {
             own: TokenRows {
                 table: own,
@@ -196,7 +197,7 @@ impl StreamEnds {
                 groups: cross.groups.clone(),
             },
             head: TokenRows {
-                table: head,
+                table: embedded,
                 groups: times.groups.clone(),
             },
         })
@@ -206,12 +207,9 @@ impl StreamEnds {
     fn head_rows(&self, device: &Device, modules: &StepModules) -> Result<TokenRows, KernelError> {
         let embedded = &modules.head.table;
         let groups = embedded.row_count();
-        let mut values = Vec::with_capacity(groups * 2 * self.width);
-        for row in embedded.f32s().chunks(self.width) {
-            let table = self.head_table.f32s().chunks(self.width);
-            values.extend(table.flat_map(|table| table.iter().zip(row).map(|(a, b)| a + b)));
-        }
-        let table = Tensor::from_f32(device, &[groups, 2, self.width], values)?;
+        let twice = joined(device, embedded, embedded)?;
+        let mut table = Tensor::zeros_f32(device, &[groups, 2, self.width])?;
+        ada_table(device, &self.head_table, &twice, &mut table)?;
         Ok(TokenRows {
             table,
             groups: modules.head.groups.clone(),
@@ -228,7 +226,7 @@ impl StreamEnds {
             shift: rows.slot(0),
             scale: rows.slot(1),
         };
-        let mut y = Tensor::zeros_f32(device, x.dims())?;
+        let mut y = Tensor::activations(device, x.dims())?;
         let norm = Norm::Layer { eps: HEAD_EPS };
         norm_modulate(device, x, norm, Weight::One, Some(modulation), &mut y)?;
         self.proj_out.forward(device, &y, Epilogue::None)
@@ -244,16 +242,14 @@ impl StreamEnds {
 
 /// Rows of two modules side by side: [group, a + b].
 fn joined(device: &Device, a: &Tensor, b: &Tensor) -> Result<Tensor, KernelError> {
-    let rows = a
-        .f32s()
-        .chunks(a.last_dim())
-        .zip(b.f32s().chunks(b.last_dim()));
-    let values = rows.flat_map(|(a, b)| a.iter().chain(b).copied()).collect();
-    Tensor::from_f32(
-        device,
-        &[a.row_count(), a.last_dim() + b.last_dim()],
-        values,
-    )
+    let (rows, left, right) = (a.row_count(), a.last_dim(), b.last_dim());
+    let mut out = Tensor::zeros_f32(device, &[rows, left + right])?;
+    for row in 0..rows {
+        let at = row * (left + right);
+        copy_range(device, (a, row * left), (&mut out, at), left)?;
+        copy_range(device, (b, row * right), (&mut out, at + left), right)?;
+    }
+    Ok(out)
 }
 
 impl Transformer {
@@ -372,7 +368,7 @@ impl Transformer {
             audio: self.audio.proj_in.forward(device, audio, Epilogue::None)?,
         };
         if let (Some(embedding), Some(marks)) = (&self.keyframe_embedding, pass.keyframes) {
-            mark_keyframes(&mut tokens.video, embedding, marks)?;
+            mark_keyframes(device, &mut tokens.video, embedding, marks)?;
         }
         for (number, (block, rows)) in self.blocks.iter().zip(&step.blocks).enumerate() {
             let perturbed = pass.perturbed_blocks.contains(&number);
@@ -402,16 +398,22 @@ impl Transformer {
 }
 
 /// Adds the embedding to the tokens whose mark is above 0.
-fn mark_keyframes(x: &mut Tensor, embedding: &Tensor, marks: &Tensor) -> Result<(), KernelError> {
+fn mark_keyframes(
+    device: &Device,
+    x: &mut Tensor,
+    embedding: &Tensor,
+    marks: &Tensor,
+) -> Result<(), KernelError> {
     marks.expect_f32("transformer", "keyframes", &[x.row_count()])?;
     let width = x.last_dim();
-    for (row, mark) in x.f32s_mut().chunks_exact_mut(width).zip(marks.f32s()) {
+    let (marks, embedding) = (marks.values()?, embedding.values()?);
+    let mut values = x.values()?.into_owned();
+    for (row, mark) in values.chunks_exact_mut(width).zip(&*marks) {
         if *mark > 0.0 {
-            row.iter_mut()
-                .zip(embedding.f32s())
-                .for_each(|(x, e)| *x += e);
+            row.iter_mut().zip(&*embedding).for_each(|(x, e)| *x += e);
         }
     }
+    *x = Tensor::from_f32(device, x.dims(), values)?;
     Ok(())
 }
 

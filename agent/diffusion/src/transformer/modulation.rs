@@ -87,12 +87,9 @@ impl AdaLn {
         let mut waves = Tensor::zeros_f32(device, &[times.count(), TIMESTEP_WIDTH])?;
         timestep_embed(device, times, multiplier, &mut waves)?;
         let hidden = self.first.forward(device, &waves, Epilogue::Silu)?;
-        let embedded = self.second.forward(device, &hidden, Epilogue::None)?;
+        let embedded = self.second.forward_f32(device, &hidden)?;
         let active = self.second.forward(device, &hidden, Epilogue::Silu)?;
-        Ok((
-            self.rows.forward(device, &active, Epilogue::None)?,
-            embedded,
-        ))
+        Ok((self.rows.forward_f32(device, &active)?, embedded))
     }
 }
 

@@ -11,8 +11,8 @@ pub fn adain(
     factor: f32,
 ) -> Result<Tensor, KernelError> {
     let channels = latents.last_dim();
-    let (own, wanted) = (moments(latents), moments(reference));
-    let mut values = latents.f32s().to_vec();
+    let (own, wanted) = (moments(latents)?, moments(reference)?);
+    let mut values = latents.values()?.into_owned();
     for (at, value) in values.iter_mut().enumerate() {
         let ((mean, deviation), (to_mean, to_deviation)) =
             (own[at % channels], wanted[at % channels]);
@@ -33,17 +33,18 @@ pub fn tone_map(
         let sigmoid = 1.0 / (1.0 + (-4.0 * s * (x.abs() - 1.0)).exp());
         x * (1.0 - 0.8 * s * sigmoid)
     };
-    let values = latents.f32s().iter().map(map).collect();
+    let values = latents.values()?.iter().map(map).collect();
     Tensor::from_f32(device, latents.dims(), values)
 }
 
 /// Mean and deviation (of a sample: divided by n - 1) of each channel.
-fn moments(x: &Tensor) -> Vec<(f32, f32)> {
+fn moments(x: &Tensor) -> Result<Vec<(f32, f32)>, KernelError> {
+    let all = x.values()?;
     let channels = x.last_dim();
     let count = (x.count() / channels) as f64;
     let of = |channel: usize| {
         let values = || {
-            x.f32s()[channel..]
+            all[channel..]
                 .iter()
                 .step_by(channels)
                 .map(|v| f64::from(*v))
@@ -56,7 +57,7 @@ fn moments(x: &Tensor) -> Vec<(f32, f32)> {
             deviation.max(f64::from(f32::MIN_POSITIVE)) as f32,
         )
     };
-    (0..channels).map(of).collect()
+    Ok((0..channels).map(of).collect())
 }
 
 #[cfg(test)]

@@ -85,6 +85,40 @@ fn read(config: &Config) -> Result<Layout, WeightsError> {
     })
 }
 
+/// Values of four bytes that loading an upsampler and running it over latents of this grid takes, with what it is given.
+///
+/// # Errors
+/// [`WeightsError::Field`].
+pub fn values(
+    component: &Component,
+    [frames, rows, columns]: [usize; 3],
+) -> Result<usize, WeightsError> {
+    let Layout {
+        channels,
+        width,
+        blocks,
+        factor,
+        ..
+    } = read(component.config())?;
+    let plain = |by: usize| frames * rows * by * columns * by;
+    let bordered = |by: usize| frames * (rows * by + 2) * (columns * by + 2);
+    let (small, large, deep) = (plain(1), plain(factor), width * factor * factor);
+    // A convolution's output, its norm, the residual, and what the convolution reads, with a border.
+    let normed = |by| (3 * plain(by) + bordered(by)) * width;
+    let middle = (small + bordered(1)) * width + small * deep;
+    let shuffled = small * (width + deep) + large * width;
+    let after = if blocks > 0 { normed(factor) } else { 0 };
+    let last = (large + bordered(factor)) * width + large * channels;
+    let kept = small * (channels + width + deep);
+    let peak = normed(1)
+        .max(middle)
+        .max(shuffled)
+        .max(kept + after.max(last));
+    // While the largest tensor is repacked it is there twice.
+    let loading = component.largest() as usize;
+    Ok(component.value_count() as usize + loading.max(small * channels + peak))
+}
+
 /// Refuses an upsampler of other latents, or of another factor than two stages have.
 ///
 /// # Errors
@@ -150,7 +184,7 @@ impl Upsampler {
         let deep = conv(device, &x, &self.middle)?;
         let [b, t, h, w, channels]: [usize; 5] = deep.expect_rank("upsampler", "x")?;
         let s = self.factor;
-        let mut x = Tensor::zeros_f32(device, &[b, t, h * s, w * s, channels / (s * s)])?;
+        let mut x = Tensor::activations(device, &[b, t, h * s, w * s, channels / (s * s)])?;
         depth_to_space(device, &deep, [1, s, s], Write::Set, &mut x)?;
         for block in &self.after {
             x = block.forward(device, x)?;
@@ -161,7 +195,7 @@ impl Upsampler {
 
 fn conv(device: &Device, x: &Tensor, weights: &ConvWeights) -> Result<Tensor, KernelError> {
     let [b, t, h, w, _]: [usize; 5] = x.expect_rank("upsampler", "x")?;
-    let mut out = Tensor::zeros_f32(device, &[b, t, h, w, weights.out_channels()])?;
+    let mut out = Tensor::activations(device, &[b, t, h, w, weights.out_channels()])?;
     conv3d(device, x, weights, BORDERS, None, &mut out)?;
     Ok(out)
 }
@@ -205,7 +239,7 @@ impl NormedConv {
             residual,
             silu: true,
         };
-        let mut out = Tensor::zeros_f32(device, x.dims())?;
+        let mut out = Tensor::activations(device, x.dims())?;
         group_norm(device, &x, norm, &mut out)?;
         Ok(out)
     }

@@ -245,7 +245,7 @@ impl Flow<'_, '_> {
             return Ok(Control::Continue);
         }
         let device = &self.borders.device;
-        let mut pixels = Tensor::zeros_f32(device, &[b, t, h * patch, w * patch, COLOURS])?;
+        let mut pixels = Tensor::activations(device, &[b, t, h * patch, w * patch, COLOURS])?;
         unpatchify(device, &x, patch, &mut pixels)?;
         drop(x);
         (self.on_pixels)(pixels)
@@ -331,7 +331,7 @@ impl Upsampler {
         let dropped = if state.has_begun || t == 0 { 0 } else { st - 1 };
         let channels = channels / (st * sh * sw);
         let dims = [b, t * st - dropped, h * sh, w * sw, channels];
-        let mut out = Tensor::zeros_f32(device, &dims)?;
+        let mut out = Tensor::activations(device, &dims)?;
         if t == 0 {
             return Ok(out);
         }

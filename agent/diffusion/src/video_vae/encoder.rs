@@ -26,6 +26,33 @@ pub struct VideoEncoder {
 }
 
 impl VideoEncoder {
+    /// Peak of [`VideoEncoder::latents`] in values of four bytes: what `encode` has alive, from the top down. Larger
+    /// pictures are encoded in tiles and need no more than this.
+    pub(crate) fn values(&self, [frames, height, width]: [usize; 3]) -> usize {
+        let patch = self.layout.patch;
+        let pixels = frames * height * width * COLOURS;
+        let mut at = Extent {
+            frames,
+            rows: height / patch,
+            columns: width / patch,
+        };
+        // The bytes, their values, and the patches, which all stay until the end.
+        let kept = pixels / 4 + 2 * pixels;
+        let first = COLOURS * patch * patch;
+        let mut peak = at.bordered(first) + at.of(self.conv_in.out_channels());
+        for block in &self.blocks {
+            peak = peak.max(block.values(&mut at));
+        }
+        let deep = self.conv_out.in_channels();
+        let mid = if self.mid.is_empty() {
+            0
+        } else {
+            at.resnet(deep)
+        };
+        let last = at.of(deep) + at.bordered(deep) + at.of(self.conv_out.out_channels());
+        kept + peak.max(mid).max(last)
+    }
+
     /// Reads the encoder's half of the component.
     ///
     /// # Errors
@@ -87,7 +114,7 @@ impl VideoEncoder {
         let dims = [1, frames, height, width, COLOURS];
         let pixels = Tensor::from_f32(&self.borders.device, &dims, pixels)?;
         let mean = self.encode_tiled(&pixels, Tiling::SPACE)?;
-        Ok(self.statistics.normalise(mean.f32s()))
+        Ok(self.statistics.normalise(&mean.values()?))
     }
 
     /// Encodes pixels F32 [1, frame, row, column, 3] in -1..=1 into the means of the latents F32
@@ -99,7 +126,7 @@ impl VideoEncoder {
         let ([b, t, h, w, _], patch) = (five(pixels)?, self.layout.patch);
         let (device, borders) = (&self.borders.device, &self.borders);
         let dims = [b, t, h / patch, w / patch, COLOURS * patch * patch];
-        let mut patches = Tensor::zeros_f32(device, &dims)?;
+        let mut patches = Tensor::activations(device, &dims)?;
         patchify(device, pixels, patch, &mut patches)?;
         let mut x = borders.conv(&patches, &self.conv_in, Prologue::None, None)?;
         for block in &self.blocks {
@@ -110,7 +137,8 @@ impl VideoEncoder {
         }
         let moments = borders.conv(&x, &self.conv_out, NORM_SILU, None)?;
         let latent = self.layout.latent_channels;
-        let rows = moments.f32s().chunks_exact(latent + 1);
+        let values = moments.values()?;
+        let rows = values.chunks_exact(latent + 1);
         let mean = rows.flat_map(|row| &row[..latent]).copied().collect();
         let [b, f, h, w, _] = five(&moments)?;
         Tensor::from_f32(device, &[b, f, h, w, latent], mean)
@@ -123,7 +151,52 @@ struct DownBlock {
     downsampler: Option<Downsampler>,
 }
 
+/// Frames, rows and columns of a tensor.
+#[derive(Clone, Copy)]
+struct Extent {
+    frames: usize,
+    rows: usize,
+    columns: usize,
+}
+
+impl Extent {
+    fn of(&self, channels: usize) -> usize {
+        self.frames * self.rows * self.columns * channels
+    }
+
+    /// The same with a border of a pixel, as a convolution reads it.
+    fn bordered(&self, channels: usize) -> usize {
+        self.frames * (self.rows + 2) * (self.columns + 2) * channels
+    }
+
+    /// A resnet: what it got, the first convolution's output, that with a border, the second's output.
+    fn resnet(&self, channels: usize) -> usize {
+        3 * self.of(channels) + self.bordered(channels)
+    }
+}
+
 impl DownBlock {
+    /// Peak of the block; `at` is its output's extent afterwards.
+    fn values(&self, at: &mut Extent) -> usize {
+        let channels = self.resnets.first().map(Resnet::channels);
+        let resnets = channels.map_or(0, |channels| at.resnet(channels));
+        let Some(down) = &self.downsampler else {
+            return resnets;
+        };
+        let (given, flat) = (down.conv.in_channels(), down.conv.out_channels());
+        let convolving = at.of(given) + at.bordered(given) + at.of(flat);
+        let before = at.of(given) + at.of(flat);
+        let [st, sh, sw] = down.strides;
+        *at = Extent {
+            frames: at.frames.div_ceil(st),
+            rows: at.rows / sh,
+            columns: at.columns / sw,
+        };
+        resnets
+            .max(convolving)
+            .max(before + at.of(down.out_channels))
+    }
+
     fn load(source: Source<'_>, index: usize, block: &Block) -> Result<Self, WeightsError> {
         let prefix = format!("encoder.down_blocks.{index}");
         let downsampler = match block.strides {
@@ -180,7 +253,7 @@ impl Downsampler {
         let flat = borders.conv(x, &self.conv, Prologue::None, None)?;
         let ([b, t, h, w, _], [st, sh, sw]) = (five(&flat)?, self.strides);
         let dims = [b, t.div_ceil(st), h / sh, w / sw, self.out_channels];
-        let mut out = Tensor::zeros_f32(&borders.device, &dims)?;
+        let mut out = Tensor::activations(&borders.device, &dims)?;
         space_to_depth(&borders.device, &flat, self.strides, Write::Set, &mut out)?;
         space_to_depth(&borders.device, x, self.strides, Write::Add, &mut out)?;
         Ok(out)

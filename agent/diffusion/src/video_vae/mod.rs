@@ -41,14 +41,11 @@ impl Statistics {
         channels: usize,
         scaling: f32,
     ) -> Result<Self, WeightsError> {
-        let mean = component
-            .tensor(device, "latents_mean", &[channels])?
-            .f32s()
-            .to_vec();
-        let std = component.tensor(device, "latents_std", &[channels])?;
+        let mean = component.values(device, "latents_mean", &[channels])?;
+        let std = component.values(device, "latents_std", &[channels])?;
         Ok(Self {
             mean,
-            deviation: std.f32s().iter().map(|std| std / scaling).collect(),
+            deviation: std.iter().map(|std| std / scaling).collect(),
         })
     }
 

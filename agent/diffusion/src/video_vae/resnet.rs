@@ -50,7 +50,7 @@ impl Borders {
         residual: Option<&Tensor>,
     ) -> Result<Tensor, KernelError> {
         let [b, t, h, w, _] = five(x)?;
-        let mut out = Tensor::zeros_f32(&self.device, &[b, t, h, w, weights.out_channels()])?;
+        let mut out = Tensor::activations(&self.device, &[b, t, h, w, weights.out_channels()])?;
         let options = Conv3dOptions {
             time: self.time,
             space: self.space,

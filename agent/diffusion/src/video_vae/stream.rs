@@ -45,7 +45,7 @@ impl Seam {
         let residual = residual.map(|delay| delay.take(&borders.device, ready));
         let residual = residual.transpose()?;
         let mut out =
-            Tensor::zeros_f32(&borders.device, &[b, ready, h, w, weights.out_channels()])?;
+            Tensor::activations(&borders.device, &[b, ready, h, w, weights.out_channels()])?;
         if ready > 0 {
             let options = Conv3dOptions {
                 time: TimePad::Given,
@@ -150,7 +150,7 @@ fn join(device: &Device, parts: &[Part<'_>]) -> Result<Tensor, KernelError> {
     let [b, _, h, w, c] = five(parts[0].0)?;
     let frame = h * w * c;
     let count = parts.iter().map(|(_, _, count)| count).sum();
-    let mut out = Tensor::zeros_f32(device, &[b, count, h, w, c])?;
+    let mut out = Tensor::activations(device, &[b, count, h, w, c])?;
     let mut at = 0;
     for (from, first, count) in parts {
         copy_range(device, (from, first * frame), (&mut out, at), count * frame)?;

@@ -5,7 +5,7 @@
 //! Tiles begin every `stride` and are `size` long. Where two overlap, weights go from the earlier
 //! one to the later one in a straight line: above first, then left, then before in time.
 
-use kernels::{Device, KernelError, Tensor};
+use kernels::{DType, Device, KernelError, Tensor};
 
 use super::config::COLOURS;
 use super::{VideoDecoder, VideoEncoder, five};
@@ -112,7 +112,7 @@ impl VideoDecoder {
             w * unit.space,
             COLOURS,
         ];
-        let mut out = Tensor::zeros_f32(self.device(), &dims)?;
+        let mut out = Tensor::host_zeros(DType::F32, &dims)?;
         let mut at = 0;
         self.decode_windows(latents, tiling, &mut |frames| {
             place(&frames, &mut out, [at, 0, 0], dims[1]);
@@ -142,7 +142,7 @@ impl VideoDecoder {
             .filter(|cut| h > cut.size || w > cut.size);
         let whole = |x: Tensor| match space {
             Some(cut) => in_space(device, &x, cut, unit.space, 1, |x| self.decode(x)),
-            None => self.decode(x),
+            None => self.decode(x.to_device(device)?)?.into_host(),
         };
         let time = tiling
             .time
@@ -153,13 +153,7 @@ impl VideoDecoder {
         };
         let mut before: Option<Tensor> = None;
         for start in (0..f).step_by(cut.stride) {
-            let window = crop(
-                device,
-                latents,
-                start..(start + cut.size + 1).min(f),
-                0..h,
-                0..w,
-            )?;
+            let window = crop(latents, start..(start + cut.size + 1).min(f), 0..h, 0..w)?;
             let mut frames = whole(window)?;
             let mut keep = cut.out_stride + 1;
             if let Some(before) = &before {
@@ -167,12 +161,12 @@ impl VideoDecoder {
                 if t == 1 {
                     break;
                 }
-                frames = crop(device, &frames, 0..t - 1, 0..rows, 0..columns)?;
+                frames = crop(&frames, 0..t - 1, 0..rows, 0..columns)?;
                 blend(before, &mut frames, 0, cut.blend);
                 keep = cut.out_stride;
             }
             let [_, t, rows, columns, _] = five(&frames)?;
-            sink(crop(device, &frames, 0..keep.min(t), 0..rows, 0..columns)?)?;
+            sink(crop(&frames, 0..keep.min(t), 0..rows, 0..columns)?)?;
             before = Some(frames);
         }
         Ok(())
@@ -194,7 +188,7 @@ impl VideoEncoder {
             .filter(|cut| h > cut.size || w > cut.size);
         let whole = |x: &Tensor| match space {
             Some(cut) => in_space(device, x, cut, 1, unit.space, |x| self.encode(&x)),
-            None => self.encode(x),
+            None => self.encode(&x.clone().to_device(device)?)?.into_host(),
         };
         let time = tiling
             .time
@@ -205,18 +199,18 @@ impl VideoEncoder {
         };
         let (f, c) = ((frames - 1) / unit.time + 1, self.latent_channels());
         let dims = [1, f, h / unit.space, w / unit.space, c];
-        let mut out = Tensor::zeros_f32(device, &dims)?;
+        let mut out = Tensor::host_zeros(DType::F32, &dims)?;
         let (mut at, mut before) = (0, None::<Tensor>);
         for start in (0..frames).step_by(cut.stride) {
             let window = start..(start + cut.size + 1).min(frames);
-            let mut latents = whole(&crop(device, pixels, window, 0..h, 0..w)?)?;
+            let mut latents = whole(&crop(pixels, window, 0..h, 0..w)?)?;
             let mut keep = cut.out_stride + 1;
             if let Some(before) = &before {
                 let [_, t, rows, columns, _] = five(&latents)?;
                 if t == 1 {
                     break;
                 }
-                latents = crop(device, &latents, 1..t, 0..rows, 0..columns)?;
+                latents = crop(&latents, 1..t, 0..rows, 0..columns)?;
                 blend(before, &mut latents, 0, cut.blend);
                 keep = cut.out_stride;
             }
@@ -245,7 +239,8 @@ fn in_space(
         let mut tiles: Vec<Tensor> = Vec::new();
         for (column, left) in (0..w).step_by(cut.stride).enumerate() {
             let rows = top..(top + cut.size).min(h);
-            let mut tile = run(crop(device, x, 0..t, rows, left..(left + cut.size).min(w))?)?;
+            let tile = crop(x, 0..t, rows, left..(left + cut.size).min(w))?;
+            let mut tile = run(tile.to_device(device)?)?.into_host()?;
             if row > 0 {
                 blend(&above[column], &mut tile, 1, cut.blend);
             }
@@ -257,14 +252,14 @@ fn in_space(
                 Some(out) => out,
                 None => {
                     let dims = [1, frames, h * up / down, w * up / down, channels];
-                    joined.insert(Tensor::zeros_f32(device, &dims)?)
+                    joined.insert(Tensor::host_zeros(DType::F32, &dims)?)
                 }
             };
             let corner = [0, row * cut.out_stride, column * cut.out_stride];
             let [_, _, rows, columns, _] = five(&tile)?;
             let (rows, columns) = (rows.min(cut.out_stride), columns.min(cut.out_stride));
             place(
-                &crop(device, &tile, 0..frames, 0..rows, 0..columns)?,
+                &crop(&tile, 0..frames, 0..rows, 0..columns)?,
                 out,
                 corner,
                 frames,
@@ -276,24 +271,23 @@ fn in_space(
     joined.ok_or_else(|| KernelError::unsupported("video_vae", "a clip without pixels".to_owned()))
 }
 
-/// A part of x [1, t, h, w, c].
+/// A part of x [1, t, h, w, c], in the processor's memory as all that is cut and blended.
 fn crop(
-    device: &Device,
     x: &Tensor,
     frames: std::ops::Range<usize>,
     rows: std::ops::Range<usize>,
     columns: std::ops::Range<usize>,
 ) -> Result<Tensor, KernelError> {
-    let [_, _, h, w, c] = five(x)?;
+    let ([_, _, h, w, c], all) = (five(x)?, x.values()?);
     let mut values = Vec::with_capacity(frames.len() * rows.len() * columns.len() * c);
     for frame in frames.clone() {
         for row in rows.clone() {
             let start = ((frame * h + row) * w + columns.start) * c;
-            values.extend_from_slice(&x.f32s()[start..start + columns.len() * c]);
+            values.extend_from_slice(&all[start..start + columns.len() * c]);
         }
     }
     let dims = [1, frames.len(), rows.len(), columns.len(), c];
-    Tensor::from_f32(device, &dims, values)
+    Tensor::host_f32(&dims, values)
 }
 
 /// Copies the first `frames` of `part` to `corner` of `out`, as far as they lie inside.

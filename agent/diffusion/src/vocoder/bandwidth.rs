@@ -3,6 +3,7 @@
 
 use kernels::activation::{Activation, activation};
 use kernels::resample1d::{Fir, upsample1d};
+use kernels::sampling::axpby;
 use kernels::stft_mel::{MelWeights, stft_mel};
 use kernels::{Device, KernelError, Tensor};
 
@@ -61,7 +62,7 @@ impl Bandwidth {
     pub fn extend(&self, device: &Device, wave: Tensor) -> Result<Tensor, KernelError> {
         let [batch, samples, channels]: [usize; 3] = wave.expect_rank("vocoder", "wave")?;
         let whole = samples.next_multiple_of(self.hop);
-        let mut values = wave.f32s().to_vec();
+        let mut values = wave.values()?.into_owned();
         values.resize(batch * whole * channels, 0.0);
         let wave = Tensor::from_f32(device, &[batch, whole, channels], values)?;
 
@@ -71,10 +72,7 @@ impl Bandwidth {
             .generator
             .forward(device, &self.spectrogram(device, &wave)?)?;
         added.expect_f32("vocoder", "added bands", sum.dims())?;
-        sum.f32s_mut()
-            .iter_mut()
-            .zip(added.f32s())
-            .for_each(|(sum, x)| *sum += x);
+        axpby(device, 1.0, &mut sum, 1.0, &added)?;
         activation(
             device,
             Activation::Clamp {
@@ -88,22 +86,24 @@ impl Bandwidth {
         Tensor::from_f32(
             device,
             &[1, length, channels],
-            sum.f32s()[..length * channels].to_vec(),
+            sum.values()?[..length * channels].to_vec(),
         )
     }
 
     /// [1, sample, channel] to [1, row, channel*bins].
     fn spectrogram(&self, device: &Device, wave: &Tensor) -> Result<Tensor, KernelError> {
         let [_, samples, channels]: [usize; 3] = wave.expect_rank("vocoder", "wave")?;
-        let value = |at: usize| wave.f32s()[at % samples * channels + at / samples];
+        let samples_of = wave.values()?;
+        let value = |at: usize| samples_of[at % samples * channels + at / samples];
         let values = (0..samples * channels).map(value).collect();
         let planar = Tensor::from_f32(device, &[channels, samples], values)?;
         let (rows, bins) = (self.mel.frames(samples), self.mel.bins());
         let mut mel = Tensor::zeros_f32(device, &[channels, rows, bins])?;
         stft_mel(device, &planar, &self.mel, &mut mel)?;
+        let mel_values = mel.values()?;
         let value = |at: usize| {
             let (row, feature) = (at / (channels * bins), at % (channels * bins));
-            mel.f32s()[(feature / bins * rows + row) * bins + feature % bins]
+            mel_values[(feature / bins * rows + row) * bins + feature % bins]
         };
         let values = (0..mel.count()).map(value).collect();
         Tensor::from_f32(device, &[1, rows, channels * bins], values)

@@ -87,9 +87,10 @@ impl Vocoder {
     pub fn wave(&self, mel: &Tensor) -> Result<Tensor, KernelError> {
         let [batch, time, bins, channels] = mel.expect_rank("vocoder", "mel")?;
         let features = bins * channels;
+        let mel_values = mel.values()?;
         let value = |at: usize| {
             let (row, feature) = (at / features, at % features);
-            mel.f32s()[row * features + feature % bins * channels + feature / bins]
+            mel_values[row * features + feature % bins * channels + feature / bins]
         };
         let values = (0..mel.count()).map(value).collect();
         let mel = Tensor::from_f32(&self.device, &[batch, time, features], values)?;

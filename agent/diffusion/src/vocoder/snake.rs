@@ -47,7 +47,10 @@ impl Snake {
         let fir = |way: &str, left| -> Result<Fir, WeightsError> {
             let filter = source.tensor(&format!("{key}.{way}.filter"), &[1, 1, taps])?;
             Ok(Fir {
-                taps: filter.f32s().to_vec(),
+                taps: filter
+                    .values()
+                    .map_err(|error| refused(&name, error))?
+                    .into_owned(),
                 ratio,
                 left,
             })

@@ -142,11 +142,20 @@ impl Component {
 
     /// Values of all tensors together.
     pub fn value_count(&self) -> u64 {
-        let values = |name: &str| {
-            self.dims(name)
-                .map_or(0, |dims| dims.iter().product::<usize>() as u64)
-        };
-        self.names().map(values).sum()
+        self.names().map(|name| self.size_of(name)).sum()
+    }
+
+    /// Values of the largest tensor.
+    pub fn largest(&self) -> u64 {
+        self.names()
+            .map(|name| self.size_of(name))
+            .max()
+            .unwrap_or(0)
+    }
+
+    fn size_of(&self, name: &str) -> u64 {
+        let dims = self.dims(name);
+        dims.map_or(0, |dims| dims.iter().product::<usize>() as u64)
     }
 
     /// Bytes of all tensors together once they are loaded: large matrices keep a half-precision type,
@@ -189,6 +198,24 @@ impl Component {
             });
         };
         self.files[number].tensor(device, &format!("{}{name}", self.prefix), dims)
+    }
+
+    /// As [`Component::tensor`], as values for the program itself.
+    ///
+    /// # Errors
+    /// As [`Component::tensor`].
+    pub fn values(
+        &self,
+        device: &Device,
+        name: &str,
+        dims: &[usize],
+    ) -> Result<Vec<f32>, WeightsError> {
+        let tensor = self.tensor(device, name, dims)?;
+        let values = tensor.values().map_err(|source| WeightsError::Upload {
+            tensor: name.to_owned(),
+            source,
+        })?;
+        Ok(values.into_owned())
     }
 
     /// Digest over the config and all weight files.

@@ -4,6 +4,7 @@
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
+use kernels::sampling::count_nonfinite;
 use kernels::{Device, FloatFormat, Tensor};
 use memmap2::Mmap;
 use safetensors::tensor::{Dtype, Metadata, SafeTensors, TensorInfo};
@@ -135,16 +136,16 @@ impl TensorFile {
                 found: info.shape.clone(),
             });
         }
-        let tensor = Tensor::upload(device, dims, self.format(name, info)?, self.bytes(info))
-            .map_err(|source| WeightsError::Upload {
-                tensor: name.to_owned(),
-                source,
-            })?;
-        let count = tensor
-            .f32s()
-            .iter()
-            .filter(|value| !value.is_finite())
-            .count();
+        let format = self.format(name, info)?;
+        let upload = || {
+            let tensor = Tensor::upload(device, dims, format, self.bytes(info))?;
+            let count = count_nonfinite(device, &tensor)?;
+            Ok((tensor, count))
+        };
+        let (tensor, count) = upload().map_err(|source| WeightsError::Upload {
+            tensor: name.to_owned(),
+            source,
+        })?;
         if count > 0 {
             let (path, tensor) = (self.path.clone(), name.to_owned());
             return Err(WeightsError::NotFinite {

@@ -1,8 +1,15 @@
-"""The same shapes in PyTorch, timed the same way. Prints a line of JSON for each; called by gpu-check."""
+"""The same shapes in PyTorch, timed the same way. Prints a line of JSON for each; called by gpu-check.
+
+`bench_torch.py --cpu SHAPES` runs on the processor instead, to see that the script itself works.
+"""
 
 import json
 import statistics
 import sys
+import time
+
+CPU = "--cpu" in sys.argv
+DEVICE = "cpu" if CPU else "cuda"
 
 
 def say(**fields):
@@ -13,6 +20,10 @@ def measure(torch, work):
     """Median milliseconds of up to 20 runs after three."""
     for _ in range(3):
         work()
+    if CPU:
+        start = time.perf_counter()
+        work()
+        return 1e3 * (time.perf_counter() - start)
     torch.cuda.synchronize()
     times = []
     for _ in range(20):
@@ -29,7 +40,7 @@ def measure(torch, work):
 
 def linear(torch, shapes):
     for m, n, k in shapes:
-        x, w = (torch.randn(rows, k, device="cuda", dtype=torch.bfloat16) for rows in (m, n))
+        x, w = (torch.randn(rows, k, device=DEVICE, dtype=torch.bfloat16) for rows in (m, n))
         ms = measure(torch, lambda: torch.nn.functional.linear(x, w))
         for name in ("linear", "blas"):
             say(kind="op", name=name, shape=f"{m}x{n}x{k}", torch_ms=ms, torch_backend="F.linear")
@@ -43,8 +54,10 @@ def attention(torch, shapes, heads):
         "cudnn": SDPBackend.CUDNN_ATTENTION,
         "efficient": SDPBackend.EFFICIENT_ATTENTION,
     }
+    if CPU:
+        backends = {"math": SDPBackend.MATH}
     for tokens, d in shapes:
-        q, k, v = (torch.randn(1, heads, tokens, d, device="cuda", dtype=torch.bfloat16) for _ in range(3))
+        q, k, v = (torch.randn(1, heads, tokens, d, device=DEVICE, dtype=torch.bfloat16) for _ in range(3))
         found = {}
         for name, backend in backends.items():
             try:
@@ -63,24 +76,25 @@ def attention(torch, shapes, heads):
 
 def conv3d(torch, shapes):
     for t, h, w, c in shapes:
-        x = torch.randn(1, c, t, h, w, device="cuda", dtype=torch.bfloat16).to(memory_format=torch.channels_last_3d)
-        layer = torch.nn.Conv3d(c, c, 3, padding=1, device="cuda", dtype=torch.bfloat16).to(memory_format=torch.channels_last_3d)
+        x = torch.randn(1, c, t, h, w, device=DEVICE, dtype=torch.bfloat16).to(memory_format=torch.channels_last_3d)
+        layer = torch.nn.Conv3d(c, c, 3, padding=1, device=DEVICE, dtype=torch.bfloat16).to(memory_format=torch.channels_last_3d)
         with torch.no_grad():
             ms = measure(torch, lambda: layer(x))
         say(kind="op", name="conv3d", shape=f"{t}x{h}x{w}x{c}", torch_ms=ms, torch_backend="F.conv3d channels_last_3d")
 
 
 def main():
-    shapes = json.loads(sys.argv[1])
+    shapes = json.loads(sys.argv[-1])
     try:
         import torch
     except ImportError as error:
         say(kind="skipped", why=f"torch: {error}")
         return
-    if not torch.cuda.is_available():
+    if not CPU and not torch.cuda.is_available():
         say(kind="skipped", why="torch: it sees no GPU")
         return
-    say(kind="env", torch=torch.__version__, torch_cuda=torch.version.cuda, cudnn=torch.backends.cudnn.version())
+    cudnn = None if CPU else torch.backends.cudnn.version()
+    say(kind="env", torch=torch.__version__, torch_cuda=torch.version.cuda, cudnn=cudnn)
     for name, work in (
         ("linear", lambda: linear(torch, shapes["linear"])),
         ("attention", lambda: attention(torch, shapes["attention"], shapes["heads"])),

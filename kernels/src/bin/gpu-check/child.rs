@@ -7,7 +7,8 @@ use serde_json::{Value, json};
 use kernels::Device;
 use kernels::check::{Case, Scale, cases};
 use kernels::cuda::{
-    Driver, Emulator, Gpu, KernelStore, Libraries, Library, MODULES, Module, Nvrtc, Pack, emulation,
+    Blas, Driver, Emulator, Gpu, KernelStore, Libraries, Library, MODULES, Module, Nvrtc, Pack,
+    emulation,
 };
 
 use crate::{bench, options::Options, pass};
@@ -41,6 +42,7 @@ pub fn run(options: &Options, part: &str) -> Result<bool, Box<dyn Error>> {
     }
     let card = open(options)?;
     match phase {
+        "smoke" => correct(&card.gpu, Scale::Small, name, options.seed).map(|()| true),
         "correct" => correct(&card.gpu, Scale::Model, name, options.seed).map(|()| true),
         "ceilings" => bench::ceilings(&card).map(|()| true),
         "bench" => bench::run(&card, name).map(|()| true),
@@ -66,7 +68,9 @@ fn open(options: &Options) -> Result<Card, Box<dyn Error>> {
     let libraries = Libraries::find(&options.lib_dirs);
     let driver = Arc::new(Driver::open(&libraries, 0, store(options, &libraries))?);
     Ok(Card {
-        gpu: Gpu::new(driver.clone()),
+        // Cases that the engine's own way of calling decides take the library too, as the engine does.
+        gpu: Gpu::new(driver.clone())
+            .with_blas(Blas::start(&libraries, driver.clone()).ok().map(Arc::new)),
         driver,
         libraries,
     })

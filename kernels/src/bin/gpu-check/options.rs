@@ -37,7 +37,7 @@ usage: gpu-check [--out DIR] [--lib-dir DIR]... [--python PROGRAM] [--only PHASE
   --out DIR        folder for gpu-check.json and the kernel cache (gpu-check-results)
   --lib-dir DIR    folder of libcublasLt and libnvrtc, or a Python site-packages with nvidia/*/lib
   --python PROGRAM Python that may have torch, to be compared with (python3)
-  --only PHASE     probe, ceilings, correct, bench, torch, pass or nvrtc
+  --only PHASE     probe, smoke, ceilings, correct, bench, torch, pass or nvrtc
   --op NAME        only ops whose name contains this
   --budget-s N     seconds for everything (480)
   --seed N         where random inputs begin (the clock)

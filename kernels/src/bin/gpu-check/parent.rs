@@ -18,6 +18,8 @@ use crate::{bench, options::Options, report::Report};
 /// The phases in their order, each with the most seconds of one of its parts.
 const PHASES: &[(&str, u64)] = &[
     ("probe", 30),
+    // Each kernel once on small shapes, before anything that may take long.
+    ("smoke", 20),
     ("ceilings", 40),
     ("correct", 60),
     ("bench", 60),
@@ -88,7 +90,7 @@ pub fn run(options: &Options) -> Result<bool, Box<dyn Error>> {
 /// What of a phase gets a child of its own.
 fn parts(phase: &str, options: &Options) -> Vec<String> {
     let mut names: Vec<String> = match phase {
-        "correct" => cases(Scale::Small, true)
+        "smoke" | "correct" => cases(Scale::Small, true)
             .iter()
             .filter(|case| options.wants(case.op))
             // The paths of attention apart: one that hangs must not hide the others.

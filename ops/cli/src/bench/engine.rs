@@ -1,6 +1,7 @@
 //! `dailies bench engine`: one film of a given shape, timed by part, with rates and peak memory.
 
-use std::path::PathBuf;
+use std::fs;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use agent::catalogue;
@@ -8,6 +9,7 @@ use anyhow::{Context, Result, bail};
 use diffusion::{Clip, Control, Generated, Phase, Plan, Recipe, Start, Weights};
 use kernels::Device;
 use serde::Serialize;
+use serde_json::Value;
 
 use super::rates;
 use crate::eval::peak_rss_mib;
@@ -100,8 +102,9 @@ pub fn run(args: &EngineArgs) -> Result<()> {
         .clone()
         .map_or_else(catalogue::find_builtin, Ok)?;
     let device = Device::cpu(args.threads)?;
+    let widened = Widened::make(&folder, (args.side, args.frames))?;
     let start = Instant::now();
-    let weights = Weights::open(&folder, &device)
+    let weights = Weights::open(&widened.folder, &device)
         .with_context(|| format!("cannot load the weights in {}", folder.display()))?;
     let load = start.elapsed().as_secs_f64();
     let recipe = recipe(args, &weights);
@@ -116,7 +119,7 @@ pub fn run(args: &EngineArgs) -> Result<()> {
             best = parts;
         }
         if let Some(path) = &args.pictures {
-            std::fs::write(path, &clip.frames)
+            fs::write(path, &clip.frames)
                 .with_context(|| format!("cannot write {}", path.display()))?;
         }
     }
@@ -132,9 +135,55 @@ pub fn run(args: &EngineArgs) -> Result<()> {
     if let Some(path) = &args.json {
         let order = order(args, folder, &device, recipe, plan)?;
         let text = serde_json::to_string_pretty(&Report { rows, order })?;
-        std::fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))?;
+        fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))?;
     }
     Ok(())
+}
+
+/// The same weights with the measured shape among those that they offer: how long a shape takes is worth knowing also
+/// where no film of it would be worth seeing.
+struct Widened {
+    folder: PathBuf,
+}
+
+impl Widened {
+    fn make(weights: &Path, (side, frames): (u32, u32)) -> Result<Self> {
+        const PRODUCT: &str = "dailies.json";
+        let name = format!("dailies-bench-{}", std::process::id());
+        let made = Self {
+            folder: std::env::temp_dir().join(name),
+        };
+        let failed = || format!("cannot make {}", made.folder.display());
+        fs::create_dir_all(&made.folder).with_context(failed)?;
+        let weights = weights.canonicalize().with_context(failed)?;
+        for entry in fs::read_dir(&weights).with_context(failed)? {
+            let entry = entry.with_context(failed)?;
+            if entry.file_name() != PRODUCT {
+                let to = made.folder.join(entry.file_name());
+                std::os::unix::fs::symlink(entry.path(), to).with_context(failed)?;
+            }
+        }
+        // Weights that do not say what they offer take every shape.
+        if let Ok(text) = fs::read(weights.join(PRODUCT)) {
+            let mut product: Value =
+                serde_json::from_slice(&text).context("dailies.json is damaged")?;
+            let most = product["frames_max"].as_u64().unwrap_or(0);
+            product["frames_max"] = most.max(u64::from(frames)).into();
+            if let Some(sizes) = product["sizes"].as_array_mut() {
+                sizes.push(serde_json::json!([side, side]));
+            }
+            let text = serde_json::to_vec(&product)?;
+            fs::write(made.folder.join(PRODUCT), text).with_context(failed)?;
+        }
+        Ok(made)
+    }
+}
+
+impl Drop for Widened {
+    fn drop(&mut self) {
+        // Links and one small file; what stays is the system's to clear.
+        let _ = fs::remove_dir_all(&self.folder);
+    }
 }
 
 /// The recipe of the nearest shape that the model takes.

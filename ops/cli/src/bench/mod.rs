@@ -1,6 +1,7 @@
 //! `dailies bench`: how fast this machine works. Rivals are measured by `cargo xtask bench`.
 
 mod engine;
+mod farm;
 mod rates;
 
 use anyhow::Result;
@@ -18,11 +19,17 @@ enum What {
     ///
     /// Rates are set beside what the `gemm` crate reaches on a 1024^3 product in the same process.
     Engine(engine::EngineArgs),
+    /// Decide, commit and start again: how much the scheduler takes on this machine.
+    ///
+    /// The core alone with up to a million films waiting, then a database if one is named.
+    /// Run it while the machine does nothing else. It makes accounts and films: name a new database.
+    Farm(farm::FarmArgs),
 }
 
 /// Measures, prints a table and, when asked, writes it as JSON.
 pub fn run(args: &BenchArgs) -> Result<()> {
     match &args.what {
         What::Engine(args) => engine::run(args),
+        What::Farm(args) => farm::run(args),
     }
 }

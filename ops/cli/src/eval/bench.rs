@@ -11,7 +11,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 
 use super::codec::{Codec, Fidelity, psnr};
 use super::columns::{Reading, Row};
-use super::engine::Engine;
+use super::engine::{Asked, Engine};
 use super::film::Film;
 use super::judge::joint_right;
 use super::mark::Mark;
@@ -27,12 +27,15 @@ const FIRST_FRAME_CLIPS: usize = 16;
 const SEED_STRIDE: u64 = 1_000_003;
 /// Films of new pairs have seeds of their own.
 const NEW_PAIRS_FROM: usize = 10_000;
-/// Marks of variant T0.
-const SPEED_MARK: Mark = Mark::most(4.0);
 const EQUAL_MARK: Mark = Mark::least(1.0);
-const PSNR_MARK: Mark = Mark::least(27.0);
-const SSIM_MARK: Mark = Mark::least(0.88);
-const MEL_MARK: Mark = Mark::most(0.35);
+
+/// What the codecs of a variant must keep.
+pub struct CodecMarks {
+    pub psnr: Mark,
+    pub ssim: Mark,
+    /// Of the log-mel spectrogram behind autoencoder and vocoder.
+    pub mel: Mark,
+}
 
 /// The model under test with the options of the run.
 pub struct Bench {
@@ -42,8 +45,8 @@ pub struct Bench {
 }
 
 /// What the codecs leave of the oracle's films.
-pub struct ThroughCodec {
-    pub readings: Vec<Reading>,
+pub struct ThroughCodec<R = Reading> {
+    pub readings: Vec<R>,
     fidelity: Vec<Fidelity>,
 }
 
@@ -61,7 +64,7 @@ impl Bench {
     }
 
     /// The model's film of the scene at `index` of the list.
-    pub fn film(&self, index: usize, scene: &Scene) -> Result<Film> {
+    pub fn film(&self, index: usize, scene: &impl Asked) -> Result<Film> {
         self.engine.film(scene, self.film_seed(index))
     }
 
@@ -72,11 +75,11 @@ impl Bench {
     }
 
     /// Calls `work` for every scene on all threads, with a progress bar; results in the order of the scenes.
-    pub fn each<T: Send>(
+    pub fn each<S: Asked, T: Send>(
         &self,
         name: &'static str,
-        scenes: &[Scene],
-        work: impl Fn(usize, &Scene) -> Result<T> + Sync,
+        scenes: &[S],
+        work: impl Fn(usize, &S) -> Result<T> + Sync,
     ) -> Result<Vec<T>> {
         let style = ProgressStyle::with_template(
             "{prefix:12} {bar:40} {pos}/{len}  {elapsed}, {eta} to go",
@@ -114,7 +117,7 @@ impl Bench {
     }
 
     /// Equal latents for one recipe: twice on all threads and once on one.
-    pub fn determinism(&self, scene: &Scene) -> Result<Row> {
+    pub fn determinism(&self, scene: &impl Asked) -> Result<Row> {
         let is_equal = self.engine.is_deterministic(scene, self.film_seed(0))?;
         Ok(Row::of_model(
             "determinism, equal latents",
@@ -125,10 +128,16 @@ impl Bench {
     }
 
     /// The oracle's films through the codecs.
-    pub fn codec(&self, dir: &Path, scenes: &[Scene]) -> Result<ThroughCodec> {
+    pub fn codec<S: Asked, R: Send>(
+        &self,
+        dir: &Path,
+        scenes: &[S],
+        oracle: impl Fn(usize, &S) -> Result<Film> + Sync,
+        read: impl Fn(&Film) -> R + Sync,
+    ) -> Result<ThroughCodec<R>> {
         let codec = Codec::open(dir)?;
-        let films = self.each("codec", scenes, |_, scene| {
-            let (film, fidelity) = codec.round_trip(&oracle::film(scene))?;
+        let films = self.each("codec", scenes, |i, scene| {
+            let (film, fidelity) = codec.round_trip(&oracle(i, scene)?)?;
             Ok((read(&film), fidelity))
         })?;
         let (readings, fidelity) = films.into_iter().unzip();
@@ -176,11 +185,11 @@ impl Bench {
         }))
     }
 
-    pub fn cost(&self) -> [Row; 2] {
+    pub fn cost(&self, speed: Mark) -> [Row; 2] {
         let cost = &self.engine.default_film;
         let name = format!("speed, default film ({})", cost.what);
         [
-            Row::of_model(&name, "s", Some(cost.seconds), SPEED_MARK),
+            Row::of_model(&name, "s", Some(cost.seconds), speed),
             Row::of_model("memory, default film", "MiB", cost.peak_rss_mib, Mark::NONE),
         ]
     }
@@ -189,7 +198,7 @@ impl Bench {
     pub fn keep_clips(
         &self,
         dir: &Path,
-        scenes: &[Scene],
+        scenes: &[impl Asked],
         worst: &[Scored],
         best: &[Scored],
     ) -> Result<()> {
@@ -209,9 +218,9 @@ impl Bench {
     }
 }
 
-impl ThroughCodec {
+impl<R> ThroughCodec<R> {
     /// Fidelity over all clips; their values stand in the column of the codec.
-    pub fn rows(&self) -> [Row; 4] {
+    pub fn rows(&self, marks: &CodecMarks) -> [Row; 4] {
         let row = |name, unit, mark: Mark, value: fn(&Fidelity) -> f64| {
             let value = mean(&self.fidelity.iter().map(value).collect::<Vec<_>>());
             let row = Row::of_model(name, unit, value, mark);
@@ -222,10 +231,10 @@ impl ThroughCodec {
             }
         };
         [
-            row("video codec, PSNR", "dB", PSNR_MARK, |f| f.psnr),
-            row("video codec, SSIM", "0..1", SSIM_MARK, |f| f.ssim),
+            row("video codec, PSNR", "dB", marks.psnr, |f| f.psnr),
+            row("video codec, SSIM", "0..1", marks.ssim, |f| f.ssim),
             row("audio codec, mel L1", "ln", Mark::NONE, |f| f.mel_l1),
-            row("audio codec and vocoder, mel L1", "ln", MEL_MARK, |f| {
+            row("audio codec and vocoder, mel L1", "ln", marks.mel, |f| {
                 f.wave_mel_l1
             }),
         ]

@@ -10,7 +10,7 @@ use super::stats::{bootstrap, derangement};
 use super::track::Seen;
 
 /// Resamples of the interval.
-const BOOTSTRAP_ROUNDS: usize = 1000;
+pub const BOOTSTRAP_ROUNDS: usize = 1000;
 
 /// What a film gave to see and hear.
 #[derive(Clone)]

@@ -11,7 +11,15 @@ use diffusion::{
 use kernels::Device;
 
 use super::film::Film;
-use super::scene::Scene;
+
+/// What a film is asked for by: a scene of any world.
+pub trait Asked: Sync {
+    fn caption(&self) -> &str;
+    /// Width and height in pixels.
+    fn size(&self) -> [usize; 2];
+    /// Frames, and frames a second.
+    fn length(&self) -> (usize, f64);
+}
 
 /// Weights twice: on all threads for single films, on one thread for many films side by side.
 pub struct Engine {
@@ -51,12 +59,12 @@ impl Engine {
     }
 
     /// The model's film for a scene's caption, size and length. May be called from many threads.
-    pub fn film(&self, scene: &Scene, seed: u64) -> Result<Film> {
+    pub fn film(&self, scene: &impl Asked, seed: u64) -> Result<Film> {
         Ok(film(&clip(&self.narrow, &recipe(scene, seed))?))
     }
 
     /// The film that begins with `first`, a frame of the scene.
-    pub fn film_from(&self, scene: &Scene, seed: u64, first: &[u8]) -> Result<Film> {
+    pub fn film_from(&self, scene: &impl Asked, seed: u64, first: &[u8]) -> Result<Film> {
         let mut recipe = recipe(scene, seed);
         recipe.given = Given::first_frame(Some(Picture {
             width: recipe.width,
@@ -67,7 +75,7 @@ impl Engine {
     }
 
     /// True if the latents have the same digest on all threads, on all threads again, and on one.
-    pub fn is_deterministic(&self, scene: &Scene, seed: u64) -> Result<bool> {
+    pub fn is_deterministic(&self, scene: &impl Asked, seed: u64) -> Result<bool> {
         let recipe = recipe(scene, seed);
         let digest = |weights| clip(weights, &recipe).map(|c| c.latents_digest);
         let first = digest(&self.wide)?;
@@ -95,19 +103,21 @@ fn time_default(weights: &Weights) -> Result<DefaultFilm> {
     })
 }
 
-fn recipe(scene: &Scene, seed: u64) -> Recipe {
+fn recipe(scene: &impl Asked, seed: u64) -> Recipe {
+    let ([width, height], (frames, fps)) = (scene.size(), scene.length());
     Recipe {
-        prompt: scene.caption.clone(),
+        prompt: scene.caption().to_owned(),
         negative_prompt: String::new(),
-        width: scene.size[0] as u32,
-        height: scene.size[1] as u32,
-        frames: scene.frames as u32,
-        fps: scene.fps.round() as u32,
+        width: width as u32,
+        height: height as u32,
+        frames: frames as u32,
+        fps: fps.round() as u32,
         seed,
         steps: None,
         guidance: GuidanceChanges::default(),
         shift: Shift::default(),
         refine: None,
+        renoise: None,
         given: Given::default(),
     }
 }

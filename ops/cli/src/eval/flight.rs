@@ -23,8 +23,17 @@ const MISFIT_M: f64 = 0.012;
 #[derive(Clone, Copy, Debug)]
 pub struct Impact {
     pub time_s: f64,
-    /// Speed after over speed before; `None` where the fall is too short or the rebound not seen to its top.
-    pub restitution: Option<f64>,
+    /// `None` where the fall is too short or the rebound not seen to its top.
+    pub rebound: Option<Rebound>,
+}
+
+/// How a body comes up again.
+#[derive(Clone, Copy, Debug)]
+pub struct Rebound {
+    /// Speed after over speed before.
+    pub restitution: f64,
+    /// Height of the fall, metres: the higher, the better is the restitution known.
+    pub fall_m: f64,
 }
 
 /// What the path of a body tells.
@@ -53,20 +62,20 @@ pub fn motion(path: &[(f64, f64)], frame_s: f64) -> Motion {
         let (time_s, height) = meeting(pair[0], pair[1], bend, frame_s);
         impacts.push(Impact {
             time_s,
-            restitution: None,
+            rebound: None,
         });
         floors.extend(height);
     }
     let lowest = path.iter().map(|p| p.1).fold(f64::MAX, f64::min);
     let floor = median(&floors).map_or(lowest, |f| f.min(lowest + FLIGHT_SPAN_M));
     for (impact, pair) in impacts.iter_mut().zip(pieces.windows(2)) {
-        impact.restitution = restitution(pair[0], pair[1], floor);
+        impact.rebound = rebound(pair[0], pair[1], floor);
     }
     Motion { impacts, flights }
 }
 
 /// Square root of the heights after and before, which a soft picture disturbs less than the speeds.
-fn restitution(before: &[(f64, f64)], after: &[(f64, f64)], floor: f64) -> Option<f64> {
+fn rebound(before: &[(f64, f64)], after: &[(f64, f64)], floor: f64) -> Option<Rebound> {
     let top = |piece: &[(f64, f64)]| piece.iter().map(|p| p.1 - floor).fold(0.0, f64::max);
     let (fall, rise) = (top(before), top(after));
     let falls_again = after
@@ -79,9 +88,11 @@ fn restitution(before: &[(f64, f64)], after: &[(f64, f64)], floor: f64) -> Optio
     } else {
         free_flight(after).and_then(|f| Some(f.top()? - floor))
     };
-    (fall > FALL_SPAN_M)
-        .then(|| rise.map(|rise| (rise.max(0.0) / fall).sqrt()))
-        .flatten()
+    let rise = rise.filter(|_| fall > FALL_SPAN_M)?;
+    Some(Rebound {
+        restitution: (rise.max(0.0) / fall).sqrt(),
+        fall_m: fall,
+    })
 }
 
 /// Indices of the last point before each impact.
@@ -249,12 +260,12 @@ mod tests {
                 );
                 assert!(
                     impact
-                        .restitution
-                        .is_none_or(|found| (found - e).abs() < 0.03),
+                        .rebound
+                        .is_none_or(|found| (found.restitution - e).abs() < 0.03),
                     "{impact:?} is not {e}"
                 );
             }
-            assert!(motion.impacts[0].restitution.is_some());
+            assert!(motion.impacts[0].rebound.is_some());
             assert!((-2.0 * motion.flights[0].c[2] / g - 1.0).abs() < 0.02);
         }
     }

@@ -20,6 +20,7 @@ mod segment;
 mod sound;
 mod stats;
 mod suite;
+mod t1;
 mod track;
 
 use std::path::PathBuf;
@@ -63,8 +64,12 @@ struct BuiltinArgs {
     #[arg(long, value_name = "DIR", default_value = "target/eval")]
     out: PathBuf,
     /// Another list of scenes (JSON) in place of the built-in one.
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", conflicts_with = "oracle")]
     scenes: Option<PathBuf>,
+    /// Measure a model of world T1 (speech, collisions, styles, cameras) against the films in this folder,
+    /// which `python -m ops.train.eval_list --variant t1 --oracle DIR` writes.
+    #[arg(long, value_name = "DIR")]
+    oracle: Option<PathBuf>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, clap::ValueEnum)]
@@ -78,7 +83,11 @@ enum Suite {
 /// Exit code 0: every mark is met; 1: the model misses one; 2: the tool failed or its oracle misses one.
 pub fn run(args: EvalArgs) -> anyhow::Result<ExitCode> {
     let What::Builtin(args) = args.what;
-    match suite::run(&args) {
+    let measured = match &args.oracle {
+        Some(folder) => t1::run(&args, folder),
+        None => suite::run(&args),
+    };
+    match measured {
         Ok(report) => {
             print!("{}", report.markdown());
             println!("\nReport, contact sheet and clips: {}", args.out.display());

@@ -205,7 +205,7 @@ mod tests {
     use super::*;
     use crate::eval::scene::SceneList;
 
-    /// What `ops/train/scenes.py` gives for one scene of the list.
+    /// What `ops/train/scenes/world_t0.py` gives for one scene of the list.
     struct Printed {
         scene: usize,
         /// Sum of all bytes of frames 0, 7, 20 and 64.

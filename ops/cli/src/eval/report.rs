@@ -10,8 +10,8 @@ use image::{Rgb, RgbImage};
 use serde::Serialize;
 
 use super::columns::Row;
+use super::engine::Asked;
 use super::film::Film;
-use super::scene::Scene;
 
 /// Clips of the contact sheet: rows and columns.
 const SHEET: u32 = 8;
@@ -58,13 +58,13 @@ pub struct Scored {
 
 impl Scored {
     /// The worst and the best clips by score, at most `EXTREMES` each and none twice.
-    pub fn extremes(scenes: &[Scene], scores: &[f64]) -> (Vec<Scored>, Vec<Scored>) {
+    pub fn extremes(scenes: &[impl Asked], scores: &[f64]) -> (Vec<Scored>, Vec<Scored>) {
         let mut order: Vec<usize> = (0..scores.len()).collect();
         order.sort_by(|&a, &b| scores[a].total_cmp(&scores[b]).then(a.cmp(&b)));
         let pick = |&clip: &usize| Scored {
             clip,
             score: scores[clip],
-            caption: scenes[clip].caption.clone(),
+            caption: scenes[clip].caption().to_owned(),
         };
         let each = EXTREMES.min(order.len() / 2);
         let worst = order[..each].iter().map(pick).collect();

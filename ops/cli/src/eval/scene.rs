@@ -1,9 +1,11 @@
 //! The scene language: reads the evaluation list and gives the closed-form motion of every body.
 //!
-//! The same formulas as `ops/train/scenes.py`, written again; a test holds the two together.
+//! The same formulas as `ops/train/scenes/world_t0.py`, written again; a test holds the two together.
 //! Units: metres and seconds, x from the left edge, y up from the contact line.
 
 use serde::Deserialize;
+
+use super::engine::Asked;
 
 /// Length of the short side of the picture.
 pub const SHORT_SIDE_M: f64 = 3.0;
@@ -169,6 +171,20 @@ pub struct Scene {
     pub gravity: Gravity,
     pub objects: Vec<Object>,
     pub caption: String,
+}
+
+impl Asked for Scene {
+    fn caption(&self) -> &str {
+        &self.caption
+    }
+
+    fn size(&self) -> [usize; 2] {
+        self.size
+    }
+
+    fn length(&self) -> (usize, f64) {
+        (self.frames, self.fps)
+    }
 }
 
 /// The evaluation list: ordinary scenes and scenes with an attribute pair that training never shows.

@@ -32,12 +32,32 @@ pub struct Onset {
     pub material: Material,
 }
 
-type Spectrum = [f64; BANDS];
+/// Amplitude of each band.
+pub type Spectrum = [f64; BANDS];
+
+/// A peak of the flux.
+pub struct Peak {
+    pub time_s: f64,
+    pub strength: f64,
+    /// Number of its window.
+    pub hop: usize,
+}
 
 /// Every onset of a waveform in order of time.
 pub fn listen(samples: &[f32], rate: u32) -> Vec<Onset> {
     let spectra = spectra(samples, rate);
-    let flux = flux(&spectra);
+    let onset = |peak: Peak| Onset {
+        time_s: peak.time_s,
+        strength: peak.strength,
+        material: material(&spectra, peak.hop),
+    };
+    let peaks = onsets(samples, &spectra, rate);
+    peaks.into_iter().map(onset).collect()
+}
+
+/// Peaks of the flux in order of time, at least `ONSET_GAP_S` apart.
+pub fn onsets(samples: &[f32], spectra: &[Spectrum], rate: u32) -> Vec<Peak> {
+    let flux = flux(spectra);
     let strongest = flux.iter().copied().fold(0.0, f64::max);
     let usual = median(&flux).unwrap_or(0.0);
     let threshold = (ONSET_SHARE * strongest)
@@ -45,7 +65,7 @@ pub fn listen(samples: &[f32], rate: u32) -> Vec<Onset> {
         .max(SILENCE);
     let hop_s = HOP as f64 / f64::from(rate);
     let reach = (ONSET_GAP_S / hop_s / 2.0).round() as usize;
-    let mut onsets: Vec<Onset> = Vec::new();
+    let mut onsets: Vec<Peak> = Vec::new();
     for i in 0..flux.len() {
         let around = &flux[i.saturating_sub(reach)..(i + reach + 1).min(flux.len())];
         let is_peak = flux[i] > threshold && around.iter().all(|&f| f <= flux[i]);
@@ -57,10 +77,10 @@ pub fn listen(samples: &[f32], rate: u32) -> Vec<Onset> {
             .last()
             .is_none_or(|last| time_s - last.time_s > ONSET_GAP_S)
         {
-            onsets.push(Onset {
+            onsets.push(Peak {
                 time_s,
                 strength: flux[i],
-                material: material(&spectra, i),
+                hop: i,
             });
         }
     }
@@ -68,7 +88,7 @@ pub fn listen(samples: &[f32], rate: u32) -> Vec<Onset> {
 }
 
 /// Band amplitudes of every window; window `i` is centred on sample `i * HOP`.
-fn spectra(samples: &[f32], rate: u32) -> Vec<Spectrum> {
+pub fn spectra(samples: &[f32], rate: u32) -> Vec<Spectrum> {
     let table = table(rate);
     let half = WINDOW as isize / 2;
     let mut spectra = Vec::with_capacity(samples.len() / HOP + 1);

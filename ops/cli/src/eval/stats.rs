@@ -57,6 +57,18 @@ pub fn median(values: &[f64]) -> Option<f64> {
     quantile(values, 0.5)
 }
 
+/// The value that half of the weight of (value, weight) lies at or below; `None` without weight.
+pub fn weighted_median(mut values: Vec<(f64, f64)>) -> Option<f64> {
+    values.sort_by(|a, b| a.0.total_cmp(&b.0));
+    let half = values.iter().map(|v| v.1).sum::<f64>() / 2.0;
+    let mut sum = 0.0;
+    let reaches = |v: &&(f64, f64)| {
+        sum += v.1;
+        sum >= half
+    };
+    values.iter().find(reaches).map(|v| v.0)
+}
+
 /// 2.5 % and 97.5 % points of `fold` over resamples of the clips. `None` where the fold has no value.
 pub fn bootstrap(
     clips: &[Vec<f64>],
@@ -172,6 +184,13 @@ fn solve(m: [[f64; 3]; 3], b: [f64; 3]) -> Option<[f64; 3]> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_weighs_more_than_half_is_the_median() {
+        assert_eq!(weighted_median(vec![(0.2, 0.3), (0.45, 1.5)]), Some(0.45));
+        assert_eq!(weighted_median(vec![(0.2, 1.0), (0.45, 0.5)]), Some(0.2));
+        assert_eq!(weighted_median(vec![]), None);
+    }
 
     #[test]
     fn a_shuffle_leaves_nobody_in_place() {

@@ -16,14 +16,15 @@ pub fn run(args: &SimulateArgs) -> Result<()> {
         let text = text.as_deref().unwrap_or_default();
         simulate::instant_ms(text).map_err(anyhow::Error::msg)
     };
+    let now_ms = jiff::Timestamp::now().as_millisecond();
     let scope = Scope {
         from_ms: date(&args.from)?,
-        to_ms: date(&args.to)?,
+        to_ms: date(&args.to)?.min(now_ms), // what is to come is in no log
         price_per_device_hour: args.price,
     };
     ensure!(
         scope.from_ms < scope.to_ms,
-        "--to must be later than --from"
+        "--to must be later than --from, and --from must be in the past"
     );
     let settings = settings(args, None)?;
     let log = log(&settings, scope.to_ms)?;

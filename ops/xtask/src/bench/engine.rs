@@ -158,6 +158,7 @@ fn rows(ours: &Ours) -> Result<Vec<Row>> {
             rival_value: None,
             ratio: None,
             conditions: conditions.clone(),
+            runs: Vec::new(),
         };
         let is_rate = ours.unit == "GFLOP/s" && ours.value != product;
         if is_rate {
@@ -198,5 +199,6 @@ fn difference(ours: &Path, theirs: &Path, conditions: &str) -> Result<Row> {
         rival_value: None,
         ratio: None,
         conditions: conditions.into(),
+        runs: Vec::new(),
     })
 }

@@ -1,6 +1,7 @@
 //! The scheduler beside other queues: the same work, the same database settings, the same run.
 
 use std::{
+    collections::BTreeMap,
     fs,
     path::{Path, PathBuf},
 };
@@ -8,7 +9,8 @@ use std::{
 use anyhow::{Context, Result};
 
 use super::{
-    raw, rivals,
+    raw,
+    rivals::{self, Rival},
     row::{self, Row},
 };
 use crate::{cargo, postgres, postgres::Server, run, target};
@@ -22,6 +24,9 @@ const SAME: &[(&str, &str)] = &[
     ("p99", "submit to lease p99"),
 ];
 
+/// Runs of each program.
+const RUNS: u32 = 3;
+
 #[derive(clap::Args)]
 pub struct Farm {
     /// Measure only the core, no database.
@@ -33,6 +38,11 @@ pub struct Farm {
 }
 
 impl Farm {
+    /// Everything so often; the middle value counts.
+    fn runs(&self) -> u32 {
+        if self.tiny { 1 } else { RUNS }
+    }
+
     pub fn run(&self) -> Result<Vec<Row>> {
         let folder = target().join("bench").join("farm");
         let _ = fs::remove_dir_all(&folder); // of an earlier run, if any
@@ -41,11 +51,11 @@ impl Farm {
         if self.core {
             return Ok(rows);
         }
-        let sqlite = format!("sqlite:{}", folder.join("farm.db").display());
-        rows.extend(self.measure(&folder, "sqlite", Some(&sqlite))?);
+        let file = |run| format!("sqlite:{}", folder.join(format!("{run}.db")).display());
+        rows.extend(self.measure(&folder, "sqlite", Some(&file))?);
         let server = postgres::start_durable()?;
-        let url = server.database("farm");
-        let ours = self.measure(&folder, "postgres", Some(&url))?;
+        let named = |run| server.database(&format!("farm_{run}"));
+        let ours = self.measure(&folder, "postgres", Some(&named))?;
         rows.extend(self.beside(&ours, &server, &folder)?);
         Ok(rows)
     }
@@ -53,15 +63,15 @@ impl Farm {
     /// The rows of PostgreSQL, once for each rival that did the same.
     fn beside(&self, ours: &[Row], server: &Server, folder: &Path) -> Result<Vec<Row>> {
         let mut rows = ours.to_vec();
-        let (seconds, jobs) = if self.tiny { (1, 100) } else { (10, 5_000) };
+        let (seconds, jobs) = if self.tiny { (1, 100) } else { (10, 3_000) };
         for clients in raw::CLIENTS {
             let rate = raw::commits(server, folder, clients, seconds)?;
             let name = format!("one row a commit, {clients} clients");
             let rates = ours.iter().filter(|row| row.unit == "1/s");
             rows.extend(rates.map(|row| row.beside(&name, rate)));
         }
-        for rival in rivals::ALL {
-            let told = match rival.measure(server, jobs) {
+        for rival in &rivals::ALL {
+            let told = match self.rival(rival, server, jobs) {
                 Ok(told) => told,
                 Err(error) => {
                     println!("skipped: {}: {error:#}", rival.name);
@@ -78,8 +88,46 @@ impl Farm {
         Ok(rows)
     }
 
-    /// Runs the measuring program once.
-    fn measure(&self, folder: &Path, part: &str, database: Option<&str>) -> Result<Vec<Row>> {
+    /// What the rival tells, the middle of its runs.
+    fn rival(&self, rival: &Rival, server: &Server, jobs: u32) -> Result<BTreeMap<String, f64>> {
+        let mut all: BTreeMap<String, Vec<f64>> = BTreeMap::new();
+        for run in 0..self.runs() {
+            eprintln!("{}: run {} of {}", rival.name, run + 1, self.runs());
+            for (what, value) in rival.measure(server, jobs, run)? {
+                all.entry(what).or_default().push(value);
+            }
+        }
+        let middle = all
+            .into_iter()
+            .map(|(what, values)| (what, row::median(&values)));
+        Ok(middle.collect())
+    }
+
+    /// Runs the measuring program, each time on a database of its own. A start over a million films is
+    /// measured in the last run alone: to fill a database takes minutes.
+    fn measure(
+        &self,
+        folder: &Path,
+        part: &str,
+        database: Option<&dyn Fn(u32) -> String>,
+    ) -> Result<Vec<Row>> {
+        let mut runs = Vec::new();
+        for run in 0..self.runs() {
+            eprintln!("{part}: run {} of {}", run + 1, self.runs());
+            let fills = run + 1 == self.runs();
+            let database = database.map(|of| of(run));
+            runs.push(self.measure_once(folder, part, database, fills)?);
+        }
+        Ok(row::middle(&runs))
+    }
+
+    fn measure_once(
+        &self,
+        folder: &Path,
+        part: &str,
+        database: Option<String>,
+        fills: bool,
+    ) -> Result<Vec<Row>> {
         let file: PathBuf = folder.join(format!("{part}.rows"));
         let mut bench = cargo();
         bench
@@ -97,6 +145,9 @@ impl Farm {
             .envs(database.map(|url| ("DAILIES_BENCH_DATABASE", url))); // it may hold a password
         if self.tiny {
             bench.env("DAILIES_BENCH_TINY", "1");
+        }
+        if !fills {
+            bench.env("DAILIES_BENCH_RESTART", "0");
         }
         run(&mut bench)?;
         row::read(&file)

@@ -11,7 +11,7 @@ use std::{
 use anyhow::{Context, Result, ensure};
 use serde::Deserialize;
 
-use crate::{postgres::Server, root, run, tools};
+use crate::{cargo, ffmpeg::install_package, postgres::Server, root, run, tools};
 
 /// A queue that others use. Theirs has no quota, fair share or fencing; ours has.
 pub struct Rival {
@@ -20,7 +20,7 @@ pub struct Rival {
     command: fn(&Path) -> Result<Command>,
 }
 
-pub const ALL: [Rival; 2] = [
+pub const ALL: [Rival; 4] = [
     Rival {
         name: "graphile-worker",
         command: graphile,
@@ -28,6 +28,14 @@ pub const ALL: [Rival; 2] = [
     Rival {
         name: "procrastinate",
         command: procrastinate,
+    },
+    Rival {
+        name: "apalis-postgres",
+        command: apalis,
+    },
+    Rival {
+        name: "Slurm",
+        command: slurm,
     },
 ];
 
@@ -39,10 +47,11 @@ struct Told {
 
 impl Rival {
     /// Its numbers: `single` and `batched` submits and `work` a second, `p50` and `p99` in milliseconds.
-    pub fn measure(&self, server: &Server, jobs: u32) -> Result<BTreeMap<String, f64>> {
+    /// In a database of its own for each run.
+    pub fn measure(&self, server: &Server, jobs: u32, run: u32) -> Result<BTreeMap<String, f64>> {
         let folder = tools().join("bench");
         fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
-        let database = self.name.replace('-', "_");
+        let database = format!("{}_{run}", self.name.replace('-', "_").to_lowercase());
         let url = server.database(&database);
         server.create(&database)?;
         let answer = (self.command)(&folder)?
@@ -90,4 +99,30 @@ fn graphile(folder: &Path) -> Result<Command> {
     let mut command = Command::new("node");
     command.arg(copy);
     Ok(command)
+}
+
+/// Not on PostgreSQL: slurmctld saves its state to files now and then, so its submits are not durable.
+fn slurm(_: &Path) -> Result<Command> {
+    let is_there = Path::new("/usr/sbin/slurmctld").is_file();
+    ensure!(
+        is_there || install_package("slurm-wlm"),
+        "the package slurm-wlm cannot be installed"
+    );
+    let mut command = Command::new("python3");
+    command.arg(script("noop_slurm.py"));
+    Ok(command)
+}
+
+/// A crate of its own below `target`: it is no part of this workspace.
+fn apalis(folder: &Path) -> Result<Command> {
+    let project = folder.join("apalis");
+    fs::create_dir_all(project.join("src"))?;
+    fs::copy(script("noop_apalis.toml"), project.join("Cargo.toml"))?;
+    fs::copy(script("noop_apalis.rs"), project.join("src/main.rs"))?;
+    let target = folder.join("apalis-target");
+    let manifest = project.join("Cargo.toml");
+    let mut build = cargo();
+    build.args(["build", "--release", "--quiet", "--manifest-path"]);
+    run(build.arg(&manifest).arg("--target-dir").arg(&target))?;
+    Ok(Command::new(target.join("release/noop-apalis")))
 }

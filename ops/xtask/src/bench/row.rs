@@ -20,6 +20,35 @@ pub struct Row {
     #[serde(default)]
     pub ratio: Option<f64>,
     pub conditions: String,
+    /// Values of several runs, of which `value` is the middle one.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub runs: Vec<f64>,
+}
+
+/// The rows of several runs as one: the middle value of those with the same name.
+pub fn middle(runs: &[Vec<Row>]) -> Vec<Row> {
+    let last = runs.last().map_or(&[][..], Vec::as_slice);
+    let row = |row: &Row| {
+        let of_run = |run: &Vec<Row>| run.iter().find(|other| other.name == row.name).cloned();
+        let runs: Vec<f64> = runs
+            .iter()
+            .filter_map(of_run)
+            .map(|row| row.value)
+            .collect();
+        Row {
+            value: median(&runs),
+            runs,
+            ..row.clone()
+        }
+    };
+    last.iter().map(row).collect()
+}
+
+/// The middle one; NaN of none.
+pub fn median(values: &[f64]) -> f64 {
+    let mut values = values.to_vec();
+    values.sort_by(f64::total_cmp);
+    values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
 }
 
 impl Row {
@@ -121,6 +150,7 @@ mod tests {
             rival_value: None,
             ratio: None,
             conditions: "here".into(),
+            runs: Vec::new(),
         }
     }
 
@@ -129,6 +159,26 @@ mod tests {
         assert_eq!(row("1/s").beside("them", 50.0).ratio, Some(4.0));
         assert_eq!(row("ms").beside("them", 50.0).ratio, Some(0.25));
         assert_eq!(row("1/s").beside("them", 0.0).ratio, None);
+    }
+
+    #[test]
+    fn the_middle_of_several_runs_counts_and_all_are_kept() {
+        let of = |value| Row {
+            value,
+            ..row("1/s")
+        };
+        let once = Row {
+            name: "restart".into(),
+            ..of(4.0)
+        };
+        let runs = [vec![of(9.0)], vec![of(1.0)], vec![of(3.0), once]];
+        let rows = middle(&runs);
+        assert_eq!(
+            (rows[0].value, &rows[0].runs[..]),
+            (3.0, &[9.0, 1.0, 3.0][..])
+        );
+        assert_eq!((rows[1].value, &rows[1].runs[..]), (4.0, &[4.0][..]));
+        assert_eq!(middle(&[]), []);
     }
 
     #[test]

@@ -232,6 +232,12 @@ async fn bad_requests_are_refused_and_make_no_job() {
             json!("size"),
         ),
         (
+            json!({"prompt": "p", "devices": 3}),
+            400,
+            "invalid_value",
+            json!("devices"),
+        ),
+        (
             json!({"prompt": "p", "sise": "64x64"}),
             400,
             "unknown_parameter",

@@ -306,3 +306,49 @@ async fn prices_are_in_money_once_the_operator_has_set_one() {
     );
     assert_eq!(estimate["price_at_most"], video["usage"]["cost"]);
 }
+
+#[tokio::test]
+async fn a_film_that_names_a_quote_has_its_price_whatever_is_measured_since() {
+    let farm = Farm::start().await;
+    let agent = farm.agent(&[]).await;
+    let before = farm.estimate(json!({"prompt": "a ball"})).await;
+    let quote = before["quote"].as_str().unwrap();
+    let left = seconds(&before["valid_until"]) - farm.dispatcher.now_ms() / 1_000;
+    assert!((298..=300).contains(&left), "{before}");
+    for _ in 0..30 {
+        farm.create("a ball").await;
+        while let Some(offer) = farm.lease(agent).await {
+            farm.finish_timed(&offer).await;
+        }
+    }
+    let after = farm.estimate(json!({"prompt": "a ball"})).await;
+    assert_ne!(after["gpu_seconds"], before["gpu_seconds"]);
+    let held = |video: &Value| video["usage"]["reserved_gpu_seconds"].clone();
+    let body = json!({"prompt": "another ball", "quote": quote});
+    let quoted = farm.post("/v1/videos", body).await.json();
+    assert_eq!(held(&quoted), before["gpu_seconds"]["p90"]);
+    let plain = json!({"prompt": "another ball"});
+    let plain = farm.post("/v1/videos", plain).await.json();
+    assert_eq!(held(&plain), after["gpu_seconds"]["p90"]);
+
+    for (body, code) in [
+        (
+            json!({"prompt": "a", "seconds": "8", "quote": quote}),
+            "invalid_value",
+        ),
+        (json!({"prompt": "a", "quote": "quote_0"}), "quote_expired"),
+        (
+            json!({"prompt": "a", "quote": quote, "dry_run": true}),
+            "invalid_value",
+        ),
+    ] {
+        let refused = farm.post("/v1/videos", body.clone()).await;
+        assert_eq!(refused.error(), (400, code.into()), "{body}");
+        assert_eq!(refused.json()["error"]["param"], "quote", "{body}");
+    }
+    let blocked = farm.estimate(json!({"prompt": "a forbidden thing"})).await;
+    assert!(
+        blocked["quote"].is_null(),
+        "no price for what is not taken: {blocked}"
+    );
+}

@@ -2,6 +2,7 @@
 
 mod content;
 mod create;
+mod derive;
 mod estimate;
 mod keys;
 mod nodes;
@@ -235,6 +236,7 @@ impl Farm {
             }],
             weights: vec![builtin(vocabulary)],
             ffmpeg: Some("5.1".into()),
+            group_max: 1,
         };
         self.dispatcher.hello(hello).await.unwrap().unwrap().agent
     }

@@ -256,10 +256,7 @@ async fn what_is_not_served_is_404_or_405_with_the_error_body() {
         (Method::GET, "/v1"),
         (Method::GET, "/v1/"),
         (Method::POST, "/v1/uploads"),
-        (Method::POST, "/v1/videos/edits"),
-        (Method::POST, "/v1/videos/extensions"),
         (Method::GET, "/v1/videos/characters"),
-        (Method::POST, "/v1/videos/video_1/remix"),
         (Method::GET, "/v1/files"),
     ] {
         let answer = farm.call(method.clone(), path).await;

@@ -27,6 +27,8 @@ fn render(frames: u32, steps: Option<u32>) -> TaskSpec {
         steps,
         guidance_scale: None,
         first_frame: None,
+        given: None,
+        devices: 1,
     })
 }
 
@@ -37,6 +39,7 @@ fn film(frames: u32) -> TaskSpec {
         height: 1280,
         fps: 16,
         shot_frames: vec![frames],
+        before: None,
     })
 }
 

@@ -222,3 +222,14 @@ fn a_run_that_is_told_to_stop_says_so() {
     assert_eq!(found.stopped_ms, Some(world.now));
     assert!(found.jobs.values().all(|job| job.ends_ms.is_none()));
 }
+
+#[test]
+fn a_forecast_knows_how_many_attempts_fail() {
+    let mut world = World::new();
+    for line in ["hello a", "job", "grant a", "fail s0#1 io"] {
+        assert_eq!(outlook(&world, PPM).frame.fail_permille, 0);
+        world.run(line);
+    }
+    // One of the 21 that are believed or seen.
+    assert_eq!(outlook(&world, PPM).frame.fail_permille, 47);
+}

@@ -15,6 +15,7 @@ mod prices;
 mod queue;
 mod quota;
 mod submits;
+mod wide;
 mod windows;
 
 use std::{collections::BTreeMap, fmt::Write as _};
@@ -36,7 +37,7 @@ use super::{
     agent::agent_id,
     command::{Command, LeaseReply, Reply, Submitted},
     limits::Limits,
-    model::{FOREIGN, Model, PROJECT, SECOND, accounts, job, weights},
+    model::{FOREIGN, Model, PROJECT, SECOND, accounts, job, weights, widen},
     nodes::{NodeChange, NodeOrder},
     rows::{Dedupe, Idempotency},
     users::User,
@@ -168,6 +169,12 @@ impl World {
                 self.now += word(1).parse::<i64>().unwrap();
                 String::new()
             }
+            "claims" => {
+                let after_ms = word(1).parse().unwrap();
+                self.farm.limits.claim_after_ms = after_ms;
+                self.limits.claim_after_ms = after_ms;
+                String::new()
+            }
             "saved" => format!("{:?}", self.model.jobs[&self.job_id(word(1))].saved),
             "crash" => {
                 self.farm = self.model.fold(&self.limits, self.now);
@@ -205,6 +212,7 @@ impl World {
                 ("user", name) => new.user = Some(User::new(PROJECT, "project", name)),
                 ("after", ms) => new.not_before_ms = Some(ms.parse().unwrap()),
                 ("deadline", ms) => new.deadline_ms = Some(ms.parse().unwrap()),
+                ("devices", n) => widen(&mut new, n.parse().unwrap()),
                 ("rank", rank) => new.rank = rank.parse().unwrap(),
                 ("of", "second") => new.project = SECOND,
                 ("of", "foreign") => new.project = FOREIGN,
@@ -248,6 +256,7 @@ impl World {
                 vec![weights()]
             },
             ffmpeg: (!has("no-ffmpeg")).then(|| "5.1".into()),
+            group_max: number("groups=") as u32,
         };
         match self.apply(Command::Hello(Box::new(hello))) {
             Reply::Welcomed(Ok(_)) => self.agent_state(name),
@@ -275,8 +284,12 @@ impl World {
                 self.leases.insert((lease.task, lease.attempt), lease);
                 let from = offer.checkpoint.map_or(0, |c| c.step);
                 let inputs = offer.inputs.len();
+                let group = match &*offer.devices {
+                    [_] => String::new(),
+                    devices => format!(", on {devices:?}"),
+                };
                 format!(
-                    "{}#{} Leased, from step {from}, {inputs} inputs",
+                    "{}#{} Leased, from step {from}, {inputs} inputs{group}",
                     self.task_name(lease.task),
                     lease.attempt
                 )

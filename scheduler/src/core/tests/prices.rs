@@ -23,6 +23,8 @@ fn shot() -> TaskSpec {
         steps: Some(8),
         guidance_scale: None,
         first_frame: None,
+        given: None,
+        devices: 1,
     })
 }
 

@@ -129,7 +129,7 @@ impl Layer {
         qk_norm_rope(device, &mut q, config.heads, norm(&self.q_norm), rope)?;
         qk_norm_rope(device, &mut k, config.key_heads, norm(&self.k_norm), rope)?;
         let window = (!self.full).then_some(config.window);
-        let mut o = Tensor::zeros_f32(device, q.dims())?;
+        let mut o = Tensor::activations(device, q.dims())?;
         let scale = 1.0 / config.score_width.sqrt();
         let heads = Heads {
             query: config.heads,
@@ -159,7 +159,7 @@ fn rms(
     x: &Tensor,
     weight: &Tensor,
 ) -> Result<Tensor, KernelError> {
-    let mut y = Tensor::zeros_f32(device, x.dims())?;
+    let mut y = Tensor::activations(device, x.dims())?;
     norm_modulate(
         device,
         x,
@@ -237,7 +237,7 @@ impl Gemma {
         let config = &self.config;
         let count = tokens.ids.len();
         let ids = Tensor::from_u32(device, &[count], tokens.ids.clone())?;
-        let mut x = Tensor::zeros_f32(device, &[count, config.hidden])?;
+        let mut x = Tensor::activations(device, &[count, config.hidden])?;
         gather_rows(
             device,
             &self.embedding,

@@ -58,6 +58,9 @@ import math
 import random
 
 import numpy as np
+import torch
+
+from .captions_t0 import caption, caption_of_seed, known_words  # noqa: F401  Part of the world.
 
 SHORT_SIDE_M = 3.0
 CONTACT_ROW, HORIZON_ROW = 6, 12  # Pixels above the bottom edge.
@@ -65,6 +68,8 @@ FPS, RATE = 16, 16000
 SIZES = [(64, 64), (112, 64), (64, 112)]
 FRAMES_MAX = 65
 VALIDATION_SEED = 1 << 31
+READY = """It knows one or two falling and bouncing bodies.
+More than two bodies, collisions between bodies, cameras, people, speech, text and styles are not in it."""
 # Where a body starts: at most this far from the middle of its column, above this share of its free height; share tossed up.
 OFF_CENTRE_M, START_HEIGHT, TOSSED = 0.3, 0.5, 0.25
 HELD_OUT = {("blue", "triangle"), ("metal", "square")}
@@ -276,3 +281,24 @@ def sound(scene):
 def _exact_contacts(scene):
     until = scene["frames"] / scene["fps"]
     return [(i, t, v) for i, o in enumerate(scene["objects"]) for t, v in flights(o, scene["gravity"], until)[1]]
+
+
+def training_scene(rng, size, easy=False):
+    """A scene of a random training seed, of one body if it is to be easy."""
+    return draw_scene(int(rng.integers(VALIDATION_SEED)), size=size, count=1 if easy else int(rng.choice((1, 2))))
+
+
+def impacts_of(scene):
+    """[(time, speed)] of every contact."""
+    return [(t, v) for _, t, v in contacts_of(scene)]
+
+
+def layout(scene, times):
+    """Pictures are cheap here, so the layout is the painted clip already."""
+    frames, mask = render(scene, times, with_mask=True)
+    return {"frames": frames, "mask": mask}
+
+
+def paint(layouts, device="cpu"):
+    stacked = (torch.from_numpy(np.stack([part[key] for part in layouts])).to(device) for key in ("frames", "mask"))
+    return tuple(stacked)
