@@ -26,10 +26,14 @@ from . import encode, scenes, sound, stage, tokenizer
 from .denoise import Denoiser
 from .muon import Muon
 
-# Share of the latent frames of a clip -> of batches in the first and in the second half of the stage, and clips beside one of full length.
+# Share of the latent frames of a clip -> of batches while words are learnt and after that, and clips beside one of full length.
 # Short clips are cheap and teach what the caption says; an image teaches shapes and colours eight times as fast as a clip.
-LENGTHS = {1.0: (0.2, 0.6, 1), 0.5: (0.2, 0.2, 2), 0.25: (0.25, 0.1, 4), 0.0: (0.35, 0.1, 8)}
-OBJECT_WEIGHT, SOUND_WEIGHT = 3.0, 2.0
+# How a body moves shows in whole clips alone: on the moon it lands after two seconds.
+LENGTHS = {1.0: (0.2, 0.75, 1), 0.5: (0.2, 0.15, 2), 0.25: (0.25, 0.05, 4), 0.0: (0.35, 0.05, 8)}
+SIZE_SHARES = (0.35, 0.15, 0.5)  # Portrait, which every film is unless asked otherwise, is the hardest of the three.
+# How much more often than by chance: the rarer gravity, and bodies that differ, of which one must not bounce like the other.
+MOON, UNLIKE = 1.85, 2.0
+OBJECT_WEIGHT, SOUND_WEIGHT = 5.0, 2.0
 CAPTION_DROPPED, FIRST_FRAME, TWO_SIGMAS = 0.1, 0.1, 0.3
 STATE = "dit"
 
@@ -53,23 +57,32 @@ class Shards:
             shard["video"] = ((shard["video"].float() - s["video_mean"]) / s["video_std"]).half()
             shard["audio"] = ((shard["audio"].float() - s["audio_mean"]) / s["audio_std"]).half()
             shard |= {name: shard[name].to(self.device) for name in PARTS}
+            often = np.array([how_often(scene) for scene in shard["scenes"]])
+            shard["often"] = often / often.sum()
             self.by_size.setdefault(tuple(shard["scenes"][0]["size"]), []).append(shard)
             self.clips += len(shard["scenes"])
 
     def batch(self, rng, size, count, single_share):
         shards = self.by_size[size]
         weights = np.array([1.0 if not s["objects"] else max(single_share, 0.01) for s in shards])
-        picked = [(shards[i], int(rng.integers(len(shards[i]["scenes"])))) for i in rng.choice(len(shards), count, p=weights / weights.sum())]
+        picked = [(shards[i], int(rng.choice(len(shards[i]["scenes"]), p=shards[i]["often"])))
+                  for i in rng.choice(len(shards), count, p=weights / weights.sum())]
         video, audio, seen, loud = (torch.stack([shard[name][j] for shard, j in picked]) for name in PARTS)
         return video.float(), audio.float(), seen, loud, [shard["scenes"][j] for shard, j in picked]
 
 
+def how_often(scene):
+    """Of a clip among those of its shard, relative to others."""
+    kinds = {body.get("material") for body in scene.get("objects", ())}
+    return (MOON if scene.get("gravity") == "moon" else 1.0) * (UNLIKE if len(kinds) > 1 else 1.0)
+
+
 def make_batch(shards, rng, shared, tok, args, progress):
     world = scenes.of(args.variant)
-    size = world.SIZES[int(shared.choice(3, p=(0.4, 0.2, 0.4)))]  # As the clips are encoded.
+    size = world.SIZES[int(shared.choice(3, p=SIZE_SHARES))]
     if size not in shards.by_size:
         size = world.SIZES[0]
-    half = int(progress >= 0.5)
+    half = int(progress >= 0.5 or args.whole_clips)
     share = float(shared.choice(list(LENGTHS), p=[row[half] for row in LENGTHS.values()]))
     length = length_of(share, full_length(world))
     count = args.batch * LENGTHS[share][2]
@@ -95,14 +108,14 @@ def length_of(share, full):
 
 
 def draw_sigmas(n, mean, length, full):
-    """A sixth in 0.96..1, where only the caption can tell the background; 45 % high, where objects take place; the rest around `mean`.
+    """A twelfth in 0.96..1, where only the caption can tell the background; 45 % high, where objects take place; the rest around `mean`.
 
     Fewer frames show less through the same noise: the logits fall by half the logarithm of the length.
     """
     kind, fewer = torch.rand(n), 0.5 * math.log(length / full)
     s = torch.sigmoid(torch.randn(n) + mean + fewer)
-    s = torch.where(kind < 0.61, torch.sigmoid(0.9 * torch.randn(n) + 2.0 + fewer), s)
-    s = torch.where(kind < 0.16, 0.96 + 0.04 * torch.rand(n), s)
+    s = torch.where(kind < 0.53, torch.sigmoid(0.9 * torch.randn(n) + 2.0 + fewer), s)
+    s = torch.where(kind < 0.08, 0.96 + 0.04 * torch.rand(n), s)
     return s.clamp(0.002, 1.0)
 
 
@@ -254,11 +267,12 @@ def main():
     args.add_argument("--port", type=int, default=29517)
     args.add_argument("--lr", type=float, default=0.02)
     args.add_argument("--decay", type=float, default=0.4, help="last share of the clock in which the rate falls")
-    args.add_argument("--mean", type=float, default=0.4, help="mean of the logit of sigma for the lower part of the samples")
+    args.add_argument("--mean", type=float, default=1.0, help="mean of the logit of sigma for the lower part of the samples")
     args.add_argument("--audio-weight", type=float, default=1.0)
     args.add_argument("--compile", action="store_true")
     args.add_argument("--resume", action="store_true")
     args.add_argument("--light", action="store_true", help="keep no moments of the optimiser: a state below 60 MiB")
+    args.add_argument("--whole-clips", action="store_true", help="words are learnt already: mostly whole clips from the first step on")
     args.add_argument("--save-every-s", type=float, default=120)
     stage.add_device(args)
     args = args.parse_args()
