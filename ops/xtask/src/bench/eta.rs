@@ -94,6 +94,7 @@ impl Eta {
             rival: None,
             rival_value: None,
             ratio: None,
+            runs: Vec::new(),
             conditions: format!(
                 "{films:.0} films of 2 to 8 s, three sizes, three priorities; one node, load {}, \
                  {service:.1} s a film alone",
