@@ -149,7 +149,10 @@ fn run_linear(
         Epilogue::GatedResidual(gate),
         Epilogue::GegluTanh,
     ][kind];
-    let weights = LinearWeights::new(bench.cpu, &w)?;
+    let weights = match kind {
+        5 => LinearWeights::pair(bench.cpu, &w)?,
+        _ => LinearWeights::new(bench.cpu, &w)?,
+    };
     linear(
         bench.cpu,
         &x,

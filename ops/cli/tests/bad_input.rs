@@ -208,7 +208,7 @@ fn the_scheduler_refuses_what_cannot_be_filmed_and_says_what_can() {
     check(&mut submit(&["a ball", "--steps", "0"]), &["steps"]);
     check(
         &mut submit(&["a ball", "--image", "none.png"]),
-        &["cannot read the image none.png"],
+        &["cannot read none.png"],
     );
     std::fs::write(dir.path().join("bad.png"), b"\x89PNG\r\n\x1a\n but no more").unwrap();
     check(&mut submit(&["a ball", "--image", "bad.png"]), &["image"]);
