@@ -1,6 +1,10 @@
 //! One row a commit, as fast as the database takes it: what every durable queue is measured against.
 
-use std::{fs, path::Path, process::Command};
+use std::{
+    fs,
+    path::Path,
+    process::{Command, Stdio},
+};
 
 use anyhow::{Context, Result, ensure};
 
@@ -35,7 +39,7 @@ pub fn commits(server: &Server, folder: &Path, clients: u32, seconds: u32) -> Re
 }
 
 fn said(command: &mut Command) -> Result<String> {
-    let answer = command.output()?;
+    let answer = command.stdout(Stdio::piped()).output()?; // clients are quiet unless asked
     let told = String::from_utf8_lossy(&answer.stdout).into_owned();
     let why = String::from_utf8_lossy(&answer.stderr);
     ensure!(
