@@ -45,8 +45,8 @@ const CREATE_FIELDS: &[&str] = &[
     "strength",
     "context_seconds",
 ];
-/// Fields of a remix and of an edit: the rest comes from the video that it is made of.
-const REMIX_FIELDS: &[&str] = &[
+/// Fields of whatever is made of a video: the rest comes from that video.
+const DERIVED_FIELDS: &[&str] = &[
     "prompt",
     "seed",
     "negative_prompt",
@@ -62,35 +62,18 @@ const REMIX_FIELDS: &[&str] = &[
     "user",
     "quote",
     "devices",
-    "audio_reference",
-    "retake",
-    "strength",
     "video",
 ];
-/// Fields of an extension.
+/// Further ones of a remix and of an edit.
+const REMIX_FIELDS: &[&str] = &["audio_reference", "retake", "strength"];
+/// Further ones of an extension.
 const EXTENSION_FIELDS: &[&str] = &[
-    "prompt",
     "seconds",
-    "seed",
-    "negative_prompt",
-    "steps",
-    "num_inference_steps",
-    "guidance_scale",
-    "metadata",
-    "dry_run",
-    "priority",
-    "start",
-    "not_before",
-    "deadline",
-    "user",
-    "quote",
-    "devices",
     "last_reference",
     "keyframes",
     "reference_strength",
     "reference_fit",
     "context_seconds",
-    "video",
 ];
 /// Fields that old programs send and that change nothing.
 const IGNORED_FIELDS: &[&str] = &["safety_identifier", "n"];
@@ -194,7 +177,7 @@ pub fn read_derived(
     if operation == Operation::Edit {
         text(&mut fields, "model", "")?;
     }
-    refuse_unknown(&fields, "", &[known, IGNORED_FIELDS])?;
+    refuse_unknown(&fields, "", &[DERIVED_FIELDS, known, IGNORED_FIELDS])?;
     let own = take_id(&mut fields, "video")?;
     if matches!(fields.get("video"), Some(Node::File(_))) {
         return Err(Refusal::wrong_value(
