@@ -16,7 +16,7 @@ use super::film::Film;
 use super::judge::joint_right;
 use super::mark::Mark;
 use super::metrics::Case;
-use super::report::{self, Scored};
+use super::report::{self, SHEET_CLIPS, Scored, Strip, write_contact_sheet};
 use super::scene::Scene;
 use super::stats::mean;
 use super::{oracle, read};
@@ -125,6 +125,23 @@ impl Bench {
             Some(f64::from(is_equal)),
             EQUAL_MARK,
         ))
+    }
+
+    /// What is read of the model's films; the first of them are drawn on the sheet.
+    pub fn films<S: Asked, R: Send>(
+        &self,
+        scenes: &[S],
+        read: impl Fn(&Film) -> R + Sync,
+        sheet: &Path,
+    ) -> Result<Vec<R>> {
+        let films = self.each("films", scenes, |i, scene| {
+            let film = self.film(i, scene)?;
+            Ok((read(&film), (i < SHEET_CLIPS).then(|| Strip::of(&film))))
+        })?;
+        let (read, strips): (Vec<R>, Vec<_>) = films.into_iter().unzip();
+        let strips: Vec<Strip> = strips.into_iter().flatten().collect();
+        write_contact_sheet(&strips, sheet)?;
+        Ok(read)
     }
 
     /// The oracle's films through the codecs.

@@ -9,7 +9,7 @@ use super::bench::{Bench, CodecMarks};
 use super::columns::{self, Readings, Row};
 use super::engine::peak_rss_mib;
 use super::mark::Mark;
-use super::report::{self, Report, SHEET_CLIPS, Scored, Strip};
+use super::report::{Report, Scored};
 use super::scene::SceneList;
 use super::{BuiltinArgs, Suite, oracle, read};
 
@@ -44,13 +44,7 @@ pub fn run(args: &BuiltinArgs) -> Result<Report> {
     } else {
         None
     };
-    let films = bench.each("films", scenes, |i, scene| {
-        let film = bench.film(i, scene)?;
-        Ok((read(&film), (i < SHEET_CLIPS).then(|| Strip::of(&film))))
-    })?;
-    let (model, strips): (Vec<_>, Vec<_>) = films.into_iter().unzip();
-    let strips: Vec<Strip> = strips.into_iter().flatten().collect();
-    report::write_contact_sheet(&strips, &args.out.join("contact.png"))?;
+    let model = bench.films(scenes, read, &args.out.join("contact.png"))?;
 
     let through_codec = codec.as_ref().map(|c| &c.readings[..]);
     let readings = Readings {

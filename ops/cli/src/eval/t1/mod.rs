@@ -25,7 +25,7 @@ use super::bench::{Bench, CodecMarks};
 use super::engine::peak_rss_mib;
 use super::film::Film;
 use super::mark::Mark;
-use super::report::{self, Report, SHEET_CLIPS, Scored, Strip};
+use super::report::{Report, Scored};
 use super::{BuiltinArgs, Suite, suite};
 use folder::{Folder, Scene};
 use rows::{Reading, Readings};
@@ -88,13 +88,7 @@ pub fn run(args: &BuiltinArgs, oracle: &std::path::Path) -> Result<Report> {
     } else {
         None
     };
-    let films = bench.each("films", scenes, |i, scene| {
-        let film = bench.film(i, scene)?;
-        Ok((read(&film), (i < SHEET_CLIPS).then(|| Strip::of(&film))))
-    })?;
-    let (model, strips): (Vec<_>, Vec<_>) = films.into_iter().unzip();
-    let strips: Vec<Strip> = strips.into_iter().flatten().collect();
-    report::write_contact_sheet(&strips, &args.out.join("contact.png"))?;
+    let model = bench.films(scenes, read, &args.out.join("contact.png"))?;
 
     let readings = Readings {
         scenes,
