@@ -42,7 +42,7 @@ class Muon:
 
     @torch.no_grad()
     def step(self, scale, clip=1.0):
-        """One step at `scale` times the learning rates. Returns the gradient norm before clipping."""
+        """One step at `scale` times the learning rates. Returns the gradient norm before clipping, a tensor."""
         norm = torch.nn.utils.clip_grad_norm_([p for p in self.parameters() if p.grad is not None], clip)
         for group in self.adam.param_groups:
             group["lr"] = self.adam_lr * scale
@@ -56,7 +56,7 @@ class Muon:
                 p.mul_(1 - self.lr * scale * self.weight_decay).add_(u.view_as(p), alpha=-self.lr * scale)
         for p in self.parameters():
             p.grad = None
-        return float(norm)
+        return norm
 
     def state_dict(self):
         return {"buffers": self.buffers, "adam": self.adam.state_dict()}

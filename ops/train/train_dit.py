@@ -42,33 +42,45 @@ PARTS = ("video", "audio", "seen", "loud")
 
 
 class Shards:
-    """All shards read so far, by size, where the model is; `refresh` takes new ones in."""
+    """All shards read so far, joined by size, where the model is; `refresh` takes new ones in."""
 
     def __init__(self, statistics, device):
-        self.by_size, self.read, self.statistics, self.clips, self.device = {}, set(), statistics, 0, device
+        self.by_size, self.read, self.clips, self.device = {}, set(), 0, device
+        self.statistics = {name: part.to(device) for name, part in statistics.items()}
 
     def refresh(self):
+        found = {}
         for path in sorted(encode.CACHE.glob("*.pt")):
             if path.name in self.read:
                 continue
             self.read.add(path.name)
             shard = torch.load(path, weights_only=False)
-            s = self.statistics
-            shard["video"] = ((shard["video"].float() - s["video_mean"]) / s["video_std"]).half()
-            shard["audio"] = ((shard["audio"].float() - s["audio_mean"]) / s["audio_std"]).half()
             shard |= {name: shard[name].to(self.device) for name in PARTS}
+            for name in ("video", "audio"):
+                shard[name] = ((shard[name].float() - self.statistics[f"{name}_mean"]) / self.statistics[f"{name}_std"]).half()
             often = np.array([how_often(scene) for scene in shard["scenes"]])
-            shard["often"] = often / often.sum()
-            self.by_size.setdefault(tuple(shard["scenes"][0]["size"]), []).append(shard)
-            self.clips += len(shard["scenes"])
+            shard |= {"often": often / often.sum(), "easy": np.full(len(often), bool(shard["objects"]))}
+            found.setdefault(tuple(shard["scenes"][0]["size"]), []).append(shard)
+            self.clips += len(often)
+        for size, new in found.items():
+            rows = [self.by_size[size], *new] if size in self.by_size else new
+            joined = {name: torch.cat([row[name] for row in rows]) for name in PARTS}
+            joined |= {name: np.concatenate([row[name] for row in rows]) for name in ("often", "easy")}
+            # In one move, because a thread may be drawing from the old ones.
+            self.by_size[size] = joined | {"scenes": [scene for row in rows for scene in row["scenes"]]}
 
     def batch(self, rng, size, count, single_share):
-        shards = self.by_size[size]
-        weights = np.array([1.0 if not s["objects"] else max(single_share, 0.01) for s in shards])
-        picked = [(shards[i], int(rng.choice(len(shards[i]["scenes"]), p=shards[i]["often"])))
-                  for i in rng.choice(len(shards), count, p=weights / weights.sum())]
-        video, audio, seen, loud = (torch.stack([shard[name][j] for shard, j in picked]) for name in PARTS)
-        return video.float(), audio.float(), seen, loud, [shard["scenes"][j] for shard, j in picked]
+        clips = self.by_size[size]
+        weights = clips["often"] * np.where(clips["easy"], max(single_share, 0.01), 1.0)
+        picked = rng.choice(len(weights), count, p=weights / weights.sum())
+        rows = sent(torch.from_numpy(picked), self.device)
+        video, audio, seen, loud = (clips[name].index_select(0, rows) for name in PARTS)
+        return video.float(), audio.float(), seen, loud, [clips["scenes"][j] for j in picked]
+
+
+def sent(part, device):
+    """On the device, without a wait for what the device still has to do."""
+    return part if device == "cpu" else part.pin_memory().to(device, non_blocking=True)
 
 
 def how_often(scene):
@@ -91,11 +103,11 @@ def make_batch(shards, rng, shared, tok, args, progress):
     heard = sound.latents_of(4 * (length - 1) + 1, world.FPS)
     writer = random.Random(int(rng.integers(1 << 60)))
     texts = ["" if writer.random() < CAPTION_DROPPED else world.caption(s, writer) for s in kept]
-    ids, mask = (torch.from_numpy(t) for t in tokenizer.encode(tok, texts))
+    ids, mask = (sent(torch.from_numpy(t), args.device) for t in tokenizer.encode(tok, texts))
     grid = (length, size[1] // 16, size[0] // 16)
     first = shared.random() < FIRST_FRAME and length > 1
     parts = dict(x0=video[:, :length].flatten(1, 3), a0=audio[:, :heard], seen=seen[:, :length].flatten(1), loud=loud[:, :heard], ids=ids, mask=mask)
-    return {name: part.to(args.device) for name, part in parts.items()} | dict(first=first, grid=grid, full=full_length(world), fps=float(world.FPS))
+    return parts | dict(first=first, grid=grid, full=full_length(world), fps=float(world.FPS))
 
 
 def full_length(world):
@@ -107,24 +119,23 @@ def length_of(share, full):
     return 1 + round(share * (full - 1))
 
 
-def draw_sigmas(n, mean, length, full):
+def draw_sigmas(n, mean, length, full, device):
     """A twelfth in 0.96..1, where only the caption can tell the background; 45 % high, where objects take place; the rest around `mean`.
 
     Fewer frames show less through the same noise: the logits fall by half the logarithm of the length.
     """
-    kind, fewer = torch.rand(n), 0.5 * math.log(length / full)
-    s = torch.sigmoid(torch.randn(n) + mean + fewer)
-    s = torch.where(kind < 0.53, torch.sigmoid(0.9 * torch.randn(n) + 2.0 + fewer), s)
-    s = torch.where(kind < 0.08, 0.96 + 0.04 * torch.rand(n), s)
+    kind, fewer = torch.rand(n, device=device), 0.5 * math.log(length / full)
+    s = torch.sigmoid(torch.randn(n, device=device) + mean + fewer)
+    s = torch.where(kind < 0.53, torch.sigmoid(0.9 * torch.randn(n, device=device) + 2.0 + fewer), s)
+    s = torch.where(kind < 0.08, 0.96 + 0.04 * torch.rand(n, device=device), s)
     return s.clamp(0.002, 1.0)
 
 
 def losses(denoiser, b, mean):
     x0, a0 = b["x0"], b["a0"]
-    length = b["grid"][0], b["full"]
-    s = draw_sigmas(len(x0), mean, *length)
-    s_a = torch.where(torch.rand(len(x0)) < TWO_SIGMAS, draw_sigmas(len(x0), mean, *length), s).to(x0.device)
-    s = s.to(x0.device)
+    drawn = len(x0), mean, b["grid"][0], b["full"], x0.device
+    s = draw_sigmas(*drawn)
+    s_a = torch.where(torch.rand(len(x0), device=x0.device) < TWO_SIGMAS, draw_sigmas(*drawn), s)
     noise, audio_noise = torch.randn_like(x0), torch.randn_like(a0)
     x, a = torch.lerp(x0, noise, s[:, None, None]), torch.lerp(a0, audio_noise, s_a[:, None, None])
     t, weight = s, 1 + OBJECT_WEIGHT * b["seen"].float()
@@ -238,22 +249,31 @@ def worker(rank, args):
         norm = optimiser.step(stage.rate(step - start, progress, decay=args.decay))
         ema.update(step)
         step, samples = step + 1, samples + len(b["x0"]) * args.processes
-        pair = np.array([video.item(), audio.item()])
-        if not np.isfinite(pair).all():
-            raise SystemExit("the loss is not finite")
-        means = pair if means is None else 0.98 * means + 0.02 * pair
+        pair = torch.stack([video.detach(), audio.detach()])
+        means = pair if means is None else torch.lerp(means, pair, 0.02)
         if step % 50 == 0:
             shards.refresh()
         if rank:
             continue
         if step % 50 == 0 or step - start in (5, 20):
-            log.write(step=step, video=means[0], audio=means[1], norm=norm, clips=shards.clips, minutes=clock.elapsed() / 60,
+            told = finite(means)
+            log.write(step=step, video=told[0], audio=told[1], norm=float(norm), clips=shards.clips, minutes=clock.elapsed() / 60,
                       samples_per_s=samples / clock.elapsed())
         if clock.elapsed() - saved > args.save_every_s:
             saved = clock.elapsed()
+            finite(means)
             save(denoiser, optimiser, ema, step, args.light)
-    if rank == 0:
+    if rank == 0 and step > start:
+        finite(means)
         save(denoiser, optimiser, ema, step, args.light)
+
+
+def finite(means):
+    """The running means as numbers. They wait for the device, so they are looked at seldom: before a log line or a state is written."""
+    told = means.tolist()
+    if not np.isfinite(told).all():
+        raise SystemExit("the loss is not finite")
+    return told
 
 
 def main():
