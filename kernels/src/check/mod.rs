@@ -43,6 +43,27 @@ impl Outcome {
         relative_distance(&self.found, &self.expected)
     }
 
+    /// How many values are far off, where the first one is, and both sides there.
+    pub fn differences(&self) -> String {
+        let far = |(found, expected): (&f32, &f32)| {
+            let off = (found - expected).abs();
+            off.is_nan() != expected.is_nan()
+                || off > 1e-6 + 4.0 * self.tolerance as f32 * expected.abs()
+        };
+        let both = || self.found.iter().zip(&self.expected);
+        let count = both().filter(|pair| far(*pair)).count();
+        let first = both().position(far).unwrap_or_default();
+        let some = |values: &[f32]| {
+            let end = values.len().min(first + 4);
+            format!("{:?}", values.get(first..end).unwrap_or_default())
+        };
+        let (found, expected) = (some(&self.found), some(&self.expected));
+        format!(
+            "{count} of {} values, from {first} on: {found} instead of {expected}",
+            self.found.len()
+        )
+    }
+
     /// Whether it is right.
     pub fn is_right(&self) -> bool {
         self.distance() <= self.tolerance
@@ -111,7 +132,7 @@ impl Case {
 pub fn cases(scale: Scale, hopper: bool) -> Vec<Case> {
     let mut cases = elementwise::cases(scale);
     cases.extend(moving::cases(scale));
-    cases.extend(products::cases(scale));
+    cases.extend(products::cases(scale, hopper));
     cases.extend(attention::cases(scale, hopper));
     cases.extend(resident::cases(scale));
     cases

@@ -1,12 +1,47 @@
-//! Every convolution on a GPU: an implicit product with mma.sync, borders by arithmetic.
+//! Every convolution on a GPU, as an implicit product: with mma.sync and borders by arithmetic anywhere,
+//! with wgmma and TMA on compute capability 9.0.
 
 use crate::KernelError;
 use crate::conv3d::TimePad;
-use crate::cuda::{Arguments, Array, Element, Gpu, Launch};
+use crate::cuda::{Arguments, Array, Element, Gpu, Launch, MapShape};
 use crate::linear::cuda::{TILE, TILE_SHARED_BYTES};
 use crate::modulation::cuda::module_of;
 
 use super::SpacePad;
+
+/// Which kernel computes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Path {
+    /// mma.sync: any card, any convolution.
+    Mma,
+    /// wgmma and TMA: compute capability 9.0, see [`on_hopper`].
+    Hopper,
+}
+
+/// Fewest output channels for which tiles of 128 are worth their empty part.
+const HOPPER_OUT_MIN: usize = 64;
+/// Fewest input channels for which a step of 64 is.
+const HOPPER_IN_MIN: usize = 32;
+
+/// Whether wgmma and TMA can do it: stride 1, no dilation, zeros outside, channels in steps of 8.
+fn on_hopper(gpu: &Gpu, weights: &DeviceConv, geometry: &Geometry) -> bool {
+    let [out, _, inner] = [0, 1, 2].map(|dim| weights.weights.dims()[dim]);
+    gpu.card().is_hopper()
+        && geometry.stride == [1; 3]
+        && geometry.dilation == 1
+        && geometry.space == SpacePad::Zero
+        && inner.is_multiple_of(8)
+        && inner >= HOPPER_IN_MIN
+        && out >= HOPPER_OUT_MIN
+}
+
+/// The fastest path that a card and a convolution allow.
+pub fn best_path(gpu: &Gpu, weights: &DeviceConv, geometry: &Geometry) -> Path {
+    match on_hopper(gpu, weights, geometry) {
+        true => Path::Hopper,
+        false => Path::Mma,
+    }
+}
 
 /// Weights of a convolution: BF16 [out, position, in] and F32 [out].
 #[derive(Debug, Clone)]
@@ -108,7 +143,25 @@ pub fn conv(
     residual: Option<&Array>,
     out: &Array,
 ) -> Result<(), KernelError> {
-    const OP: &str = "conv";
+    let path = best_path(gpu, weights, &geometry);
+    conv_on(gpu, path, x, weights, geometry, residual, out)
+}
+
+const OP: &str = "conv";
+
+/// As [`conv`], by a path of the caller's choice.
+///
+/// # Errors
+/// As [`conv`]; [`KernelError::Unsupported`] for what the path does not have.
+pub fn conv_on(
+    gpu: &Gpu,
+    path: Path,
+    x: &Array,
+    weights: &DeviceConv,
+    geometry: Geometry,
+    residual: Option<&Array>,
+    out: &Array,
+) -> Result<(), KernelError> {
     let [out_channels, _, in_channels] = *weights.weights.dims() else {
         return Err(KernelError::shape(
             OP,
@@ -138,6 +191,25 @@ pub fn conv(
             format!("{rows} positions at once: decode in tiles"),
         ));
     }
+    match path {
+        Path::Mma => mma(gpu, x, weights, geometry, residual, out),
+        Path::Hopper if !on_hopper(gpu, weights, &geometry) => Err(KernelError::unsupported(
+            OP,
+            "this convolution through wgmma",
+        )),
+        Path::Hopper => hopper(gpu, x, weights, geometry, residual, out),
+    }
+}
+
+fn mma(
+    gpu: &Gpu,
+    x: &Array,
+    weights: &DeviceConv,
+    geometry: Geometry,
+    residual: Option<&Array>,
+    out: &Array,
+) -> Result<(), KernelError> {
+    let rows = out.row_count();
     let Geometry {
         stride,
         dilation,
@@ -146,17 +218,7 @@ pub fn conv(
         space,
         ..
     } = geometry;
-    let mut words = vec![
-        batch,
-        t,
-        h,
-        w,
-        in_channels,
-        out_t,
-        out_h,
-        out_w,
-        out_channels,
-    ];
+    let mut words = [x.dims(), &out.dims()[1..]].concat();
     words.extend(weights.kernel);
     words.extend(stride);
     words.push(dilation);
@@ -170,7 +232,7 @@ pub fn conv(
         module: module_of(OP, ["conv_bf16", "conv_f32"], out.element())?,
         entry: OP,
         blocks: [
-            (rows.div_ceil(TILE) * out_channels.div_ceil(TILE)) as u32,
+            (rows.div_ceil(TILE) * weights.out_channels().div_ceil(TILE)) as u32,
             1,
             1,
         ],
@@ -184,4 +246,93 @@ pub fn conv(
             .array(out)
             .words(&words),
     })
+}
+
+/// Stages of a Hopper tile and their bytes: 64 channels of positions and of weights, 384 rows together.
+const HOPPER_SHARED_BYTES: u32 = 4 * 384 * 128 + 1024 + 128;
+
+/// Width and height of a tile of `count` positions, a power of two, that leaves the least of a frame of
+/// `width` x `height` over; the widest of those.
+fn tile_of(count: usize, width: usize, height: usize) -> [usize; 2] {
+    (0..=count.ilog2())
+        .map(|log| [count >> log, 1 << log])
+        .min_by_key(|[w, h]| width.div_ceil(*w) * w * height.div_ceil(*h) * h)
+        .unwrap_or([count, 1])
+}
+
+fn hopper(
+    gpu: &Gpu,
+    x: &Array,
+    weights: &DeviceConv,
+    geometry: Geometry,
+    residual: Option<&Array>,
+    out: &Array,
+) -> Result<(), KernelError> {
+    let ([out_channels, taps, inner], [batch, in_t, in_h, in_w, _]) = (
+        [0, 1, 2].map(|dim| weights.weights.dims()[dim]),
+        [0, 1, 2, 3, 4].map(|dim| x.dims()[dim]),
+    );
+    let [out_t, out_h, out_w] = geometry.out;
+    let wide = out_channels.is_multiple_of(256) || out_channels > 512;
+    let (modules, positions, channels) = match wide {
+        true => (["conv_hopper_wide_bf16", "conv_hopper_wide_f32"], 128, 256),
+        false => (["conv_hopper_tall_bf16", "conv_hopper_tall_f32"], 256, 128),
+    };
+    let [tile_w, tile_h] = tile_of(positions, out_w, out_h);
+    let (tiles_w, tiles_h) = (out_w.div_ceil(tile_w), out_h.div_ceil(tile_h));
+    let tiles_n = out_channels.div_ceil(channels);
+    let tiles = batch * out_t * tiles_h * tiles_w * tiles_n;
+    let row = inner as u64 * 2;
+    let positions_map = MapShape {
+        address: x.address(),
+        sizes: [inner, in_w, in_h, in_t, batch]
+            .map(|size| size as u64)
+            .to_vec(),
+        strides: [1, in_w, in_w * in_h, in_w * in_h * in_t]
+            .map(|pixels| pixels as u64 * row)
+            .to_vec(),
+        tile: vec![64, tile_w as u32, tile_h as u32, 1, 1],
+    };
+    let weights_map = MapShape {
+        address: weights.weights.address(),
+        sizes: [inner, taps, out_channels, 1]
+            .map(|size| size as u64)
+            .to_vec(),
+        strides: [1, taps, taps * out_channels]
+            .map(|rows| rows as u64 * row)
+            .to_vec(),
+        tile: vec![64, 1, channels as u32, 1],
+    };
+    let mut words = vec![in_t, inner.div_ceil(64), out_t, out_h, out_w, out_channels];
+    words.extend(weights.kernel);
+    words.extend(geometry.before);
+    words.push(usize::from(geometry.time == TimePad::Zero));
+    words.extend([tile_w, tiles_w, tiles_h, tiles_n, tiles]);
+    let words: Vec<u32> = words.iter().map(|word| *word as u32).collect();
+    gpu.launch(&Launch {
+        module: module_of(OP, modules, out.element())?,
+        entry: "conv_hopper",
+        blocks: [(tiles as u32).min(gpu.card().multiprocessors), 1, 1],
+        threads: 384,
+        shared_bytes: HOPPER_SHARED_BYTES,
+        arguments: Arguments::new()
+            .bytes(gpu.map(&positions_map)?)
+            .bytes(gpu.map(&weights_map)?)
+            .maybe(weights.bias.as_ref())
+            .maybe(residual)
+            .array(out)
+            .words(&words),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::tile_of;
+
+    #[test]
+    fn a_tile_covers_a_frame_with_little_left_over() {
+        assert_eq!(tile_of(128, 24, 16), [8, 16]);
+        assert_eq!(tile_of(128, 384, 256), [128, 1]);
+        assert_eq!(tile_of(128, 50, 1), [128, 1]);
+    }
 }

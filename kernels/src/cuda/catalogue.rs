@@ -81,6 +81,7 @@ const STFT_MEL: &str = include_str!("../stft_mel/stft_mel.cu");
 const MMA_TILE: &str = include_str!("source/mma_tile.cuh");
 const LINEAR: &str = include_str!("../linear/linear.cu");
 const CONV: &str = include_str!("../conv/conv.cu");
+const CONV_HOPPER: &str = include_str!("../conv/conv_hopper.cu");
 const ATTENTION_MMA: &str = include_str!("../attention/attention_mma.cu");
 const ATTENTION_HOPPER: &str = include_str!("../attention/attention_hopper.cu");
 
@@ -142,6 +143,27 @@ const fn attention(
         fast_math: true,
     }
 }
+
+const fn conv_hopper(
+    name: &'static str,
+    act: Act,
+    constants: &'static [(&'static str, u32)],
+) -> Module {
+    Module {
+        name,
+        act,
+        constants,
+        parts: &[CONV_HOPPER],
+        entries: &["conv_hopper"],
+        cards: Cards::Hopper,
+        fast_math: true,
+    }
+}
+
+/// Tiles of 128 positions by 256 channels.
+const CONV_WIDE: &[(&str, u32)] = &[("HEIGHT", 1), ("BLOCK_N", 256)];
+/// Tiles of 256 positions by 128 channels.
+const CONV_TALL: &[(&str, u32)] = &[("HEIGHT", 2), ("BLOCK_N", 128)];
 
 /// All modules. Rotations, embeddings, the sampler and the vocoder are compiled without fast maths.
 pub static MODULES: &[Module] = &[
@@ -253,6 +275,10 @@ pub static MODULES: &[Module] = &[
     ),
     module("conv_bf16", Act::BF16, &[MMA_TILE, CONV], &["conv"], true),
     module("conv_f32", Act::F32, &[MMA_TILE, CONV], &["conv"], true),
+    conv_hopper("conv_hopper_wide_bf16", Act::BF16, CONV_WIDE),
+    conv_hopper("conv_hopper_wide_f32", Act::F32, CONV_WIDE),
+    conv_hopper("conv_hopper_tall_bf16", Act::BF16, CONV_TALL),
+    conv_hopper("conv_hopper_tall_f32", Act::F32, CONV_TALL),
     attention("attention_mma_64", &[("HEAD", 64)], Cards::All),
     attention("attention_mma_128", &[("HEAD", 128)], Cards::All),
     attention("attention_mma_256", &[("HEAD", 256)], Cards::All),

@@ -1,8 +1,8 @@
 //! The products of a warpgroup as inline PTX, one function for each width. Every accumulator register
 //! is an operand of its own, so the text is written here instead of by hand.
 
-/// Widths of scores: keys of a block.
-const SCORE_WIDTHS: &[usize] = &[128, 176];
+/// Widths of scores, keys of a block, and of convolutions, output channels of a tile.
+const SCORE_WIDTHS: &[usize] = &[128, 176, 256];
 /// Widths of outputs: channels of a head.
 const OUTPUT_WIDTHS: &[usize] = &[64, 128];
 

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use kernels::attention::Heads;
 use kernels::attention::cuda::{DeviceMask, Inputs, Path, attention};
 use kernels::conv::SpacePad;
-use kernels::conv::cuda::{DeviceConv, Geometry, conv};
+use kernels::conv::cuda::{self as conv, DeviceConv, Geometry, conv_on};
 use kernels::conv3d::TimePad;
 use kernels::copy::cuda::random_fill;
 use kernels::cuda::{After, Array, Blas, Element, Gpu, Graph, Timer};
@@ -33,7 +33,8 @@ pub const GROUPS: &[&str] = &[
     "attention/Mma",
     "attention/Hopper",
     "attention/HopperWide",
-    "conv",
+    "conv3d/Mma",
+    "conv3d/Hopper",
 ];
 
 /// Replays that are timed, at most, and milliseconds that one row may take.
@@ -191,9 +192,8 @@ pub fn run(card: &Card, group: &str) -> Outcome {
             .iter()
             .try_for_each(|shape| own_product(card, *shape)),
         "blas" => library_products(card),
-        "conv" => CONVOLUTIONS
-            .iter()
-            .try_for_each(|shape| convolution(card, *shape)),
+        "conv3d/Mma" => convolutions(card, conv::Path::Mma),
+        "conv3d/Hopper" => convolutions(card, conv::Path::Hopper),
         "attention/Mma" => attentions(card, Path::Mma),
         "attention/Hopper" => attentions(card, Path::Hopper),
         "attention/HopperWide" => attentions(card, Path::HopperWide),
@@ -327,7 +327,17 @@ fn attentions(card: &Card, path: Path) -> Outcome {
     Ok(())
 }
 
-fn convolution(card: &Card, [t, h, w, c]: [usize; 4]) -> Outcome {
+fn convolutions(card: &Card, path: conv::Path) -> Outcome {
+    if path == conv::Path::Hopper && !card.gpu.card().is_hopper() {
+        say(json!({"kind": "skipped", "why": "conv3d Hopper: not for this card"}));
+        return Ok(());
+    }
+    CONVOLUTIONS
+        .iter()
+        .try_for_each(|shape| convolution(card, path, *shape))
+}
+
+fn convolution(card: &Card, path: conv::Path, [t, h, w, c]: [usize; 4]) -> Outcome {
     let gpu = &card.gpu;
     let weights: Vec<f32> = (0..c * c * 27)
         .map(|i| (i * 7919 % 2003) as f32 / 1e4 - 0.1)
@@ -343,10 +353,12 @@ fn convolution(card: &Card, [t, h, w, c]: [usize; 4]) -> Outcome {
         time: TimePad::Copies,
         space: SpacePad::Zero,
     };
-    let launches: Launches<'_> = vec![Box::new(|| conv(gpu, &x, &weights, geometry, None, &y))];
+    let launches: Launches<'_> = vec![Box::new(|| {
+        conv_on(gpu, path, &x, &weights, geometry, None, &y)
+    })];
     row(
         card,
-        "conv3d",
+        &format!("conv3d {path:?}"),
         &format!("{t}x{h}x{w}x{c}"),
         Work::Flop(54.0 * (t * h * w * c * c) as f64),
         &launches,

@@ -80,7 +80,8 @@ def conv3d(torch, shapes):
         layer = torch.nn.Conv3d(c, c, 3, padding=1, device=DEVICE, dtype=torch.bfloat16).to(memory_format=torch.channels_last_3d)
         with torch.no_grad():
             ms = measure(torch, lambda: layer(x))
-        say(kind="op", name="conv3d", shape=f"{t}x{h}x{w}x{c}", torch_ms=ms, torch_backend="F.conv3d channels_last_3d")
+        for path in ("Mma", "Hopper"):
+            say(kind="op", name=f"conv3d {path}", shape=f"{t}x{h}x{w}x{c}", torch_ms=ms, torch_backend="F.conv3d channels_last_3d")
 
 
 def main():

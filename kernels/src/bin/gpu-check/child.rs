@@ -192,7 +192,7 @@ fn one(case: &Case, gpu: &Gpu, cpu: &Device, seed: u64) -> Result<(), Box<dyn Er
         };
         let tolerance = outcome.tolerance;
         say(
-            json!({"kind": "failure", "why": format!("{case}: off by {distance:.1e}, allowed {tolerance:.0e}{why}")}),
+            json!({"kind": "failure", "why": format!("{case}: off by {distance:.1e}, allowed {tolerance:.0e}{why}; {}", outcome.differences())}),
         );
     }
     Ok(())

@@ -93,10 +93,11 @@ fn parts(phase: &str, options: &Options) -> Vec<String> {
         "smoke" | "correct" => cases(Scale::Small, true)
             .iter()
             .filter(|case| options.wants(case.op))
-            // The paths of attention apart: one that hangs must not hide the others.
+            // Paths apart: one that hangs must not hide the others.
             .map(|case| match case.op {
-                "attention" => format!(
-                    "attention/{}",
+                "attention" | "conv3d" => format!(
+                    "{}/{}",
+                    case.op,
                     case.shape.split(' ').next().unwrap_or_default()
                 ),
                 op => op.to_string(),

@@ -76,15 +76,3 @@ DEVICE void tile_of(u32 block, u32 tiles_m, u32 tiles_n, u32& m, u32& n) {
     const u32 inside = block - group * 8 * tiles_n;
     m = first + inside % height, n = inside / height;
 }
-
-DEVICE void put_pair(act* at, u32 left, bool wide, float a, float b) {
-    if (wide && left > 1) {
-        if constexpr (sizeof(act) == 2)
-            *(u32*)at = pack_bf16(a, b);
-        else
-            ((u64*)at)[0] = (u64)float_to_bits(b) << 32 | float_to_bits(a);
-    } else {
-        put(at, a);
-        if (left > 1) put(at + 1, b);
-    }
-}

@@ -60,6 +60,20 @@ DEVICE void store_upto(T* at, u32 count, bool wide, const float (&v)[8]) {
         if (i < count) put(at + i, v[i]);
 }
 
+// Two values side by side, of which `left` exist; `wide` where pairs lie at multiples of their size.
+template <class T>
+DEVICE void put_pair(T* at, u32 left, bool wide, float a, float b) {
+    if (wide && left > 1) {
+        if constexpr (sizeof(T) == 2)
+            *(u32*)at = pack_bf16(a, b);
+        else
+            ((u64*)at)[0] = (u64)float_to_bits(b) << 32 | float_to_bits(a);
+    } else {
+        put(at, a);
+        if (left > 1) put(at + 1, b);
+    }
+}
+
 DEVICE float sigmoid(float x) { return 1.f / (1.f + exp_of(-x)); }
 DEVICE float silu(float x) { return x * sigmoid(x); }
 // The tanh form: x/2 (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3))).
