@@ -58,12 +58,18 @@ pub(super) fn cases(scale: Scale) -> Vec<Case> {
 
 fn places(cases: &mut Vec<Case>, act: Element) {
     for strides in [[1, 2, 2], [2, 1, 1], [2, 2, 2]] {
-        for (write, copies) in [(Write::Set, 1), (Write::Add, 2)] {
-            let shape = format!("{act:?} {strides:?} {write:?}");
+        // Depths of 16 take the kernel for steps of eight channels.
+        for (write, copies, depth) in [
+            (Write::Set, 1, 5),
+            (Write::Add, 2, 5),
+            (Write::Set, 1, 16),
+            (Write::Add, 2, 16),
+        ] {
+            let shape = format!("{act:?} {strides:?} {write:?} depth {depth}");
             cases.push(Case::new("depth_to_space", &shape, move |bench| {
                 let [st, sh, sw] = strides;
-                let x = bench.noise(act, 1, &[2, 3, 2, 3, 5 * st * sh * sw])?;
-                let dims = [2, 3 * st - (st - 1), 2 * sh, 3 * sw, 5 * copies];
+                let x = bench.noise(act, 1, &[2, 3, 2, 3, depth * st * sh * sw])?;
+                let dims = [2, 3 * st - (st - 1), 2 * sh, 3 * sw, depth * copies];
                 let mut expected = bench.noise(act, 2, &dims)?;
                 let out = bench.put(act, &expected)?;
                 depth_to_space(bench.cpu, &x, strides, write, &mut expected)?;

@@ -194,7 +194,7 @@ fn convolutions(cases: &mut Vec<Case>, act: Element, scale: Scale, hopper: bool)
             (TimePad::Zero, SpacePad::Zero),
         ] {
             for path in [Path::Mma, Path::Hopper] {
-                let fits = space == SpacePad::Zero && inner % 8 == 0 && inner >= 32;
+                let fits = inner % 8 == 0 && inner >= 32;
                 if path == Path::Hopper && !(hopper && fits) {
                     continue;
                 }

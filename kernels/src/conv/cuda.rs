@@ -6,6 +6,7 @@ use crate::conv3d::TimePad;
 use crate::cuda::{Arguments, Array, Element, Gpu, Launch, MapShape};
 use crate::linear::cuda::{TILE, TILE_SHARED_BYTES};
 use crate::modulation::cuda::module_of;
+use crate::space_depth::cuda::mirror_border;
 
 use super::SpacePad;
 
@@ -23,13 +24,14 @@ const HOPPER_OUT_MIN: usize = 64;
 /// Fewest input channels for which a step of 64 is.
 const HOPPER_IN_MIN: usize = 32;
 
-/// Whether wgmma and TMA can do it: stride 1, no dilation, zeros outside, channels in steps of 8.
+/// Whether wgmma and TMA can do it: stride 1, no dilation, channels in steps of 8. What is mirrored outside
+/// is written around a copy first, so borders must be alike on both sides and thinner than the picture.
 fn on_hopper(gpu: &Gpu, weights: &DeviceConv, geometry: &Geometry) -> bool {
     let [out, _, inner] = [0, 1, 2].map(|dim| weights.weights.dims()[dim]);
     gpu.card().is_hopper()
         && geometry.stride == [1; 3]
         && geometry.dilation == 1
-        && geometry.space == SpacePad::Zero
+        && (geometry.space == SpacePad::Zero || weights.is_centred(geometry))
         && inner.is_multiple_of(8)
         && inner >= HOPPER_IN_MIN
         && out >= HOPPER_OUT_MIN
@@ -102,6 +104,11 @@ impl DeviceConv {
 }
 
 impl DeviceConv {
+    /// Whether height and width have half a kernel of border on each side.
+    fn is_centred(&self, geometry: &Geometry) -> bool {
+        (1..3).all(|dim| 2 * geometry.before[dim] + 1 == self.kernel[dim])
+    }
+
     /// Number of output channels.
     pub fn out_channels(&self) -> usize {
         self.weights.dims()[0]
@@ -197,7 +204,22 @@ pub fn conv_on(
             OP,
             "this convolution through wgmma",
         )),
-        Path::Hopper => hopper(gpu, x, weights, geometry, residual, out),
+        Path::Hopper if geometry.space == SpacePad::Zero => {
+            hopper(gpu, x, weights, geometry, residual, out)
+        }
+        Path::Hopper => {
+            let [time, rows, columns] = geometry.before;
+            let framed = gpu.empty(
+                Element::BF16,
+                &[batch, t, h + 2 * rows, w + 2 * columns, in_channels],
+            )?;
+            mirror_border(gpu, x, [rows, columns], &framed)?;
+            let geometry = Geometry {
+                before: [time, 0, 0],
+                ..geometry
+            };
+            hopper(gpu, &framed, weights, geometry, residual, out)
+        }
     }
 }
 

@@ -85,6 +85,8 @@ const CONV_HOPPER: &str = include_str!("../conv/conv_hopper.cu");
 const ATTENTION_MMA: &str = include_str!("../attention/attention_mma.cu");
 const ATTENTION_HOPPER: &str = include_str!("../attention/attention_hopper.cu");
 
+const ROPE_ENTRIES: &[&str] = &["qk_norm_rope_pairs", "qk_norm_rope"];
+const PIXEL_ENTRIES: &[&str] = &["pixel_norm", "pixel_norm_wide"];
 const MODULATION_ENTRIES: &[&str] = &["gated_residual", "ada_table", "timestep_embed", "head_gate"];
 const SAMPLING_ENTRIES: &[&str] = &["guidance_sums", "guidance_step", "axpby", "count_nonfinite"];
 const COPY_ENTRIES: &[&str] = &[
@@ -97,10 +99,12 @@ const COPY_ENTRIES: &[&str] = &[
 ];
 const SPACE_ENTRIES: &[&str] = &[
     "depth_to_space",
+    "depth_to_space_by8",
     "space_to_depth",
     "patchify",
     "unpatchify",
     "upsample_nearest",
+    "mirror_border",
 ];
 const SNAKE_ENTRIES: &[&str] = &["snake", "upsample1d", "downsample1d"];
 const GROUP_ENTRIES: &[&str] = &["group_sums", "group_statistics", "group_apply"];
@@ -169,8 +173,8 @@ const CONV_TALL: &[(&str, u32)] = &[("HEIGHT", 2), ("BLOCK_N", 128)];
 pub static MODULES: &[Module] = &[
     module("norm_bf16", Act::BF16, &[NORM], &["norm_modulate"], true),
     module("norm_f32", Act::F32, &[NORM], &["norm_modulate"], false),
-    module("rope_bf16", Act::BF16, &[ROPE], &["qk_norm_rope"], false),
-    module("rope_f32", Act::F32, &[ROPE], &["qk_norm_rope"], false),
+    module("rope_bf16", Act::BF16, &[ROPE], ROPE_ENTRIES, false),
+    module("rope_f32", Act::F32, &[ROPE], ROPE_ENTRIES, false),
     module(
         "modulation_bf16",
         Act::BF16,
@@ -219,14 +223,14 @@ pub static MODULES: &[Module] = &[
         "pixel_norm_bf16",
         Act::BF16,
         &[PIXEL_NORM],
-        &["pixel_norm"],
+        PIXEL_ENTRIES,
         true,
     ),
     module(
         "pixel_norm_f32",
         Act::F32,
         &[PIXEL_NORM],
-        &["pixel_norm"],
+        PIXEL_ENTRIES,
         false,
     ),
     module(

@@ -6,6 +6,8 @@ use crate::modulation::cuda::module_of;
 
 /// Most channels that fit in a warp's registers.
 const CHANNELS_MAX: usize = 2048;
+/// Most channels of the kernel that takes fewer registers.
+const NARROW_MAX: usize = 512;
 /// Pixels of a block.
 const PIXELS: usize = 8;
 
@@ -31,7 +33,10 @@ pub fn pixel_norm(
     }
     gpu.launch(&Launch {
         module: module_of(OP, ["pixel_norm_bf16", "pixel_norm_f32"], x.element())?,
-        entry: OP,
+        entry: match channels <= NARROW_MAX {
+            true => OP,
+            false => "pixel_norm_wide",
+        },
         blocks: [pixels.div_ceil(PIXELS) as u32, 1, 1],
         threads: 256,
         shared_bytes: 0,

@@ -1,9 +1,12 @@
-//! `qk_norm_rope` on a GPU: one block a row, the row in shared memory.
+//! `qk_norm_rope` on a GPU: one block a row, the row in registers where pairs allow it, else in shared memory.
 
 use super::{Layout, OP, RopeTable};
 use crate::KernelError;
 use crate::cuda::{Arguments, Array, Element, Gpu, Launch};
 use crate::modulation::cuda::{module_of, row_threads};
+
+/// Widest row that a block of `qk_norm_rope_pairs` holds.
+const PAIRS_WIDTH_MAX: usize = 8192;
 
 /// A [`RopeTable`] on a GPU.
 #[derive(Debug, Clone)]
@@ -114,24 +117,49 @@ pub fn qk_norm_rope(
         }
     };
     let interleaved = rope.is_some_and(|(_, layout)| layout == Layout::Interleaved);
+    // Vectors of eight that a thread keeps with their partners half a head away.
+    let pairs = !norm.per_head
+        && !interleaved
+        && (width / heads / 2).is_multiple_of(8)
+        && ld.is_multiple_of(8)
+        && width <= PAIRS_WIDTH_MAX;
+    let arguments = Arguments::new()
+        .long(x.address())
+        .word(ld as u32)
+        .word(width as u32)
+        .word(heads as u32)
+        .maybe(norm.weight.map(|weight| weight.0))
+        .float(norm.weight.map_or(0.0, |weight| weight.1));
+    let arguments = match pairs {
+        true => arguments,
+        false => arguments.word(norm.per_head.into()),
+    };
+    let arguments = arguments
+        .float(norm.eps)
+        .maybe(rope.map(|(table, _)| &table.cos))
+        .maybe(rope.map(|(table, _)| &table.sin))
+        .word(columns as u32);
+    let (entry, threads, shared_bytes, arguments) = match pairs {
+        // Whole warps, which the sum over the block needs.
+        true => (
+            "qk_norm_rope_pairs",
+            (width as u32 / 16).next_multiple_of(32).min(256),
+            0,
+            arguments,
+        ),
+        false => (
+            OP,
+            row_threads(width),
+            ((width + heads) * 4) as u32,
+            arguments.word(interleaved.into()),
+        ),
+    };
     gpu.launch(&Launch {
         module: module_of(OP, ["rope_bf16", "rope_f32"], x.rows.element())?,
-        entry: OP,
+        entry,
         blocks: [rows as u32, 1, 1],
-        threads: row_threads(width),
-        shared_bytes: ((width + heads) * 4) as u32,
-        arguments: Arguments::new()
-            .long(x.address())
-            .word(ld as u32)
-            .word(width as u32)
-            .word(heads as u32)
-            .maybe(norm.weight.map(|weight| weight.0))
-            .float(norm.weight.map_or(0.0, |weight| weight.1))
-            .word(norm.per_head.into())
-            .float(norm.eps)
-            .maybe(rope.map(|(table, _)| &table.cos))
-            .maybe(rope.map(|(table, _)| &table.sin))
-            .word(columns as u32)
-            .word(interleaved.into()),
+        threads,
+        shared_bytes,
+        arguments,
     })
 }

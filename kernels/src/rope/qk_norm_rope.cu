@@ -9,6 +9,49 @@ DEVICE float head_factor(const float* head, u32 length, float eps) {
     return 1.f / sqrtf(warp_sum(total) / length + eps);
 }
 
+// The same for what the large models have: one mean square a row, pairs half a head apart, halves in steps
+// of eight. A thread keeps both halves of its pairs in registers, so the row is read and written once.
+constexpr u32 PAIR_VECTORS = 2;  // 256 threads hold rows of up to 8192
+KERNEL(ROPE_THREADS)
+qk_norm_rope_pairs(act* __restrict__ x, u32 ld, u32 width, u32 heads, const float* __restrict__ weight, float weight_offset, float eps,
+                   const float* __restrict__ cos, const float* __restrict__ sin, u32 columns) {
+    SHARED float partials[32];
+    const u32 head_width = width / heads, half = head_width / 2, vectors = half / 8;
+    x += (u64)blockIdx.x * ld, cos += (u64)blockIdx.x * columns, sin += (u64)blockIdx.x * columns;
+    float low[PAIR_VECTORS][8], high[PAIR_VECTORS][8], total = 0.f;
+    UNROLL for (u32 i = 0; i < PAIR_VECTORS; i++) {
+        const u32 pair = threadIdx.x + i * blockDim.x, at = pair / vectors * head_width + pair % vectors * 8;
+        if (pair * 16 >= width) break;
+        load8(x + at, low[i]), load8(x + at + half, high[i]);
+    }
+    UNROLL for (u32 i = 0; i < PAIR_VECTORS; i++)
+        if ((threadIdx.x + i * blockDim.x) * 16 < width)
+            UNROLL for (u32 j = 0; j < 8; j++) total += low[i][j] * low[i][j] + high[i][j] * high[i][j];
+    const float factor = 1.f / sqrtf(block_sum(total, partials) / width + eps);
+    UNROLL for (u32 i = 0; i < PAIR_VECTORS; i++) {
+        const u32 pair = threadIdx.x + i * blockDim.x, head = pair / vectors, inside = pair % vectors * 8, at = head * head_width + inside;
+        if (pair * 16 >= width) break;
+        UNROLL for (u32 j = 0; j < 8; j++) low[i][j] *= factor, high[i][j] *= factor;
+        if (weight) {
+            float w[8];
+            load8(weight + at, w);
+            UNROLL for (u32 j = 0; j < 8; j++) low[i][j] *= weight_offset + w[j];
+            load8(weight + at + half, w);
+            UNROLL for (u32 j = 0; j < 8; j++) high[i][j] *= weight_offset + w[j];
+        }
+        if (columns) {
+            float c[8], s[8];
+            const u32 column = (columns == half ? 0 : head * half) + inside;
+            load8(cos + column, c), load8(sin + column, s);
+            UNROLL for (u32 j = 0; j < 8; j++) {
+                const float a = low[i][j], b = high[i][j];
+                low[i][j] = a * c[j] - b * s[j], high[i][j] = b * c[j] + a * s[j];
+            }
+        }
+        store8(x + at, low[i]), store8(x + at + half, high[i]);
+    }
+}
+
 KERNEL(ROPE_THREADS)
 qk_norm_rope(act* __restrict__ x, u32 ld, u32 width, u32 heads, const float* __restrict__ weight, float weight_offset, u32 per_head, float eps,
              const float* __restrict__ cos, const float* __restrict__ sin, u32 columns, u32 interleaved) {

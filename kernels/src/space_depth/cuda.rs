@@ -14,6 +14,7 @@ fn each_value(
     out: &Array,
     words: &[u32],
     whole: bool,
+    threads: usize,
 ) -> Result<(), KernelError> {
     if x.element() != out.element() {
         return Err(KernelError::shape(entry, "out", x.element(), out));
@@ -28,10 +29,10 @@ fn each_value(
     gpu.launch(&Launch {
         module: module_of(entry, MODULES, x.element())?,
         entry,
-        blocks: [flat_blocks(out.count(), 1), 1, 1],
+        blocks: [flat_blocks(threads, 1), 1, 1],
         threads: 256,
         shared_bytes: 0,
-        arguments: arguments.long(out.count() as u64),
+        arguments: arguments.long(threads as u64),
     })
 }
 
@@ -66,7 +67,17 @@ fn spread(
         .map(|dim| *dim as u32)
         .collect();
     words.extend([st, sh, sw, usize::from(write == Write::Add)].map(|value| value as u32));
-    each_value(gpu, entry, x, out, &words, true)
+    let (positions, channels) = (st * sh * sw, from[4]);
+    let by8 = entry == "depth_to_space"
+        && [1, 2, 4, 8].contains(&positions)
+        && (channels / positions).is_multiple_of(8);
+    match by8 {
+        true => {
+            let groups = x.row_count() * (to[4] / 8);
+            each_value(gpu, "depth_to_space_by8", x, out, &words, true, groups)
+        }
+        false => each_value(gpu, entry, x, out, &words, true, out.count()),
+    }
 }
 
 /// See [`super::depth_to_space`].
@@ -145,7 +156,7 @@ pub fn patchify(gpu: &Gpu, x: &Array, patch: usize, out: &Array) -> Result<(), K
         ));
     }
     let words = [w / patch, c * patch * patch, patch].map(|value| value as u32);
-    each_value(gpu, "patchify", x, out, &words, false)
+    each_value(gpu, "patchify", x, out, &words, false, out.count())
 }
 
 /// See [`crate::patchify::unpatchify`].
@@ -170,6 +181,7 @@ pub fn unpatchify(gpu: &Gpu, x: &Array, patch: usize, out: &Array) -> Result<(),
         out,
         &[w, c, patch].map(|value| value as u32),
         false,
+        out.count(),
     )
 }
 
@@ -190,5 +202,29 @@ pub fn upsample_nearest(gpu: &Gpu, x: &Array, out: &Array) -> Result<(), KernelE
             out.dims(),
         ));
     }
-    each_value(gpu, OP, x, out, &[w as u32, c as u32], false)
+    let words = [w as u32, c as u32];
+    each_value(gpu, OP, x, out, &words, false, out.count())
+}
+
+/// x [batch, time, height, width, channels] with `rows` and `columns` mirrored pixels on each side.
+///
+/// # Errors
+/// [`KernelError::Shape`]; [`KernelError::Unsupported`] for channels that are no multiple of 8 or borders as
+/// wide as the picture; what a launch gives.
+pub(crate) fn mirror_border(
+    gpu: &Gpu,
+    x: &Array,
+    [rows, columns]: [usize; 2],
+    out: &Array,
+) -> Result<(), KernelError> {
+    const OP: &str = "mirror_border";
+    let [b, t, h, w, c] = five(OP, "x", x)?;
+    if !c.is_multiple_of(8) || rows >= h || columns >= w {
+        let why = format!("a border of {rows} and {columns} around {:?}", x.dims());
+        return Err(KernelError::unsupported(OP, why));
+    }
+    let dims = [b, t, h + 2 * rows, w + 2 * columns, c];
+    out.expect(OP, "out", x.element(), &dims)?;
+    let words = [h, w, c, rows, columns].map(|value| value as u32);
+    each_value(gpu, OP, x, out, &words, false, out.count() / 8)
 }

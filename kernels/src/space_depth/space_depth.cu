@@ -25,6 +25,43 @@ depth_to_space(const act* __restrict__ x, act* __restrict__ out, Spread s, u64 c
     put(out + e, s.add ? to_float(out[e]) + value : value);
 }
 
+// The same for depths in steps of eight: a thread takes eight channels of all POSITIONS that an input pixel
+// becomes, which lie side by side, and writes eight channels to each. `count`: input pixels x out_channels / 8.
+template <u32 POSITIONS>
+DEVICE void spread_pixel(const act* x, act* out, const Spread& s, u64 e) {
+    const u32 groups = s.out_channels / 8, depth = s.channels / POSITIONS, first = (u32)(e % groups) * 8;
+    const u64 pixel = e / groups;
+    float in[POSITIONS][8];
+    UNROLL for (u32 i = 0; i < POSITIONS; i++) load8(x + pixel * s.channels + first % depth * POSITIONS + 8 * i, in[i]);
+    const u32 z = (u32)(pixel % s.width) * s.sw, y = (u32)(pixel / s.width % s.height) * s.sh;
+    const u64 frame = pixel / s.width / s.height;
+    const u32 dropped = s.time * s.st - s.out_time, batch = (u32)(frame / s.time), t = (u32)(frame % s.time) * s.st;
+    UNROLL for (u32 p = 0; p < POSITIONS; p++) {
+        const u32 a = p / (s.sh * s.sw), b = p / s.sw % s.sh, c = p % s.sw;
+        if (t + a < dropped) continue;
+        const u64 row = ((u64)batch * s.out_time + (t + a - dropped)) * s.out_height + y + b;
+        act* const to = out + (row * s.out_width + z + c) * s.out_channels + first;
+        float v[8], old[8];
+        UNROLL for (u32 j = 0; j < 8; j++) v[j] = in[(j * POSITIONS + p) / 8][(j * POSITIONS + p) % 8];
+        if (s.add) {
+            load8(to, old);
+            UNROLL for (u32 j = 0; j < 8; j++) v[j] += old[j];
+        }
+        store8(to, v);
+    }
+}
+KERNEL(256)
+depth_to_space_by8(const act* __restrict__ x, act* __restrict__ out, Spread s, u64 count) {
+    const u64 e = value_index();
+    if (e >= count) return;
+    switch (s.st * s.sh * s.sw) {
+        case 1: return spread_pixel<1>(x, out, s, e);
+        case 2: return spread_pixel<2>(x, out, s, e);
+        case 4: return spread_pixel<4>(x, out, s, e);
+        default: return spread_pixel<8>(x, out, s, e);
+    }
+}
+
 KERNEL(256)
 space_to_depth(const act* __restrict__ x, act* __restrict__ out, Spread s, u64 count) {
     const u64 e = value_index();
@@ -77,4 +114,20 @@ upsample_nearest(const act* __restrict__ x, act* __restrict__ out, u32 width, u3
     if (e >= count) return;
     const u64 pixel = e / channels, row = pixel / (2 * width), column = pixel % (2 * width);
     put(out + e, to_float(x[(row / 2 * width + column / 2) * channels + e % channels]));
+}
+
+// A picture with `border` mirrored pixels around: what TMA cannot read from the picture itself. One thread
+// eight channels; height, width and channels are the input's, channels a multiple of eight.
+KERNEL(256)
+mirror_border(const act* __restrict__ x, act* __restrict__ out, u32 height, u32 width, u32 channels, u32 rows, u32 columns, u64 count) {
+    const u64 e = value_index();
+    if (e >= count) return;
+    const u32 groups = channels / 8, wide = width + 2 * columns, tall = height + 2 * rows;
+    const u64 pixel = e / groups, frame = pixel / wide / tall;
+    const int z = (int)(pixel % wide) - (int)columns, y = (int)(pixel / wide % tall) - (int)rows;
+    const u32 from_z = z < 0 ? -z : z >= (int)width ? 2 * ((int)width - 1) - z : z;
+    const u32 from_y = y < 0 ? -y : y >= (int)height ? 2 * ((int)height - 1) - y : y;
+    float v[8];
+    load8(x + ((frame * height + from_y) * width + from_z) * channels + e % groups * 8, v);
+    store8(out + e * 8, v);
 }
