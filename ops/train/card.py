@@ -34,6 +34,12 @@ def parameters(parts):
     return {k: models.parameter_count(m) for k, m in named.items()}
 
 
+def where():
+    """What trained: rates that no CPU here reaches tell a GPU."""
+    on_gpu = [r["step"] for r in rows("dit") if r.get("samples_per_s", 0) > 500]
+    return "Two CPU cores, shared with other work" + (f", and one GPU for steps {on_gpu[0] // 50 * 50} to {on_gpu[-1]} of dit" if on_gpu else "")
+
+
 def table(head, body):
     lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
     return "\n".join(lines + ["| " + " | ".join(str(c) for c in row) + " |" for row in body])
@@ -71,7 +77,7 @@ def text(defaults, counts, date):
     parts = table(["part", "parameters"], list(counts.items()) + [("total", sum(counts.values()))])
     work = table(["stage", "minutes", "steps", "last values"], [[n, s["minutes"], s["steps"], lost(s)] for n, s in training.items()])
     return TEXT.format(
-        name=defaults["name"], variant=defaults["variant"].upper(), date=date, parts=parts, work=work, evaluation=evaluation(defaults),
+        where=where(), name=defaults["name"], variant=defaults["variant"].upper(), date=date, parts=parts, work=work, evaluation=evaluation(defaults),
         psnr=", ".join(f"{w}x{h}: {v:.1f} dB" for (w, h), v in psnr.items()) or "not measured", steps=len(defaults["sigmas"]) - 1,
         video=defaults["guidance_video"], audio=defaults["guidance_audio"], digest=defaults["training"]["sha256_of_states"], ready=world.READY,
         sizes=", ".join(f"{w}x{h}" for w, h in world.SIZES), fps=world.FPS, frames=world.FRAMES_MAX, seconds=world.FRAMES_MAX / world.FPS,
@@ -110,7 +116,7 @@ No third-party picture, sound, text or weight was used.
 
 ## Training
 
-Two CPU cores, shared with other work, bf16 autocast, Muon for matrices and Adam for vectors; losses at the end of each stage:
+{where}; bf16 autocast, Muon for matrices and Adam for vectors; losses at the end of each stage:
 
 {work}
 

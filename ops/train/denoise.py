@@ -10,6 +10,8 @@ class Denoiser(nn.Module):
     def __init__(self, variant):
         super().__init__()
         self.text_encoder = models.text_encoder(variant)
+        # Padding is on the left: its rows see no token. The fused attention of a GPU makes them NaN in the backward pass.
+        self.text_encoder.set_attn_implementation("eager")
         self.connectors = models.connectors(variant)
         self.transformer = models.transformer(variant)
         models.initialise(self.transformer, self.connectors)

@@ -33,7 +33,7 @@ def measure(torch, work):
         end.record()
         end.synchronize()
         times.append(start.elapsed_time(end))
-        if sum(times) > 3000 and len(times) >= 3:
+        if sum(times) > 1000 and len(times) >= 3:
             break
     return statistics.median(times)
 

@@ -11,9 +11,9 @@ pub struct Options {
     pub lib_dirs: Vec<PathBuf>,
     /// Python that may have torch.
     pub python: String,
-    /// The only phase to run.
+    /// The only phases to run, with commas between them.
     pub only: Option<String>,
-    /// The only ops to check or measure: names that contain this.
+    /// The only ops to check or measure: names that contain one of these, with commas between them.
     pub op: Option<String>,
     /// Seconds for everything.
     pub budget_s: u64,
@@ -37,8 +37,8 @@ usage: gpu-check [--out DIR] [--lib-dir DIR]... [--python PROGRAM] [--only PHASE
   --out DIR        folder for gpu-check.json and the kernel cache (gpu-check-results)
   --lib-dir DIR    folder of libcublasLt and libnvrtc, or a Python site-packages with nvidia/*/lib
   --python PROGRAM Python that may have torch, to be compared with (python3)
-  --only PHASE     probe, smoke, ceilings, correct, bench, torch, pass or nvrtc
-  --op NAME        only ops whose name contains this
+  --only PHASE,…   only these of probe, smoke, ceilings, correct, bench, torch, pass and nvrtc
+  --op NAME,…      only ops whose name contains one of these
   --budget-s N     seconds for everything (480)
   --seed N         where random inputs begin (the clock)
   --pack FILE      compile all kernels into FILE and end; needs libnvrtc and no GPU
@@ -101,7 +101,14 @@ impl Options {
 
     /// Whether an op is asked for.
     pub fn wants(&self, op: &str) -> bool {
-        self.op.as_deref().is_none_or(|part| op.contains(part))
+        let named = |parts: &str| parts.split(',').any(|part| op.contains(part));
+        self.op.as_deref().is_none_or(named)
+    }
+
+    /// Whether a phase is asked for.
+    pub fn wants_phase(&self, phase: &str) -> bool {
+        let named = |phases: &str| phases.split(',').any(|one| one == phase);
+        self.only.as_deref().is_none_or(named)
     }
 
     /// The arguments of a child that runs `part`.

@@ -43,11 +43,7 @@ pub fn run(options: &Options) -> Result<bool, Box<dyn Error>> {
         ..Report::default()
     };
     for (phase, limit_s) in PHASES {
-        if options
-            .only
-            .as_deref()
-            .is_some_and(|only| only != *phase && *phase != "probe")
-        {
+        if !options.wants_phase(phase) && *phase != "probe" {
             report.skipped.push(format!("{phase}: not asked for"));
             continue;
         }
