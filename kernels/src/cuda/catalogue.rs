@@ -85,7 +85,12 @@ const CONV_HOPPER: &str = include_str!("../conv/conv_hopper.cu");
 const ATTENTION_MMA: &str = include_str!("../attention/attention_mma.cu");
 const ATTENTION_HOPPER: &str = include_str!("../attention/attention_hopper.cu");
 
-const ROPE_ENTRIES: &[&str] = &["qk_norm_rope_pairs", "qk_norm_rope"];
+const NORM_ENTRIES: &[&str] = &["norm_modulate", "norm_modulate_wide"];
+const ROPE_ENTRIES: &[&str] = &[
+    "qk_norm_rope_pairs",
+    "qk_norm_rope_pairs_wide",
+    "qk_norm_rope",
+];
 const PIXEL_ENTRIES: &[&str] = &["pixel_norm", "pixel_norm_wide"];
 const MODULATION_ENTRIES: &[&str] = &["gated_residual", "ada_table", "timestep_embed", "head_gate"];
 const SAMPLING_ENTRIES: &[&str] = &["guidance_sums", "guidance_step", "axpby", "count_nonfinite"];
@@ -171,8 +176,8 @@ const CONV_TALL: &[(&str, u32)] = &[("HEIGHT", 2), ("BLOCK_N", 128)];
 
 /// All modules. Rotations, embeddings, the sampler and the vocoder are compiled without fast maths.
 pub static MODULES: &[Module] = &[
-    module("norm_bf16", Act::BF16, &[NORM], &["norm_modulate"], true),
-    module("norm_f32", Act::F32, &[NORM], &["norm_modulate"], false),
+    module("norm_bf16", Act::BF16, &[NORM], NORM_ENTRIES, true),
+    module("norm_f32", Act::F32, &[NORM], NORM_ENTRIES, false),
     module("rope_bf16", Act::BF16, &[ROPE], ROPE_ENTRIES, false),
     module("rope_f32", Act::F32, &[ROPE], ROPE_ENTRIES, false),
     module(

@@ -71,7 +71,10 @@ pub fn norm_modulate(
         .word(width as u32);
     gpu.launch(&Launch {
         module: module_of(OP, ["norm_bf16", "norm_f32"], x.element())?,
-        entry: OP,
+        entry: match width <= WIDTH_MAX / 2 {
+            true => OP,
+            false => "norm_modulate_wide",
+        },
         blocks: [rows as u32, 1, 1],
         threads: row_threads(width),
         shared_bytes: 0,

@@ -142,7 +142,10 @@ pub fn qk_norm_rope(
     let (entry, threads, shared_bytes, arguments) = match pairs {
         // Whole warps, which the sum over the block needs.
         true => (
-            "qk_norm_rope_pairs",
+            match width <= PAIRS_WIDTH_MAX / 2 {
+                true => "qk_norm_rope_pairs",
+                false => "qk_norm_rope_pairs_wide",
+            },
             (width as u32 / 16).next_multiple_of(32).min(256),
             0,
             arguments,

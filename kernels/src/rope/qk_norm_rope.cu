@@ -11,10 +11,10 @@ DEVICE float head_factor(const float* head, u32 length, float eps) {
 
 // The same for what the large models have: one mean square a row, pairs half a head apart, halves in steps
 // of eight. A thread keeps both halves of its pairs in registers, so the row is read and written once.
-constexpr u32 PAIR_VECTORS = 2;  // 256 threads hold rows of up to 8192
-KERNEL(ROPE_THREADS)
-qk_norm_rope_pairs(act* __restrict__ x, u32 ld, u32 width, u32 heads, const float* __restrict__ weight, float weight_offset, float eps,
-                   const float* __restrict__ cos, const float* __restrict__ sin, u32 columns) {
+// 256 threads hold rows of up to 4096 for each of PAIR_VECTORS.
+template <u32 PAIR_VECTORS>
+DEVICE void turn_pairs(act* __restrict__ x, u32 ld, u32 width, u32 heads, const float* __restrict__ weight, float weight_offset, float eps,
+                       const float* __restrict__ cos, const float* __restrict__ sin, u32 columns) {
     SHARED float partials[32];
     const u32 head_width = width / heads, half = head_width / 2, vectors = half / 8;
     x += (u64)blockIdx.x * ld, cos += (u64)blockIdx.x * columns, sin += (u64)blockIdx.x * columns;
@@ -50,6 +50,18 @@ qk_norm_rope_pairs(act* __restrict__ x, u32 ld, u32 width, u32 heads, const floa
         }
         store8(x + at, low[i]), store8(x + at + half, high[i]);
     }
+}
+
+KERNEL(ROPE_THREADS)
+qk_norm_rope_pairs(act* __restrict__ x, u32 ld, u32 width, u32 heads, const float* __restrict__ weight, float weight_offset, float eps,
+                   const float* __restrict__ cos, const float* __restrict__ sin, u32 columns) {
+    turn_pairs<1>(x, ld, width, heads, weight, weight_offset, eps, cos, sin, columns);
+}
+
+KERNEL(ROPE_THREADS)
+qk_norm_rope_pairs_wide(act* __restrict__ x, u32 ld, u32 width, u32 heads, const float* __restrict__ weight, float weight_offset, float eps,
+                        const float* __restrict__ cos, const float* __restrict__ sin, u32 columns) {
+    turn_pairs<2>(x, ld, width, heads, weight, weight_offset, eps, cos, sin, columns);
 }
 
 KERNEL(ROPE_THREADS)

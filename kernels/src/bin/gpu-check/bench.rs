@@ -24,6 +24,7 @@ use kernels::space_depth::{Write, cuda::depth_to_space};
 use kernels::{KernelError, check::relative_distance};
 
 use crate::child::{Card, say};
+use crate::pass;
 
 /// Parts of the bench, each in a child of its own.
 pub const GROUPS: &[&str] = &[
@@ -73,7 +74,7 @@ const CONVOLUTIONS: &[[usize; 4]] = &[
 
 /// Shapes for the comparison with PyTorch, under the names that our rows have.
 pub fn torch_shapes() -> Value {
-    json!({"linear": PRODUCTS, "attention": ATTENTIONS, "heads": HEADS, "conv3d": CONVOLUTIONS})
+    json!({"linear": PRODUCTS, "attention": ATTENTIONS, "heads": HEADS, "conv3d": CONVOLUTIONS, "pass": pass::torch_sizes()})
 }
 
 type Outcome = Result<(), Box<dyn Error>>;

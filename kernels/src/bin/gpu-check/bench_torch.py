@@ -84,6 +84,29 @@ def conv3d(torch, shapes):
             say(kind="op", name=f"conv3d {path}", shape=f"{t}x{h}x{w}x{c}", torch_ms=ms, torch_backend="F.conv3d channels_last_3d")
 
 
+def whole_pass(torch, told):
+    """A pass of the 19 B transformer of diffusers with random weights; its defaults are those of LTX-2."""
+    try:
+        from diffusers import LTX2VideoTransformer3DModel
+    except ImportError as error:
+        return say(kind="skipped", why=f"torch pass: {error}")
+    small = dict(num_layers=1, num_attention_heads=2, audio_num_attention_heads=2, cross_attention_dim=256, audio_cross_attention_dim=128)
+    torch.set_default_dtype(torch.bfloat16)
+    with torch.device(DEVICE):
+        model = LTX2VideoTransformer3DModel(**(small if CPU else {})).eval()
+        text = [torch.randn(1, told["text"], model.config.caption_channels) for _ in range(2)]
+        sigma = torch.full((1,), 500.0)
+    for size, (frames, rows, columns) in told["sizes"].items():
+        with torch.device(DEVICE):
+            x = torch.randn(1, frames * rows * columns, model.config.in_channels)
+            a = torch.randn(1, told["audio"], model.config.audio_in_channels)
+        work = lambda: model(
+            hidden_states=x, audio_hidden_states=a, encoder_hidden_states=text[0], audio_encoder_hidden_states=text[1], timestep=sigma,
+            audio_timestep=sigma, num_frames=frames, height=rows, width=columns, fps=24.0, audio_num_frames=told["audio"], return_dict=False)
+        with torch.no_grad():
+            say(kind="pass", name="pass", shape=size, torch_ms=measure(torch, work), torch_backend="diffusers, its default attention")
+
+
 def main():
     shapes = json.loads(sys.argv[-1])
     try:
@@ -100,6 +123,7 @@ def main():
         ("linear", lambda: linear(torch, shapes["linear"])),
         ("attention", lambda: attention(torch, shapes["attention"], shapes["heads"])),
         ("conv3d", lambda: conv3d(torch, shapes["conv3d"])),
+        ("pass", lambda: whole_pass(torch, shapes["pass"])),
     ):
         try:
             work()

@@ -1,9 +1,9 @@
-//! One pass of a 48-block LTX-2 transformer of 19 B parameters at 768x512x121, as a trace of ops with
-//! random weights: what a denoising step will cost, before the engine runs on a GPU.
+//! One pass of a 48-block LTX-2 transformer of 19 B parameters, as a trace of ops with random weights: what
+//! a denoising step costs at the sizes that people ask for, without 38 GB of real weights at hand.
 
 use std::error::Error;
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use kernels::KernelError;
 use kernels::attention::cuda::{DeviceMask, Inputs, attention, best_path};
@@ -23,9 +23,13 @@ use crate::child::{Card, say};
 
 const BLOCKS: usize = 48;
 const HEADS: usize = 32;
-/// Tokens of the picture, of the sound and of the text, and their widths.
-const VIDEO: (usize, usize) = (6144, 4096);
+/// Sizes of films and the tokens of their pictures; 121 frames each.
+const SIZES: [(&str, usize); 2] = [("768x512x121", 6144), ("1280x704x121", 14_080)];
+/// Width of the picture's tokens.
+const WIDTH: usize = 4096;
+/// Tokens of the sound, and their width.
 const AUDIO: (usize, usize) = (126, 2048);
+/// Tokens of the text.
 const TEXT: usize = 1024;
 /// bf16 TFLOP/s that the maker names for an H100 or H200.
 const PEAK_TFLOPS: f64 = 989.0;
@@ -112,7 +116,7 @@ impl Weights<'_> {
 
 /// Parameters of a block.
 fn block_parameters() -> usize {
-    let (d, a) = (VIDEO.1, AUDIO.1);
+    let (d, a) = (WIDTH, AUDIO.1);
     // Self- and text attention and feed-forward, then both directions between the streams, then head gates.
     16 * (d * d + a * a)
         + (a * d + 2 * a * a + d * a)
@@ -136,19 +140,35 @@ pub fn run(card: &Card) -> Result<(), Box<dyn Error>> {
     let gpu = &card.gpu;
     let weights = gpu.empty(Element::BF16, &[BLOCKS, block_parameters()])?;
     kernels::copy::cuda::random_fill(gpu, &weights, 1, 0.02)?;
-    let text = [VIDEO.1, AUDIO.1].map(|width| random(gpu, Element::BF16, &[TEXT, width], 3));
+    SIZES
+        .iter()
+        .try_for_each(|size| one_size(card, &weights, *size))
+}
+
+/// What the comparison with diffusers needs: sizes in tokens' frames, rows and columns.
+pub fn torch_sizes() -> Value {
+    json!({"sizes": {"768x512x121": [16, 16, 24], "1280x704x121": [16, 22, 40]}, "audio": AUDIO.0, "text": TEXT})
+}
+
+fn one_size(
+    card: &Card,
+    weights: &Array,
+    (size, tokens): (&str, usize),
+) -> Result<(), Box<dyn Error>> {
+    let gpu = &card.gpu;
+    let text = [WIDTH, AUDIO.1].map(|width| random(gpu, Element::BF16, &[TEXT, width], 3));
     let [video_text, audio_text] = text;
     let trace = Trace {
         gpu,
         blas: blas(card)?,
-        video: Stream::new(gpu, VIDEO)?,
+        video: Stream::new(gpu, (tokens, WIDTH))?,
         audio: Stream::new(gpu, AUDIO)?,
         text: [video_text?, audio_text?],
         flop: std::cell::Cell::new(0.0),
     };
     let one_pass = || {
         let weights = Weights {
-            all: &weights,
+            all: weights,
             at: std::cell::Cell::new(0),
         };
         trace.flop.set(0.0);
@@ -166,9 +186,10 @@ pub fn run(card: &Card) -> Result<(), Box<dyn Error>> {
     times.sort_by(f32::total_cmp);
     let (ms, flop) = (times[times.len() / 2], trace.flop.get());
     say(json!({
-        "kind": "pass", "ms": ms, "ms_spread": times[times.len() - 1] - times[0], "eager_ms": eager, "tflop": flop / 1e12,
-        "mfu": flop / f64::from(ms) / 1e9 / PEAK_TFLOPS, "products": if trace.blas.is_some() { "cublasLt" } else { "own" },
-        "attention": format!("{:?}", best_path(gpu, VIDEO.1 / HEADS, Mask::None)), "blocks": BLOCKS, "weights_bytes": bytes,
+        "kind": "pass", "name": "pass", "shape": size, "ms": ms, "ms_spread": times[times.len() - 1] - times[0],
+        "eager_ms": eager, "tflop": flop / 1e12, "mfu": flop / f64::from(ms) / 1e9 / PEAK_TFLOPS,
+        "products": if trace.blas.is_some() { "cublasLt" } else { "own" },
+        "attention": format!("{:?}", best_path(gpu, WIDTH / HEADS, Mask::None)), "blocks": BLOCKS,
     }));
     Ok(())
 }

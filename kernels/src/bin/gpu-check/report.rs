@@ -16,8 +16,8 @@ pub struct Report {
     pub ceilings: Map<String, Value>,
     /// Rows of checks and measurements, by (name, shape).
     pub ops: Vec<Map<String, Value>>,
-    /// The model's pass.
-    pub pass: Value,
+    /// The model's passes, by size.
+    pub passes: Vec<Map<String, Value>>,
     /// What was wrong.
     pub failures: Vec<String>,
     /// What did not run, and why.
@@ -40,22 +40,11 @@ impl Report {
         match line.get("kind").and_then(Value::as_str) {
             Some("env") => self.env.extend(fields(line)),
             Some("ceiling") => self.ceilings.extend(fields(line)),
-            Some("pass") => self.pass = line.clone(),
+            Some("pass") => merge(&mut self.passes, fields(line)),
             Some("skipped") => self.skipped.push(text("why")),
             Some("failure") => self.failures.push(text("why")),
-            Some("op") => self.merge(fields(line)),
+            Some("op") => merge(&mut self.ops, fields(line)),
             _ => self.failures.push(format!("a child said: {line}")),
-        }
-    }
-
-    /// Joins a row with the one of the same name and shape.
-    fn merge(&mut self, row: Map<String, Value>) {
-        let same = |other: &&mut Map<String, Value>| {
-            other["name"] == row["name"] && other["shape"] == row["shape"]
-        };
-        match self.ops.iter_mut().find(same) {
-            Some(other) => other.extend(row),
-            None => self.ops.push(row),
         }
     }
 
@@ -65,7 +54,7 @@ impl Report {
             self.ceilings.get("copy_gbs").cloned(),
             self.ceilings.get("matmul_tflops").cloned(),
         );
-        for row in &mut self.ops {
+        for row in self.ops.iter_mut().chain(&mut self.passes) {
             let number = |name: &str| row.get(name).and_then(Value::as_f64);
             let share = match (number("tflops"), number("gbs")) {
                 (Some(own), _) => matmul.as_ref().and_then(Value::as_f64).map(|top| own / top),
@@ -84,7 +73,7 @@ impl Report {
     pub fn json(&mut self) -> Value {
         self.complete();
         json!({
-            "schema": 1, "env": self.env, "ceilings": self.ceilings, "ops": self.ops, "pass": self.pass,
+            "schema": 2, "env": self.env, "ceilings": self.ceilings, "ops": self.ops, "passes": self.passes,
             "failures": self.failures, "skipped": self.skipped, "seed": self.seed, "elapsed_s": self.elapsed_s,
         })
     }
@@ -123,7 +112,7 @@ impl Report {
             .filter(|row| row.contains_key("ms"))
             .map(line_of)
             .collect();
-        let room = TABLE_LINES_MAX - 4 - lines.len();
+        let room = TABLE_LINES_MAX - 5 - lines.len();
         if measured.len() > room {
             measured.truncate(room);
             measured.push("… all rows are in gpu-check.json".into());
@@ -135,14 +124,20 @@ impl Report {
             ));
         }
         lines.extend(measured);
-        if self.pass.is_object() {
-            let field = |name: &str| self.pass[name].as_f64().unwrap_or_default();
-            lines.push(format!(
-                "one pass of 48 blocks: {:.3} s, {:.0} % of the peak",
+        let ours = self.passes.iter().filter(|pass| pass.contains_key("ms"));
+        lines.extend(ours.map(|pass| {
+            let field = |name: &str| pass.get(name).and_then(Value::as_f64).unwrap_or_default();
+            let torch = match pass.get("torch_ms").and_then(Value::as_f64) {
+                Some(ms) => format!(", diffusers {:.3} s", ms / 1e3),
+                None => String::new(),
+            };
+            format!(
+                "one pass of 48 blocks at {}: {:.3} s, {:.0} % of the peak{torch}",
+                pass["shape"].as_str().unwrap_or_default(),
                 field("ms") / 1e3,
                 field("mfu") * 100.0
-            ));
-        }
+            )
+        }));
         lines.push(format!(
             "{right} of {checked} checks right, {} failures, {} skipped, seed {}, {:.0} s",
             self.failures.len(),
@@ -174,6 +169,17 @@ fn line_of(row: &Map<String, Value>) -> String {
     )
 }
 
+/// Joins a row with the one of the same name and shape.
+fn merge(rows: &mut Vec<Map<String, Value>>, row: Map<String, Value>) {
+    let same = |other: &&mut Map<String, Value>| {
+        other["name"] == row["name"] && other["shape"] == row["shape"]
+    };
+    match rows.iter_mut().find(same) {
+        Some(other) => other.extend(row),
+        None => rows.push(row),
+    }
+}
+
 fn fields(line: &Value) -> Map<String, Value> {
     let mut fields = line.as_object().cloned().unwrap_or_default();
     fields.remove("kind");
@@ -193,6 +199,9 @@ mod tests {
         );
         report.add(&json!({"kind": "op", "name": "attention", "shape": "a", "torch_ms": 3.0}));
         report.add(&json!({"kind": "op", "name": "norm", "shape": "b", "ms": 1.0, "gbs": 3000.0}));
+        report
+            .add(&json!({"kind": "pass", "name": "pass", "shape": "768", "ms": 300.0, "mfu": 0.6}));
+        report.add(&json!({"kind": "pass", "name": "pass", "shape": "768", "torch_ms": 450.0}));
         report.add(&json!({"kind": "failure", "why": "conv hung"}));
         let found = report.json();
         assert_eq!(found["ops"].as_array().unwrap().len(), 2);
@@ -203,6 +212,11 @@ mod tests {
         let table = report.table();
         assert!(table.starts_with("WRONG    conv hung"), "{table}");
         assert!(table.contains("1.50"), "{table}");
+        assert!(
+            table.contains("at 768: 0.300 s, 60 % of the peak, diffusers 0.450 s"),
+            "{table}"
+        );
+        assert_eq!(found["passes"][0]["ratio"], 1.5);
     }
 
     #[test]
