@@ -138,7 +138,18 @@ fn planted_faults_are_caught() {
     let hopper = |case: &Case| case.shape.starts_with("Hopper 300x300 4/4 heads of 128");
     let mma = |case: &Case| case.shape == "Mma 130x129 2/2 heads of 64 None";
     let wide_norm = |case: &Case| case.shape == "BF16 5x130 Rms { eps: 1e-6 }";
-    let faults: [Fault<'_>; 8] = [
+    let conv = |case: &Case| case.shape == "Hopper BF16 [2, 2, 6, 7] 72->130 Causal Zero";
+    let faults: [Fault<'_>; 10] = [
+        // A stage is filled again while its products are still under way.
+        (
+            "conv_hopper_tall_bf16",
+            "barrier_arrive(empty + 8 * before);\n            before",
+            "barrier_arrive(empty + 8 * turn.stage);\n            before",
+            &conv,
+            "",
+        ),
+        // The products of the last step are not waited for.
+        ("conv_hopper_tall_bf16", "wgmma_wait<0>();", "", &conv, ""),
         // A descriptor whose leading distance is wrong.
         (
             "attention_hopper_128",

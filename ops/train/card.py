@@ -35,9 +35,9 @@ def parameters(parts):
 
 
 def where():
-    """What trained: rates that no CPU here reaches tell a GPU."""
-    on_gpu = [r["step"] for r in rows("dit") if r.get("samples_per_s", 0) > 500]
-    return "Two CPU cores, shared with other work" + (f", and one GPU for steps {on_gpu[0] // 50 * 50} to {on_gpu[-1]} of dit" if on_gpu else "")
+    """What trained."""
+    on_gpu = [r["step"] for r in rows("dit") if r.get("device", "cpu") != "cpu"]
+    return "Two CPU cores, shared with other work" + (f", and one GPU for steps {on_gpu[0]} to {on_gpu[-1]} of dit" if on_gpu else "")
 
 
 def table(head, body):

@@ -257,7 +257,7 @@ def worker(rank, args):
             continue
         if step % 50 == 0 or step - start in (5, 20):
             told = finite(means)
-            log.write(step=step, video=told[0], audio=told[1], norm=float(norm), clips=shards.clips, minutes=clock.elapsed() / 60,
+            log.write(step=step, video=told[0], audio=told[1], norm=float(norm), clips=shards.clips, device=args.device, minutes=clock.elapsed() / 60,
                       samples_per_s=samples / clock.elapsed())
         if clock.elapsed() - saved > args.save_every_s:
             saved = clock.elapsed()

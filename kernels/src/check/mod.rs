@@ -234,4 +234,17 @@ mod tests {
         assert_eq!(distance(&[1.0, f32::NAN], &[1.0, 2.0]), f64::INFINITY);
         assert!(distance(&[1.1], &[1.0]) > 0.09);
     }
+
+    #[test]
+    fn what_is_far_off_is_counted_and_shown_with_both_sides() {
+        let outcome = Outcome {
+            found: vec![1.0, 2.5, f32::NAN],
+            expected: vec![1.0, 2.0, 3.0],
+            tolerance: 1e-3,
+        };
+        assert_eq!(
+            outcome.differences(),
+            "2 of 3 values, from 1 on: [2.5, NaN] instead of [2.0, 3.0]"
+        );
+    }
 }

@@ -279,12 +279,11 @@ fn run_conv3d(
         Some(&residual),
         &out,
     )?;
-    // Both sides round each of their sums; the error of a long one grows with its root.
-    let length = (27.0 * inner as f64 / 4096.0).max(1.0);
-    let growth = if act == Element::F32 {
-        2.0 * length.sqrt()
-    } else {
-        1.0
+    // Tensor cores cut their sums off instead of rounding them, so the error grows with the length: on an
+    // H100 1.9e-6, 3.4e-6 and 1.5e-5 for 1,944, 3,456 and 13,824 products.
+    let growth = match act {
+        Element::F32 => (27.0 * inner as f64 / 4096.0).max(1.0),
+        _ => 1.0,
     };
     bench.outcome(&out, &expected, growth * product_tolerance(act))
 }

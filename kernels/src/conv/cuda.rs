@@ -198,15 +198,20 @@ pub fn conv_on(
             format!("{rows} positions at once: decode in tiles"),
         ));
     }
+    let work = Work {
+        x,
+        weights,
+        geometry,
+        residual,
+        out,
+    };
     match path {
-        Path::Mma => mma(gpu, x, weights, geometry, residual, out),
+        Path::Mma => mma(gpu, &work),
         Path::Hopper if !on_hopper(gpu, weights, &geometry) => Err(KernelError::unsupported(
             OP,
             "this convolution through wgmma",
         )),
-        Path::Hopper if geometry.space == SpacePad::Zero => {
-            hopper(gpu, x, weights, geometry, residual, out)
-        }
+        Path::Hopper if geometry.space == SpacePad::Zero => hopper(gpu, &work),
         Path::Hopper => {
             let [time, rows, columns] = geometry.before;
             let framed = gpu.empty(
@@ -218,19 +223,43 @@ pub fn conv_on(
                 before: [time, 0, 0],
                 ..geometry
             };
-            hopper(gpu, &framed, weights, geometry, residual, out)
+            hopper(
+                gpu,
+                &Work {
+                    x: &framed,
+                    geometry,
+                    ..work
+                },
+            )
         }
     }
 }
 
-fn mma(
-    gpu: &Gpu,
-    x: &Array,
-    weights: &DeviceConv,
+/// Operands whose shapes have been checked.
+struct Work<'a> {
+    x: &'a Array,
+    weights: &'a DeviceConv,
     geometry: Geometry,
-    residual: Option<&Array>,
-    out: &Array,
-) -> Result<(), KernelError> {
+    residual: Option<&'a Array>,
+    out: &'a Array,
+}
+
+impl Work<'_> {
+    /// What both kernels take after their inputs: bias, residual, output, shape.
+    fn ending(&self, inputs: Arguments, words: &[usize]) -> Arguments {
+        let words: Vec<u32> = words.iter().map(|word| *word as u32).collect();
+        inputs
+            .maybe(self.weights.bias.as_ref())
+            .maybe(self.residual)
+            .array(self.out)
+            .words(&words)
+    }
+}
+
+fn mma(gpu: &Gpu, work: &Work<'_>) -> Result<(), KernelError> {
+    let Work {
+        x, weights, out, ..
+    } = work;
     let rows = out.row_count();
     let Geometry {
         stride,
@@ -239,7 +268,7 @@ fn mma(
         time,
         space,
         ..
-    } = geometry;
+    } = work.geometry;
     let mut words = [x.dims(), &out.dims()[1..]].concat();
     words.extend(weights.kernel);
     words.extend(stride);
@@ -249,7 +278,6 @@ fn mma(
         usize::from(time == TimePad::Zero),
         usize::from(space == SpacePad::Reflect),
     ]);
-    let words: Vec<u32> = words.iter().map(|word| *word as u32).collect();
     gpu.launch(&Launch {
         module: module_of(OP, ["conv_bf16", "conv_f32"], out.element())?,
         entry: OP,
@@ -260,13 +288,7 @@ fn mma(
         ],
         threads: 256,
         shared_bytes: TILE_SHARED_BYTES,
-        arguments: Arguments::new()
-            .array(x)
-            .array(&weights.weights)
-            .maybe(weights.bias.as_ref())
-            .maybe(residual)
-            .array(out)
-            .words(&words),
+        arguments: work.ending(Arguments::new().array(x).array(&weights.weights), &words),
     })
 }
 
@@ -282,14 +304,14 @@ fn tile_of(count: usize, width: usize, height: usize) -> [usize; 2] {
         .unwrap_or([count, 1])
 }
 
-fn hopper(
-    gpu: &Gpu,
-    x: &Array,
-    weights: &DeviceConv,
-    geometry: Geometry,
-    residual: Option<&Array>,
-    out: &Array,
-) -> Result<(), KernelError> {
+fn hopper(gpu: &Gpu, work: &Work<'_>) -> Result<(), KernelError> {
+    let Work {
+        x,
+        weights,
+        geometry,
+        out,
+        ..
+    } = work;
     let ([out_channels, taps, inner], [batch, in_t, in_h, in_w, _]) = (
         [0, 1, 2].map(|dim| weights.weights.dims()[dim]),
         [0, 1, 2, 3, 4].map(|dim| x.dims()[dim]),
@@ -330,20 +352,18 @@ fn hopper(
     words.extend(geometry.before);
     words.push(usize::from(geometry.time == TimePad::Zero));
     words.extend([tile_w, tiles_w, tiles_h, tiles_n, tiles]);
-    let words: Vec<u32> = words.iter().map(|word| *word as u32).collect();
     gpu.launch(&Launch {
         module: module_of(OP, modules, out.element())?,
         entry: "conv_hopper",
         blocks: [(tiles as u32).min(gpu.card().multiprocessors), 1, 1],
         threads: 384,
         shared_bytes: HOPPER_SHARED_BYTES,
-        arguments: Arguments::new()
-            .bytes(gpu.map(&positions_map)?)
-            .bytes(gpu.map(&weights_map)?)
-            .maybe(weights.bias.as_ref())
-            .maybe(residual)
-            .array(out)
-            .words(&words),
+        arguments: work.ending(
+            Arguments::new()
+                .bytes(gpu.map(&positions_map)?)
+                .bytes(gpu.map(&weights_map)?),
+            &words,
+        ),
     })
 }
 

@@ -5,7 +5,7 @@ use crate::KernelError;
 use crate::cuda::{Arguments, Array, Element, Gpu, Launch};
 use crate::modulation::cuda::{module_of, row_threads};
 
-/// Widest row that a block of `qk_norm_rope_pairs` holds.
+/// Widest row that a block of `qk_norm_rope_pairs_wide` holds; half of it without `_wide`.
 const PAIRS_WIDTH_MAX: usize = 8192;
 
 /// A [`RopeTable`] on a GPU.
@@ -129,33 +129,24 @@ pub fn qk_norm_rope(
         .word(width as u32)
         .word(heads as u32)
         .maybe(norm.weight.map(|weight| weight.0))
-        .float(norm.weight.map_or(0.0, |weight| weight.1));
-    let arguments = match pairs {
-        true => arguments,
-        false => arguments.word(norm.per_head.into()),
-    };
-    let arguments = arguments
+        .float(norm.weight.map_or(0.0, |weight| weight.1))
         .float(norm.eps)
         .maybe(rope.map(|(table, _)| &table.cos))
         .maybe(rope.map(|(table, _)| &table.sin))
         .word(columns as u32);
-    let (entry, threads, shared_bytes, arguments) = match pairs {
-        // Whole warps, which the sum over the block needs.
-        true => (
-            match width <= PAIRS_WIDTH_MAX / 2 {
-                true => "qk_norm_rope_pairs",
-                false => "qk_norm_rope_pairs_wide",
-            },
-            (width as u32 / 16).next_multiple_of(32).min(256),
-            0,
-            arguments,
-        ),
-        false => (
-            OP,
-            row_threads(width),
-            ((width + heads) * 4) as u32,
-            arguments.word(interleaved.into()),
-        ),
+    let (entry, threads, shared_bytes, arguments) = if pairs {
+        let entry = match width <= PAIRS_WIDTH_MAX / 2 {
+            true => "qk_norm_rope_pairs",
+            false => "qk_norm_rope_pairs_wide",
+        };
+        // Sixteen values a thread, in whole warps, which the sum over the block needs.
+        (entry, row_threads(width / 2), 0, arguments)
+    } else {
+        let arguments = arguments
+            .word(norm.per_head.into())
+            .word(interleaved.into());
+        let shared_bytes = ((width + heads) * 4) as u32;
+        (OP, row_threads(width), shared_bytes, arguments)
     };
     gpu.launch(&Launch {
         module: module_of(OP, ["rope_bf16", "rope_f32"], x.rows.element())?,

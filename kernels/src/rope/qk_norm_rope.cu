@@ -1,6 +1,6 @@
 // RMS norm of a row of queries or keys (whole, or each head apart), then rotation, in place.
-// x: act [rows, ld], of which `width` are used; cos, sin: float [rows, columns]. One block a row;
-// the row waits in shared memory for its partner values. No fast maths: angles must stay exact.
+// x: act [rows, ld], of which `width` are used; cos, sin: float [rows, columns]. One block a row.
+// No fast maths: angles must stay exact.
 constexpr u32 ROPE_THREADS = 256;
 
 DEVICE float head_factor(const float* head, u32 length, float eps) {
@@ -9,7 +9,7 @@ DEVICE float head_factor(const float* head, u32 length, float eps) {
     return 1.f / sqrtf(warp_sum(total) / length + eps);
 }
 
-// The same for what the large models have: one mean square a row, pairs half a head apart, halves in steps
+// What the large models have: one mean square a row, pairs half a head apart, halves in steps
 // of eight. A thread keeps both halves of its pairs in registers, so the row is read and written once.
 // 256 threads hold rows of up to 4096 for each of PAIR_VECTORS.
 template <u32 PAIR_VECTORS>
@@ -64,9 +64,10 @@ qk_norm_rope_pairs_wide(act* __restrict__ x, u32 ld, u32 width, u32 heads, const
     turn_pairs<2>(x, ld, width, heads, weight, weight_offset, eps, cos, sin, columns);
 }
 
+// Everything else: the row waits in shared memory for its partner values.
 KERNEL(ROPE_THREADS)
-qk_norm_rope(act* __restrict__ x, u32 ld, u32 width, u32 heads, const float* __restrict__ weight, float weight_offset, u32 per_head, float eps,
-             const float* __restrict__ cos, const float* __restrict__ sin, u32 columns, u32 interleaved) {
+qk_norm_rope(act* __restrict__ x, u32 ld, u32 width, u32 heads, const float* __restrict__ weight, float weight_offset, float eps,
+             const float* __restrict__ cos, const float* __restrict__ sin, u32 columns, u32 per_head, u32 interleaved) {
     DYNAMIC_SHARED(memory);
     SHARED float partials[32];
     float* const row = (float*)memory;       // [width]

@@ -96,7 +96,7 @@ def whole_pass(torch, told):
         model = LTX2VideoTransformer3DModel(**(small if CPU else {})).eval()
         text = [torch.randn(1, told["text"], model.config.caption_channels) for _ in range(2)]
         sigma = torch.full((1,), 500.0)
-    for size, (frames, rows, columns) in told["sizes"].items():
+    for size, (frames, rows, columns) in told["sizes"]:
         with torch.device(DEVICE):
             x = torch.randn(1, frames * rows * columns, model.config.in_channels)
             a = torch.randn(1, told["audio"], model.config.audio_in_channels)

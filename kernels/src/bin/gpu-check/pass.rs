@@ -23,8 +23,11 @@ use crate::child::{Card, say};
 
 const BLOCKS: usize = 48;
 const HEADS: usize = 32;
-/// Sizes of films and the tokens of their pictures; 121 frames each.
-const SIZES: [(&str, usize); 2] = [("768x512x121", 6144), ("1280x704x121", 14_080)];
+/// Sizes of films, and the frames, rows and columns of their pictures' tokens.
+const SIZES: [(&str, [usize; 3]); 2] = [
+    ("768x512x121", [16, 16, 24]),
+    ("1280x704x121", [16, 22, 40]),
+];
 /// Width of the picture's tokens.
 const WIDTH: usize = 4096;
 /// Tokens of the sound, and their width.
@@ -145,15 +148,15 @@ pub fn run(card: &Card) -> Result<(), Box<dyn Error>> {
         .try_for_each(|size| one_size(card, &weights, *size))
 }
 
-/// What the comparison with diffusers needs: sizes in tokens' frames, rows and columns.
+/// What the comparison with diffusers needs.
 pub fn torch_sizes() -> Value {
-    json!({"sizes": {"768x512x121": [16, 16, 24], "1280x704x121": [16, 22, 40]}, "audio": AUDIO.0, "text": TEXT})
+    json!({"sizes": SIZES, "audio": AUDIO.0, "text": TEXT})
 }
 
 fn one_size(
     card: &Card,
     weights: &Array,
-    (size, tokens): (&str, usize),
+    (size, grid): (&str, [usize; 3]),
 ) -> Result<(), Box<dyn Error>> {
     let gpu = &card.gpu;
     let text = [WIDTH, AUDIO.1].map(|width| random(gpu, Element::BF16, &[TEXT, width], 3));
@@ -161,7 +164,7 @@ fn one_size(
     let trace = Trace {
         gpu,
         blas: blas(card)?,
-        video: Stream::new(gpu, (tokens, WIDTH))?,
+        video: Stream::new(gpu, (grid.iter().product(), WIDTH))?,
         audio: Stream::new(gpu, AUDIO)?,
         text: [video_text?, audio_text?],
         flop: std::cell::Cell::new(0.0),
