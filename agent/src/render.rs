@@ -48,6 +48,7 @@ pub fn recipe(spec: &RenderSpec, given: Given) -> Recipe {
         shift: Shift::default(),
         refine: None,
         renoise: spec.given().renoise,
+        window_s: None,
         given,
     }
 }
