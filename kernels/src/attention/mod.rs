@@ -6,7 +6,6 @@
 mod card;
 mod cpu;
 pub mod cuda;
-mod pack;
 
 use crate::{Device, KernelError, Tensor};
 
