@@ -63,11 +63,7 @@ pub(super) fn attention(
 ) {
     let (isa, row) = (Isa::detect(), q.last_dim());
     let (keys, d) = (k.row_count(), row / heads.query);
-    let seen = match mask {
-        Mask::Keys(count) => count,
-        _ => keys,
-    };
-    cpu.count_product([q.row_count(), 2 * row, seen]);
+    cpu.count_product(super::work(q.row_count(), keys, heads.query, d, mask));
     let widest = WIDTHS.into_iter().find(|width| isa.has_width(*width));
     let inputs = Inputs {
         isa,
@@ -125,27 +121,26 @@ fn transposed(cpu: &Cpu, v: &[f32], heads: usize, d: usize) -> Vec<f32> {
 /// Weighs the keys of one head for its queries.
 fn attend(inputs: &Inputs<'_>, head: usize, queries: &Range<usize>, panels: &mut [Panel]) {
     let key_head = head * inputs.heads.key / inputs.heads.query;
-    let seen = visible_keys(inputs.mask, inputs.keys, queries);
-    // A block that begins before the first visible key holds hidden ones, which the mask knows.
-    for block in seen.start / KEY_BLOCK..seen.end.div_ceil(KEY_BLOCK) {
-        let start = block * KEY_BLOCK;
-        let span = start..seen.end.min(start + KEY_BLOCK);
-        for panel in &mut *panels {
-            panel.score(inputs, key_head, &span);
-            match inputs.width {
-                32 => vectorised(
-                    #[inline(always)]
-                    || panel.soften::<32>(inputs.mask, &span),
-                ),
-                16 => vectorised(
-                    #[inline(always)]
-                    || panel.soften::<16>(inputs.mask, &span),
-                ),
-                _ => panel.soften::<8>(inputs.mask, &span),
+    let seen = visible_keys(inputs.mask, inputs.keys, head, queries);
+    for seen in seen.into_iter().filter(|seen| !seen.is_empty()) {
+        for block in seen.start / KEY_BLOCK..seen.end.div_ceil(KEY_BLOCK) {
+            let start = block * KEY_BLOCK;
+            let span = Span {
+                keys: start..seen.end.min(start + KEY_BLOCK),
+                hidden: seen.start.saturating_sub(start),
+            };
+            for panel in &mut *panels {
+                panel.weigh(inputs, key_head, &span);
             }
-            panel.add_values(inputs, key_head, &span);
         }
     }
+}
+
+/// Keys of one block.
+struct Span {
+    keys: Range<usize>,
+    /// How many of the first may not be seen.
+    hidden: usize,
 }
 
 impl Panel {
@@ -173,14 +168,31 @@ impl Panel {
         }
     }
 
-    /// Scores of the keys of a span.
-    fn score(&mut self, inputs: &Inputs<'_>, key_head: usize, span: &Range<usize>) {
+    /// Adds what the keys of a span weigh.
+    fn weigh(&mut self, inputs: &Inputs<'_>, key_head: usize, span: &Span) {
+        self.score(inputs, key_head, &span.keys);
+        match inputs.width {
+            32 => vectorised(
+                #[inline(always)]
+                || self.soften::<32>(inputs.mask, span),
+            ),
+            16 => vectorised(
+                #[inline(always)]
+                || self.soften::<16>(inputs.mask, span),
+            ),
+            _ => self.soften::<8>(inputs.mask, span),
+        }
+        self.add_values(inputs, key_head, &span.keys);
+    }
+
+    /// Scores of keys.
+    fn score(&mut self, inputs: &Inputs<'_>, key_head: usize, keys: &Range<usize>) {
         let &Inputs { width, d, .. } = inputs;
         let row = inputs.heads.key * d;
         inputs.isa.multiply(
-            (&inputs.k[span.start * row + key_head * d..], row),
+            (&inputs.k[keys.start * row + key_head * d..], row),
             (&self.queries, width),
-            span.len(),
+            keys.len(),
             (&mut self.weights, width),
             Begin::Row(&[0.0; WIDTHS[0]]),
         );
@@ -188,10 +200,11 @@ impl Panel {
 
     /// Turns scores into weights and shrinks what was summed before to their scale.
     #[inline(always)]
-    fn soften<const W: usize>(&mut self, mask: Mask<'_>, span: &Range<usize>) {
+    fn soften<const W: usize>(&mut self, mask: Mask<'_>, span: &Span) {
         let (rows, _) = self.weights.as_chunks_mut::<W>();
-        let rows = &mut rows[..span.len()];
-        apply_mask(mask, self.first, span.start, rows);
+        let rows = &mut rows[..span.keys.len()];
+        apply_mask(mask, self.first, span.keys.start, rows);
+        rows[..span.hidden].fill([HIDDEN; W]);
         let before: [f32; W] = std::array::from_fn(|lane| self.tops[lane]);
         let mut tops = before;
         for row in &*rows {
@@ -234,14 +247,14 @@ impl Panel {
         }
     }
 
-    /// Adds the values of a span's keys by their weights.
-    fn add_values(&mut self, inputs: &Inputs<'_>, key_head: usize, span: &Range<usize>) {
+    /// Adds the values of keys by their weights.
+    fn add_values(&mut self, inputs: &Inputs<'_>, key_head: usize, keys: &Range<usize>) {
         let &Inputs { width, d, .. } = inputs;
         let blocks = inputs.keys.div_ceil(KEY_BLOCK);
-        let block = key_head * blocks + span.start / KEY_BLOCK;
+        let block = key_head * blocks + keys.start / KEY_BLOCK;
         inputs.isa.multiply(
             (&inputs.v[block * d * KEY_BLOCK..], KEY_BLOCK),
-            (&self.weights[..span.len() * width], width),
+            (&self.weights[..keys.len() * width], width),
             d,
             (&mut self.sums, width),
             Begin::Sums,
@@ -262,14 +275,22 @@ impl Panel {
 }
 
 /// Keys that any query of the block may see.
-fn visible_keys(mask: Mask<'_>, keys: usize, queries: &Range<usize>) -> Range<usize> {
-    match mask {
+fn visible_keys(
+    mask: Mask<'_>,
+    keys: usize,
+    head: usize,
+    queries: &Range<usize>,
+) -> Vec<Range<usize>> {
+    let range = match mask {
+        // A tile of a list is some whole blocks of queries.
+        Mask::Blocks(list) => return list.seen(head, queries.start),
         Mask::None | Mask::Additive(_) => 0..keys,
         Mask::Keys(count) => 0..count,
         Mask::Causal { first, window } => {
             oldest_key(queries.start, first, window)..queries.end.min(keys)
         }
-    }
+    };
+    vec![range]
 }
 
 /// The first key that a query may see.
@@ -282,7 +303,7 @@ fn oldest_key(query: usize, first: usize, window: Option<usize>) -> usize {
 #[inline(always)]
 fn apply_mask<const W: usize>(mask: Mask<'_>, query: usize, start: usize, rows: &mut [[f32; W]]) {
     match mask {
-        Mask::None | Mask::Keys(_) => {}
+        Mask::None | Mask::Keys(_) | Mask::Blocks(_) => {}
         Mask::Additive(mask) => {
             for (row, added) in rows.iter_mut().zip(&mask.f32s()[start..]) {
                 let added = added * std::f32::consts::LOG2_E;

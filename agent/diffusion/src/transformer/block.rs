@@ -237,9 +237,10 @@ impl Block {
     ) -> Result<(), KernelError> {
         let work = self.work(device);
         let Tokens { video, audio } = tokens;
-        let ropes = (&positions.video, &positions.audio);
-        work.attend_to_self(video, &self.video, &rows.video, ropes.0, perturbed)?;
-        work.attend_to_self(audio, &self.audio, &rows.audio, ropes.1, perturbed)
+        let place = (&positions.video, positions.video_mask());
+        work.attend_to_self(video, &self.video, &rows.video, place, perturbed)?;
+        let place = (&positions.audio, Mask::None);
+        work.attend_to_self(audio, &self.audio, &rows.audio, place, perturbed)
     }
 
     /// The rest of the block behind [`Block::begin`]; without the streams' view of each other when `isolated`.
@@ -348,7 +349,7 @@ impl Work<'_> {
         x: &mut Tensor,
         stream: &Stream,
         rows: &StreamRows,
-        rope: &RopeTable,
+        (rope, mask): (&RopeTable, Mask<'_>),
         perturbed: bool,
     ) -> Result<(), KernelError> {
         let query = self.modulated(x, rows.own.slot(slot::SHIFT), rows.own.slot(slot::SCALE))?;
@@ -357,7 +358,7 @@ impl Work<'_> {
             x: &query,
             context: None,
             rope,
-            mask: Mask::None,
+            mask,
             perturbed,
         };
         let gate = Epilogue::GatedResidual(rows.own.slot(slot::GATE));
