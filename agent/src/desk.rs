@@ -193,6 +193,16 @@ impl Broken {
     }
 }
 
+impl Broken {
+    /// The same where what ran out of memory needs so much besides what it said.
+    pub fn beside(mut self, bytes: u64) -> Self {
+        if let Self::Failed { peak_bytes, .. } = &mut self {
+            *peak_bytes = peak_bytes.map(|peak| peak.saturating_add(bytes));
+        }
+        self
+    }
+}
+
 impl From<ClientError> for Broken {
     fn from(error: ClientError) -> Self {
         if let ClientError::Stopped = error {

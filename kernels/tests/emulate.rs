@@ -139,7 +139,32 @@ fn planted_faults_are_caught() {
     let mma = |case: &Case| case.shape == "Mma 130x129 2/2 heads of 64 None";
     let wide_norm = |case: &Case| case.shape == "BF16 5x130 Rms { eps: 1e-6 }";
     let conv = |case: &Case| case.shape == "Hopper BF16 [2, 2, 6, 7] 72->130 Causal Zero";
-    let faults: [Fault<'_>; 10] = [
+    let lists = |case: &Case| case.shape == "HopperWide 700x999 2/1 heads of 128 Lists";
+    let faults: [Fault<'_>; 13] = [
+        // The blocks of a list are taken for the first ones.
+        (
+            "attention_hopper_128_wide",
+            "key = seen.id(j) * BLOCK_K",
+            "key = j * BLOCK_K",
+            &lists,
+            "off by",
+        ),
+        // The producer brings queries that nobody waits for.
+        (
+            "attention_hopper_128_wide",
+            "if (!seen.count) continue;",
+            "",
+            &lists,
+            "",
+        ),
+        // Keys that there are not are seen in the last block of a list.
+        (
+            "attention_hopper_128_wide",
+            "keys = s.keys - (seen.id(blocks - 1) + 1 - blocks) * BLOCK_K;",
+            "keys = s.keys;",
+            &lists,
+            "off by",
+        ),
         // A stage is filled again while its products are still under way.
         (
             "conv_hopper_tall_bf16",
@@ -161,8 +186,8 @@ fn planted_faults_are_caught() {
         // Values that are still being read are overwritten.
         (
             "attention_hopper_128",
-            "            wgmma_wait<0>();\n            if (elected) barrier_arrive(bars + V_EMPTY + 8 * before);",
-            "            if (elected) barrier_arrive(bars + V_EMPTY + 8 * before);\n            wgmma_wait<0>();",
+            "wgmma_wait<0>();\n                if (elected) barrier_arrive(bars + V_EMPTY + 8 * before);",
+            "if (elected) barrier_arrive(bars + V_EMPTY + 8 * before);\n                wgmma_wait<0>();",
             &hopper,
             "off by",
         ),
@@ -185,8 +210,8 @@ fn planted_faults_are_caught() {
         // The running number restarts at each tile.
         (
             "attention_hopper_128",
-            "u32 block = 0, round = 0;\n    KEEP_LOOP for (u32 tile = blockIdx.x; tile < s.tiles; tile += gridDim.x, round++) {",
-            "u32 block = 0, round = 0;\n    KEEP_LOOP for (u32 tile = blockIdx.x; tile < s.tiles; tile += gridDim.x, round++) {\n block = 0;",
+            "u32 block = 0, round = 0;\n    KEEP_LOOP for (u32 tile = blockIdx.x; tile < s.tiles; tile += gridDim.x) {",
+            "u32 block = 0, round = 0;\n    KEEP_LOOP for (u32 tile = blockIdx.x; tile < s.tiles; tile += gridDim.x) {\n block = 0;",
             &hopper,
             "",
         ),

@@ -8,6 +8,7 @@ use std::{
     process::{Command, Output},
 };
 
+use kernels::check::golden::{Golden, files};
 use serde_json::Value;
 
 fn run(name: &str, arguments: &[&str]) -> (Output, Value) {
@@ -35,17 +36,28 @@ fn without_a_gpu_it_says_so_and_lists_everything_as_skipped() {
     assert!(output.status.success(), "{said}");
     assert!(said.starts_with("no GPU: "), "{said}");
     for phase in [
-        "smoke", "ceilings", "correct", "bench", "torch", "pass", "nvrtc",
+        "smoke", "ceilings", "correct", "bench", "sparse", "torch", "pass", "nvrtc", "golden",
     ] {
         assert!(said.contains(&format!("skipped: {phase}")), "{said}");
     }
-    assert_eq!(report["skipped"].as_array().map(Vec::len), Some(7));
+    assert_eq!(report["skipped"].as_array().map(Vec::len), Some(9));
     assert_eq!(report["failures"].as_array().map(Vec::len), Some(0));
 }
 
 #[test]
 fn on_the_emulator_the_same_checks_run() {
-    let (output, report) = run("cpu", &["--cpu", "--op", "norm_modulate", "--seed", "5"]);
+    let (output, report) = run(
+        "cpu",
+        &[
+            "--cpu",
+            "--only",
+            "correct",
+            "--op",
+            "norm_modulate",
+            "--seed",
+            "5",
+        ],
+    );
     let said = String::from_utf8_lossy(&output.stdout);
     if report["failures"].to_string().contains("ended with") && !tools::has_compiler() {
         return tools::skipped("no C++ compiler");
@@ -58,6 +70,41 @@ fn on_the_emulator_the_same_checks_run() {
     );
     assert_eq!(report["seed"], 5);
     assert!(said.contains("checks right, 0 failures"), "{said}");
+}
+
+#[test]
+fn results_are_kept_beside_the_report_and_agree_with_the_cpu() {
+    let only = [
+        "--cpu",
+        "--only",
+        "golden",
+        "--op",
+        "attention,norm_modulate",
+        "--seed",
+        "9",
+    ];
+    let (output, report) = run("golden", &only);
+    if report["failures"].to_string().contains("ended with") && !tools::has_compiler() {
+        return tools::skipped("no C++ compiler");
+    }
+    assert!(output.status.success(), "{report}");
+    let folder = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("gpu-check-golden");
+    let paths = files(&folder).unwrap();
+    assert_eq!(
+        paths.len(),
+        3,
+        "attention, elementwise and resident: {paths:?}"
+    );
+    let cpu = kernels::Device::cpu(1).unwrap();
+    for path in paths {
+        let golden = Golden::read(&path).unwrap();
+        assert_eq!(golden.replay(&cpu).unwrap(), Vec::<String>::new());
+    }
+    let ran: Vec<&Value> = report["ops"].as_array().unwrap().iter().collect();
+    assert!(
+        ran.iter()
+            .all(|row| row["name"].as_str().unwrap().starts_with("golden "))
+    );
 }
 
 #[test]

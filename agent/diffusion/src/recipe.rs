@@ -41,6 +41,9 @@ pub struct Recipe {
     /// Noise level, between 0 and 1, that the given film and sound begin from where they are remade;
     /// nothing: from noise alone.
     pub renoise: Option<f32>,
+    /// Pictures see only what is at most so many seconds away, the first latent frame and given pictures
+    /// besides; nothing: all of the clip, as the model was trained.
+    pub window_s: Option<f32>,
     /// What is given of the clip.
     pub given: Given,
 }
@@ -87,6 +90,7 @@ impl Recipe {
             shift: Shift::default(),
             refine: None,
             renoise: None,
+            window_s: None,
             given: Given::default(),
         }
     }
@@ -111,6 +115,13 @@ impl Recipe {
         self.guidance.check(info)?;
         self.check_refine(info)?;
         self.check_renoise()?;
+        if let Some(window) = self
+            .window_s
+            .filter(|seconds| !(*seconds > 0.0 && seconds.is_finite()))
+        {
+            let reason = format!("must be seconds above 0, is {window}");
+            return Err(DiffusionError::recipe("window_s", reason));
+        }
         self.given.check(self, info)
     }
 
@@ -139,6 +150,7 @@ impl Recipe {
             .update(&adain.to_le_bytes())
             .update(&tone_map.to_le_bytes());
         hasher.update(&self.renoise.unwrap_or(1.0).to_le_bytes());
+        hasher.update(&self.window_s.unwrap_or(f32::INFINITY).to_le_bytes());
         self.given.hash(&mut hasher);
         *hasher.finalize().as_bytes()
     }
@@ -316,6 +328,11 @@ mod tests {
             refusal(|r| r.frames = 69),
             "frames: must be 1 plus a multiple of 4 up to 65, is 69"
         );
+        assert_eq!(
+            refusal(|r| r.window_s = Some(0.0)),
+            "window_s: must be seconds above 0, is 0"
+        );
+        assert!(refusal(|r| r.window_s = Some(f32::NAN)).starts_with("window_s"));
         assert_eq!(refusal(|r| r.fps = 0), "fps: must be 1 to 120, is 0");
         assert_eq!(refusal(|r| r.steps = Some(0)), "steps: must be 1 to 200");
         let nan = GuidanceChanges::scale(Some(f32::NAN));

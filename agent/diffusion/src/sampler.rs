@@ -73,6 +73,8 @@ pub struct Sampler<'a> {
     pub negative: Option<&'a Context>,
     /// What is given.
     pub conditions: &'a Conditions,
+    /// Latent frames that video tokens see on either side; nothing: all.
+    pub reach: Option<usize>,
 }
 
 /// The held tokens of one stream on the device.
@@ -137,9 +139,7 @@ impl Sampler<'_> {
         first: u32,
         on_step: &mut dyn FnMut(u32, &Latents) -> Control,
     ) -> Result<(Latents, u32, Control), DiffusionError> {
-        let positions = self
-            .transformer
-            .positions(&self.grid, &self.conditions.stills)?;
+        let positions = self.positions()?;
         let (video, audio) = self.channels();
         let conditions = self.conditions;
         let held = (
@@ -161,6 +161,15 @@ impl Sampler<'_> {
             }
         }
         Ok((latents, steps, Control::Continue))
+    }
+
+    fn positions(&self) -> Result<Positions, KernelError> {
+        let (transformer, stills) = (self.transformer, &self.conditions.stills);
+        let window = |reach| transformer.window(self.device, &self.grid, stills.len(), reach);
+        Ok(Positions {
+            window: self.reach.map(window).transpose()?,
+            ..transformer.positions(&self.grid, stills)?
+        })
     }
 
     /// What the sampler starts from: `noise` mixed with `base` (nothing stands for zeros) at the

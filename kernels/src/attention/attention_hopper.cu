@@ -3,6 +3,9 @@
 // queries fastest, so that the K and V of one head stay in L2.
 // Tensor maps are (d, row, head, 1) with boxes of 64 x rows and 128-byte swizzle, so a tile of HEAD
 // columns is HEAD/64 sub-tiles. o bf16 [queries, heads * HEAD]; lse float [heads, queries] or null.
+// list u32 [heads or 1, query tiles, list_most] names the blocks of keys that each tile sees, in order, and
+// counts how many; null: all. A tile that sees none gives zeros. Tiles are dealt out as without lists, so
+// blocks are done together when tiles see about as many.
 constexpr u32 KEY_STAGES = 2, SUBTILES = HEAD / 64, QUERY_ROWS = 64 * CONSUMERS;
 constexpr u32 QUERY_SUBTILE = QUERY_ROWS * 128, KEY_SUBTILE = BLOCK_K * 128;
 constexpr u32 QUERY_TILE = QUERY_SUBTILE * SUBTILES, KEY_TILE = KEY_SUBTILE * SUBTILES;
@@ -15,6 +18,22 @@ constexpr u32 Q_FULL = 0, Q_EMPTY = 8, K_FULL = 16, V_FULL = K_FULL + 8 * KEY_ST
 struct HopperShape {
     u32 queries, keys, heads, key_heads, ld_o, tiles;
     float scale_log2;
+    u32 list_head, list_most;  // lists from one head to the next (0: all share them), places of a list
+};
+
+// The blocks of keys that a tile of queries sees.
+struct Seen {
+    const u32* ids;  // null: all
+    u32 count;
+    DEVICE_MEMBER u32 id(u32 j) const { return ids ? ids[j] : j; }
+};
+struct Lists {
+    const u32 *ids, *counts;
+    DEVICE_MEMBER Seen of(u32 head, u32 query_tile, const HopperShape& s) const {
+        if (!ids) return Seen{ids, (s.keys + BLOCK_K - 1) / BLOCK_K};
+        const u32 at = head * s.list_head + query_tile;
+        return Seen{ids + (u64)at * s.list_most, counts[at]};
+    }
 };
 
 // Which stage a running block number uses, and the parity of its turn. Never restarts at a new tile.
@@ -73,83 +92,92 @@ struct Consumer {
     }
 };
 
-DEVICE void produce(const TensorMap* q, const TensorMap* k, const TensorMap* v, u32 tiles, u32 bars, const HopperShape& s) {
-    const u32 query_tiles = (s.queries + QUERY_ROWS - 1) / QUERY_ROWS, blocks = (s.keys + BLOCK_K - 1) / BLOCK_K;
+DEVICE void produce(const TensorMap* q, const TensorMap* k, const TensorMap* v, Lists lists, u32 tiles, u32 bars, const HopperShape& s) {
+    const u32 query_tiles = (s.queries + QUERY_ROWS - 1) / QUERY_ROWS;
     const u32 keys = tiles + QUERY_TILE, values = keys + KEY_STAGES * KEY_TILE;
     u32 block = 0, round = 0;
-    for (u32 tile = blockIdx.x; tile < s.tiles; tile += gridDim.x, round++) {
+    for (u32 tile = blockIdx.x; tile < s.tiles; tile += gridDim.x) {
         const int head = tile / query_tiles, key_head = head * (int)s.key_heads / (int)s.heads, row = tile % query_tiles * QUERY_ROWS;
-        barrier_wait(bars + Q_EMPTY, (round & 1) ^ 1);
+        const Seen seen = lists.of(head, tile % query_tiles, s);
+        if (!seen.count) continue;
+        barrier_wait(bars + Q_EMPTY, (round++ & 1) ^ 1);
         barrier_expect(bars + Q_FULL, QUERY_TILE);
         for (u32 i = 0; i < SUBTILES; i++) tma_load4(tiles + i * QUERY_SUBTILE, q, bars + Q_FULL, i * 64, row, head, 0);
-        for (u32 j = 0; j < blocks; j++, block++) {
+        for (u32 j = 0; j < seen.count; j++, block++) {
             const u32 stage = stage_of(block), empty = turn_of(block) ^ 1;
+            const int key = seen.id(j) * BLOCK_K;
             barrier_wait(bars + K_EMPTY + 8 * stage, empty);
             barrier_expect(bars + K_FULL + 8 * stage, KEY_TILE);
             for (u32 i = 0; i < SUBTILES; i++)
-                tma_load4(keys + stage * KEY_TILE + i * KEY_SUBTILE, k, bars + K_FULL + 8 * stage, i * 64, j * BLOCK_K, key_head, 0);
+                tma_load4(keys + stage * KEY_TILE + i * KEY_SUBTILE, k, bars + K_FULL + 8 * stage, i * 64, key, key_head, 0);
             barrier_wait(bars + V_EMPTY + 8 * stage, empty);
             barrier_expect(bars + V_FULL + 8 * stage, KEY_TILE);
             for (u32 i = 0; i < SUBTILES; i++)
-                tma_load4(values + stage * KEY_TILE + i * KEY_SUBTILE, v, bars + V_FULL + 8 * stage, i * 64, j * BLOCK_K, key_head, 0);
+                tma_load4(values + stage * KEY_TILE + i * KEY_SUBTILE, v, bars + V_FULL + 8 * stage, i * 64, key, key_head, 0);
         }
     }
 }
 
-DEVICE void consume(bf16* o, float* lse, u32 tiles, u32 bars, const HopperShape& s) {
+DEVICE void consume(bf16* o, float* lse, Lists lists, u32 tiles, u32 bars, const HopperShape& s) {
     const u32 group = threadIdx.x / 128 - 1, lane = threadIdx.x % WARP, warp = threadIdx.x / WARP % 4;
     const bool elected = threadIdx.x % 128 == 0;
-    const u32 query_tiles = (s.queries + QUERY_ROWS - 1) / QUERY_ROWS, blocks = (s.keys + BLOCK_K - 1) / BLOCK_K;
+    const u32 query_tiles = (s.queries + QUERY_ROWS - 1) / QUERY_ROWS;
     Consumer c;
     c.queries = tiles + group * 64 * 128, c.keys = tiles + QUERY_TILE, c.values = c.keys + KEY_STAGES * KEY_TILE;
     // Two warpgroups take turns at the matrix units. The first turn is given once a kernel: the turn
     // that is left over at the end of a tile is the credit of the next.
     if (CONSUMERS == 2 && group == 1) named_arrive(1, 256);
     u32 block = 0, round = 0;
-    KEEP_LOOP for (u32 tile = blockIdx.x; tile < s.tiles; tile += gridDim.x, round++) {
+    KEEP_LOOP for (u32 tile = blockIdx.x; tile < s.tiles; tile += gridDim.x) {
+        const u32 head = tile / query_tiles;
+        const Seen seen = lists.of(head, tile % query_tiles, s);
         UNROLL for (u32 i = 0; i < HEAD / 2; i++) c.out[i] = 0.f;
         c.top[0] = c.top[1] = HIDDEN, c.sum[0] = c.sum[1] = 0.f;
-        barrier_wait(bars + Q_FULL, round & 1);
-        barrier_wait(bars + K_FULL + 8 * stage_of(block), turn_of(block));
-        c.multiply_keys(stage_of(block));
-        wgmma_wait<0>();
-        if (elected) barrier_arrive(bars + K_EMPTY + 8 * stage_of(block));
-        c.softmax(0, s.keys, s.scale_log2);
-        c.pack();
-        KEEP_LOOP for (u32 j = 1; j < blocks; j++) {
-            const u32 before = stage_of(block), turn = turn_of(block);
-            block++;
+        if (seen.count) {
+            // Where the keys end when the blocks are laid side by side: only the last one can reach beyond it.
+            const u32 blocks = seen.count, keys = s.keys - (seen.id(blocks - 1) + 1 - blocks) * BLOCK_K;
+            barrier_wait(bars + Q_FULL, round++ & 1);
             barrier_wait(bars + K_FULL + 8 * stage_of(block), turn_of(block));
-            if (CONSUMERS == 2) named_sync(1 + group, 256);
             c.multiply_keys(stage_of(block));
-            barrier_wait(bars + V_FULL + 8 * before, turn);
-            c.multiply_values(before);
-            if (CONSUMERS == 2) named_arrive(2 - group, 256);
-            wgmma_wait<1>();
-            if (elected) barrier_arrive(bars + K_EMPTY + 8 * stage_of(block));
-            c.softmax(j * BLOCK_K, s.keys, s.scale_log2);
             wgmma_wait<0>();
-            if (elected) barrier_arrive(bars + V_EMPTY + 8 * before);
-            c.rescale();
+            if (elected) barrier_arrive(bars + K_EMPTY + 8 * stage_of(block));
+            c.softmax(0, keys, s.scale_log2);
             c.pack();
+            KEEP_LOOP for (u32 j = 1; j < blocks; j++) {
+                const u32 before = stage_of(block), turn = turn_of(block);
+                block++;
+                barrier_wait(bars + K_FULL + 8 * stage_of(block), turn_of(block));
+                if (CONSUMERS == 2) named_sync(1 + group, 256);
+                c.multiply_keys(stage_of(block));
+                barrier_wait(bars + V_FULL + 8 * before, turn);
+                c.multiply_values(before);
+                if (CONSUMERS == 2) named_arrive(2 - group, 256);
+                wgmma_wait<1>();
+                if (elected) barrier_arrive(bars + K_EMPTY + 8 * stage_of(block));
+                c.softmax(j * BLOCK_K, keys, s.scale_log2);
+                wgmma_wait<0>();
+                if (elected) barrier_arrive(bars + V_EMPTY + 8 * before);
+                c.rescale();
+                c.pack();
+            }
+            if (elected) barrier_arrive(bars + Q_EMPTY);
+            barrier_wait(bars + V_FULL + 8 * stage_of(block), turn_of(block));
+            c.multiply_values(stage_of(block));
+            wgmma_wait<0>();
+            if (elected) barrier_arrive(bars + V_EMPTY + 8 * stage_of(block));
+            block++;
         }
-        if (elected) barrier_arrive(bars + Q_EMPTY);
-        barrier_wait(bars + V_FULL + 8 * stage_of(block), turn_of(block));
-        c.multiply_values(stage_of(block));
-        wgmma_wait<0>();
-        if (elected) barrier_arrive(bars + V_EMPTY + 8 * stage_of(block));
-        block++;
-        const u32 head = tile / query_tiles, first = tile % query_tiles * QUERY_ROWS + group * 64 + warp * 16 + lane / 4;
+        const u32 first = tile % query_tiles * QUERY_ROWS + group * 64 + warp * 16 + lane / 4;
         UNROLL for (u32 r = 0; r < 2; r++) {
             float total = c.sum[r];
             total += shuffle_xor(total, 1);
             total += shuffle_xor(total, 2);
             const u32 row = first + 8 * r;
             if (row >= s.queries) continue;
-            const float factor = 1.f / total;
+            const float factor = seen.count ? 1.f / total : 0.f;
             u32* const at = (u32*)(o + (u64)row * s.ld_o + head * HEAD) + lane % 4;
             UNROLL for (u32 i = 0; i < HEAD / 8; i++) at[4 * i] = pack_bf16(c.out[4 * i + 2 * r] * factor, c.out[4 * i + 2 * r + 1] * factor);
-            if (lse && lane % 4 == 0) lse[(u64)head * s.queries + row] = c.top[r] * s.scale_log2 * 0.6931471806f + logf(total);
+            if (lse && lane % 4 == 0) lse[(u64)head * s.queries + row] = seen.count ? c.top[r] * s.scale_log2 * 0.6931471806f + logf(total) : -INFINITE;
         }
     }
     // The credit that is still out belongs to nobody: take it, so that no barrier is left half full.
@@ -157,9 +185,10 @@ DEVICE void consume(bf16* o, float* lse, u32 tiles, u32 bars, const HopperShape&
 }
 
 KERNEL(HOPPER_THREADS, 1)
-attention_hopper(GRID_CONSTANT TensorMap q, GRID_CONSTANT TensorMap k, GRID_CONSTANT TensorMap v, bf16* __restrict__ o, float* __restrict__ lse,
-                 HopperShape s) {
+attention_hopper(GRID_CONSTANT TensorMap q, GRID_CONSTANT TensorMap k, GRID_CONSTANT TensorMap v, const u32* __restrict__ list,
+                 const u32* __restrict__ counts, bf16* __restrict__ o, float* __restrict__ lse, HopperShape s) {
     DYNAMIC_SHARED(memory);
+    const Lists lists{list, counts};
     const u32 tiles = (shared_address(memory) + 1023) & ~1023u, bars = tiles + QUERY_TILE + 2 * KEY_STAGES * KEY_TILE;
     if (threadIdx.x == 0) {
         barrier_init(bars + Q_FULL, 1);
@@ -175,9 +204,9 @@ attention_hopper(GRID_CONSTANT TensorMap q, GRID_CONSTANT TensorMap k, GRID_CONS
     block_sync();
     if (threadIdx.x < 128) {
         registers_fewer<CONSUMERS == 2 ? 24 : 32>();
-        if (threadIdx.x == 0) produce(&q, &k, &v, tiles, bars, s);
+        if (threadIdx.x == 0) produce(&q, &k, &v, lists, tiles, bars, s);
     } else {
         registers_more<CONSUMERS == 2 ? 240 : 160>();
-        consume(o, lse, tiles, bars, s);
+        consume(o, lse, lists, tiles, bars, s);
     }
 }

@@ -1,6 +1,8 @@
 // o = softmax(scale q k^T + mask) v with mma.sync, for every card since sm_80. Online softmax; one
 // block for BLOCK_Q queries of a head; K and V double buffered with cp.async.
 // q bf16 [queries, ld_q], k, v bf16 [keys, ld_k], head h at column h * d; o bf16 [queries, heads * d].
+// list u32 [heads or 1, blocks of queries, list_most] names the blocks of keys that a block of queries sees, in
+// order, and counts how many; LISTS says whether there is one: without, its reading would cost 5 % more instructions.
 // HEAD (64, 128 or 256) is d rounded up: a narrower head is filled with zeros.
 constexpr u32 WARPS = HEAD == 64 ? 4 : 8, ROW_TILES = HEAD == 64 ? 2 : 1;
 constexpr u32 BLOCK_Q = WARPS * ROW_TILES * 16, BLOCK_K = HEAD == 256 ? 32 : 64, CHUNKS = HEAD / 8;
@@ -12,6 +14,7 @@ struct AttentionShape {
     u32 visible_keys;        // keys from here on are hidden
     u32 causal, first, window;  // keys first..=query, of these the last `window` (0: all)
     float scale;
+    u32 list_head, list_most;  // lists from one head to the next (0: all share them), places of a list
 };
 
 template <u32 ROWS>
@@ -25,7 +28,7 @@ DEVICE void load_rows(u32 to, const bf16* from, u32 ld, u32 first, u32 rows, u32
 
 KERNEL(WARPS* WARP)
 attention_mma(const bf16* __restrict__ q, const bf16* __restrict__ k, const bf16* __restrict__ v, const float* __restrict__ mask,
-              bf16* __restrict__ o, float* __restrict__ lse, AttentionShape s) {
+              const u32* __restrict__ list, const u32* __restrict__ counts, bf16* __restrict__ o, float* __restrict__ lse, AttentionShape s) {
     DYNAMIC_SHARED(memory);
     const u32 queries = (shared_address(memory) + 127) & ~127u, keys = queries + BLOCK_Q * HEAD * 2, values = keys + 2 * KEY_BYTES;
     const u32 warp = threadIdx.x / WARP, lane = threadIdx.x % WARP, head = blockIdx.y, first_q = blockIdx.x * BLOCK_Q;
@@ -37,6 +40,11 @@ attention_mma(const bf16* __restrict__ q, const bf16* __restrict__ k, const bf16
         end = end < last ? end : last;
         start = (oldest > s.first ? oldest : s.first) / BLOCK_K * BLOCK_K;
     }
+    u32 left = 0;  // blocks of the list that are to come
+    if (LISTS) {
+        const u32 tile = head * s.list_head + blockIdx.x;
+        list += (u64)tile * s.list_most, left = counts[tile], start = *list * BLOCK_K;
+    }
     load_rows<BLOCK_Q>(queries, q, s.ld_q, first_q, s.queries, s.d);
     load_rows<BLOCK_K>(keys, k, s.ld_k, start, s.keys, s.d);
     copy_async_commit();
@@ -47,10 +55,12 @@ attention_mma(const bf16* __restrict__ q, const bf16* __restrict__ k, const bf16
     float out[ROW_TILES][HEAD / 8][4] = {}, top[ROW_TILES][2], sum[ROW_TILES][2] = {};
     UNROLL for (u32 i = 0; i < ROW_TILES; i++) top[i][0] = top[i][1] = HIDDEN;
     u32 stage = 0;
-    KEEP_LOOP for (u32 at = start; at < end; at += BLOCK_K, stage ^= 1) {
+    KEEP_LOOP for (u32 at = start, next; LISTS ? left > 0 : at < end; at = next, stage ^= 1) {
         copy_async_wait<1>();
         block_sync();
-        if (at + BLOCK_K < end) load_rows<BLOCK_K>(keys + (stage ^ 1) * KEY_BYTES, k, s.ld_k, at + BLOCK_K, s.keys, s.d);
+        const bool more = LISTS ? --left > 0 : at + BLOCK_K < end;
+        next = LISTS && more ? *++list * BLOCK_K : at + BLOCK_K;
+        if (more) load_rows<BLOCK_K>(keys + (stage ^ 1) * KEY_BYTES, k, s.ld_k, next, s.keys, s.d);
         copy_async_commit();
         float score[ROW_TILES][BLOCK_K / 8][4] = {};
         UNROLL for (u32 c = 0; c < HEAD / 16; c++) {
@@ -98,7 +108,7 @@ attention_mma(const bf16* __restrict__ q, const bf16* __restrict__ k, const bf16
         }
         copy_async_wait<1>();
         block_sync();
-        if (at + BLOCK_K < end) load_rows<BLOCK_K>(values + (stage ^ 1) * KEY_BYTES, v, s.ld_k, at + BLOCK_K, s.keys, s.d);
+        if (more) load_rows<BLOCK_K>(values + (stage ^ 1) * KEY_BYTES, v, s.ld_k, next, s.keys, s.d);
         copy_async_commit();
         UNROLL for (u32 c = 0; c < BLOCK_K / 16; c++)
             UNROLL for (u32 n = 0; n < HEAD / 16; n++) {

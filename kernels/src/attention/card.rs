@@ -1,21 +1,14 @@
 //! `attention` of tensors that lie on a card.
 
-use super::cuda::{DeviceMask, Inputs, attention as on_card, best_path};
+use super::cuda::{DeviceMask, Inputs, attention as on_card, best_path, has_kernel};
 use super::{Heads, Mask};
 use crate::cuda::Element;
 use crate::rope::cuda::Columns;
 use crate::{Cuda, KernelError, Tensor};
 
-/// Widest head that a card's kernel has.
-const HEAD_MAX: usize = 256;
-
 /// Whether a card has a kernel for heads of `d` over this many keys.
 fn fits(d: usize, queries: usize, keys: usize, mask: Mask<'_>) -> bool {
-    d.is_multiple_of(8)
-        && d <= HEAD_MAX
-        && queries > 0
-        && keys > 0
-        && !matches!(mask, Mask::Keys(0))
+    has_kernel(d) && queries > 0 && keys > 0 && !matches!(mask, Mask::Keys(0))
 }
 
 pub(super) fn attention(
@@ -31,8 +24,8 @@ pub(super) fn attention(
     if !fits(d, q.row_count(), k.row_count(), mask) {
         return on_host(card, [q, k, v], heads, mask, o);
     }
-    let cpu = card.cpu();
-    cpu.count_product([q.row_count(), 2 * q.last_dim(), k.row_count()]);
+    let work = super::work(q.row_count(), k.row_count(), heads.query, d, mask);
+    card.cpu().count_product(work);
     let (q, k, v) = (card.halves(q)?, card.halves(k)?, card.halves(v)?);
     let additive = match mask {
         Mask::Additive(mask) => Some(card.floats(mask)?),
@@ -41,6 +34,10 @@ pub(super) fn attention(
     let on_device = match (mask, &additive) {
         (Mask::Additive(_), Some(mask)) => DeviceMask::Additive(mask),
         (Mask::Keys(count), _) => DeviceMask::Keys(count),
+        (Mask::Blocks(list), _) => match &list.card {
+            Some(list) => DeviceMask::Blocks(list),
+            None => return Err(crate::tensor::mismatch("a card", "the processor")),
+        },
         (Mask::Causal { first, window }, _) => DeviceMask::Causal { first, window },
         _ => DeviceMask::None,
     };

@@ -47,11 +47,7 @@ pub(super) fn attention(
 ) {
     let width = q.last_dim();
     let (keys, d) = (k.row_count(), width / heads.query);
-    let seen = match mask {
-        Mask::Keys(count) => count,
-        _ => keys,
-    };
-    cpu.count_product([q.row_count(), 2 * width, seen]);
+    cpu.count_product(super::work(q.row_count(), keys, heads.query, d, mask));
     let packed = Packed::new(cpu, k.f32s(), v.f32s(), heads.key, d);
     let inputs = Inputs {
         q: q.f32s(),
@@ -78,19 +74,33 @@ pub(super) fn attention(
 
 /// Weighted sums over the keys for queries `first..` of one head.
 fn attend(inputs: &Inputs<'_>, head: usize, first: usize, state: &mut State) {
+    let (mask, rows) = (inputs.mask, state.totals.len());
+    state.sums.fill(0.0);
+    state.totals.fill(0.0);
+    state.maxima.fill(HIDDEN);
+    for range in visible_keys(mask, inputs.keys, head, first, rows) {
+        attend_range(inputs, head, first, &range, state);
+    }
+}
+
+/// The same over one range of keys.
+fn attend_range(
+    inputs: &Inputs<'_>,
+    head: usize,
+    first: usize,
+    range: &Range<usize>,
+    state: &mut State,
+) {
     let Inputs {
         q, heads, mask, d, ..
     } = *inputs;
     let (width, packed) = (heads.query * d, &inputs.packed);
     let rows = state.totals.len();
     let key_head = head * heads.key / heads.query;
-    state.sums.fill(0.0);
-    state.totals.fill(0.0);
-    state.maxima.fill(HIDDEN);
-    let range = visible_keys(mask, inputs.keys, first, rows);
-    // A panel that begins before the first visible key holds hidden ones, which the mask knows.
+    // A panel that begins before the first visible key holds hidden ones.
     let mut start = range.start / packed.width * packed.width;
     while start < range.end {
+        let hidden = range.start.saturating_sub(start);
         let span = (start, KEY_BLOCK.min(range.end - start));
         let queries = (&q[first * width + head * d..], width);
         packed.scores(key_head, span, queries, (&mut state.scores, KEY_BLOCK));
@@ -100,6 +110,7 @@ fn attend(inputs: &Inputs<'_>, head: usize, first: usize, state: &mut State) {
                 for row in 0..rows {
                     soften(state, row, span, packed.padded_d, |start, scores| {
                         apply_mask(mask, heads.scale, first + row, start, scores);
+                        scores[..hidden].fill(HIDDEN);
                     });
                 }
             },
@@ -148,15 +159,24 @@ fn store(state: &State, padded_d: usize, out: &mut [f32], width: usize, column: 
 }
 
 /// Keys that any query of the block may see.
-fn visible_keys(mask: Mask<'_>, keys: usize, first_query: usize, rows: usize) -> Range<usize> {
-    match mask {
+fn visible_keys(
+    mask: Mask<'_>,
+    keys: usize,
+    head: usize,
+    first_query: usize,
+    rows: usize,
+) -> Vec<Range<usize>> {
+    let range = match mask {
+        // A tile of a list is some whole blocks of queries.
+        Mask::Blocks(list) => return list.seen(head, first_query),
         Mask::None | Mask::Additive(_) => 0..keys,
         Mask::Keys(count) => 0..count,
         Mask::Causal { first, window } => {
             let oldest = window.map_or(0, |window| (first_query + 1).saturating_sub(window));
             first.max(oldest)..(first_query + rows).min(keys)
         }
-    }
+    };
+    vec![range]
 }
 
 /// Scales the scores of one query against keys `start..` and hides what it may not see.
@@ -164,7 +184,7 @@ fn visible_keys(mask: Mask<'_>, keys: usize, first_query: usize, rows: usize) ->
 fn apply_mask(mask: Mask<'_>, scale: f32, query: usize, start: usize, scores: &mut [f32]) {
     scores.iter_mut().for_each(|score| *score *= scale);
     match mask {
-        Mask::None | Mask::Keys(_) => {}
+        Mask::None | Mask::Keys(_) | Mask::Blocks(_) => {}
         Mask::Additive(mask) => {
             scores
                 .iter_mut()

@@ -1,6 +1,6 @@
 //! `attention` on a GPU: mma.sync on every card, wgmma and TMA on compute capability 9.0.
 
-use super::{Heads, Mask, OP};
+use super::{Grid, Heads, Mask, OP};
 use crate::KernelError;
 use crate::cuda::{Arguments, Array, Element, Gpu, Launch, MapShape};
 use crate::rope::cuda::Columns;
@@ -19,11 +19,149 @@ pub enum Path {
 /// The fastest path that a card and a call allow; blocks of 176 keys were 3 to 9 % faster on an H100 at
 /// 6k to 100k tokens.
 pub fn best_path(gpu: &Gpu, d: usize, mask: Mask<'_>) -> Path {
-    let plain = matches!(mask, Mask::None | Mask::Keys(_));
+    let plain = matches!(mask, Mask::None | Mask::Keys(_) | Mask::Blocks(_));
     match (gpu.card().is_hopper() && plain, d) {
         (true, 64) => Path::Hopper,
         (true, 128) => Path::HopperWide,
         _ => Path::Mma,
+    }
+}
+
+/// Widest head that a kernel has.
+const HEAD_MAX: usize = 256;
+
+/// Whether there is a kernel for heads of `d`.
+pub(super) fn has_kernel(d: usize) -> bool {
+    d.is_multiple_of(8) && (1..=HEAD_MAX).contains(&d)
+}
+
+/// What the fastest path takes at a time; heads that have no kernel are the processor's.
+pub(super) fn grid_of(gpu: &Gpu, d: usize) -> Grid {
+    let variant = variant(best_path(gpu, d, Mask::None), d);
+    variant.map_or(Grid::CPU, |variant| variant.grid)
+}
+
+/// What a path takes at a time for heads of `d`.
+///
+/// # Errors
+/// [`KernelError::Unsupported`] for heads that it does not have.
+pub fn grid(path: Path, d: usize) -> Result<Grid, KernelError> {
+    variant(path, d)
+        .map(|variant| variant.grid)
+        .ok_or_else(|| missing(path, d))
+}
+
+fn missing(path: Path, d: usize) -> KernelError {
+    KernelError::unsupported(OP, format!("heads of {d} through {path:?}"))
+}
+
+/// A kernel for heads of some widths.
+struct Variant {
+    module: &'static str,
+    /// The module that reads lists of blocks.
+    listed: &'static str,
+    grid: Grid,
+    /// Width that heads are filled up to.
+    head: usize,
+    threads: u32,
+}
+
+fn variant(path: Path, d: usize) -> Option<Variant> {
+    let (module, listed, queries, keys, head, threads) = match (path, d) {
+        _ if !has_kernel(d) => return None,
+        (Path::Mma, 1..=64) => (
+            "attention_mma_64",
+            "attention_mma_64_lists",
+            128,
+            64,
+            64,
+            128,
+        ),
+        (Path::Mma, 65..=128) => (
+            "attention_mma_128",
+            "attention_mma_128_lists",
+            128,
+            64,
+            128,
+            256,
+        ),
+        (Path::Mma, _) => (
+            "attention_mma_256",
+            "attention_mma_256_lists",
+            128,
+            32,
+            256,
+            256,
+        ),
+        (Path::Hopper, 64) => (
+            "attention_hopper_64",
+            "attention_hopper_64",
+            192,
+            128,
+            64,
+            512,
+        ),
+        (Path::Hopper, 128) => (
+            "attention_hopper_128",
+            "attention_hopper_128",
+            128,
+            128,
+            128,
+            384,
+        ),
+        (Path::HopperWide, 128) => {
+            let name = "attention_hopper_128_wide";
+            (name, name, 128, 176, 128, 384)
+        }
+        _ => return None,
+    };
+    Some(Variant {
+        module,
+        listed,
+        grid: Grid { queries, keys },
+        head,
+        threads,
+    })
+}
+
+/// A [`super::BlockList`] in a machine's memory.
+#[derive(Debug, Clone)]
+pub struct DeviceBlocks {
+    pub(super) grid: Grid,
+    /// Queries and keys.
+    pub(super) sizes: [usize; 2],
+    /// Heads that have lists; 1: all share them.
+    pub(super) heads: usize,
+    /// Places of a list.
+    pub(super) most: usize,
+    /// U32 [head, tile, most]
+    pub(super) ids: Array,
+    /// U32 [head, tile]
+    pub(super) counts: Array,
+}
+
+impl DeviceBlocks {
+    /// Refuses lists of another kernel, other sizes or heads.
+    fn expect(&self, grid: Grid, sizes: [usize; 2], heads: usize) -> Result<(), KernelError> {
+        if (self.grid, self.sizes) != (grid, sizes) || ![1, heads].contains(&self.heads) {
+            let found = (self.grid, self.sizes, self.heads);
+            return Err(KernelError::shape(
+                OP,
+                "blocks",
+                (grid, sizes, heads),
+                found,
+            ));
+        }
+        Ok(())
+    }
+
+    /// Lists between one head and the next, and places of a list.
+    fn strides(&self) -> [u32; 2] {
+        let tiles = self.counts.count() / self.heads;
+        [
+            if self.heads == 1 { 0 } else { tiles as u32 },
+            self.most as u32,
+        ]
     }
 }
 
@@ -118,6 +256,8 @@ pub enum DeviceMask<'a> {
     Keys(usize),
     /// F32 [Nk] added to each score of a key.
     Additive(&'a Array),
+    /// The blocks of a list.
+    Blocks(&'a DeviceBlocks),
     /// Keys `first..=q`, of these the last `window`.
     Causal {
         /// First key that is not padding.
@@ -125,17 +265,6 @@ pub enum DeviceMask<'a> {
         /// Keys a query sees at most.
         window: Option<usize>,
     },
-}
-
-/// Module and shape of a block on the mma path: (name, queries, keys, head, threads).
-fn mma_variant(d: usize) -> Option<(&'static str, usize, usize, usize, u32)> {
-    match d {
-        0 => None,
-        1..=64 => Some(("attention_mma_64", 128, 64, 64, 128)),
-        65..=128 => Some(("attention_mma_128", 128, 64, 128, 256)),
-        129..=256 => Some(("attention_mma_256", 128, 32, 256, 256)),
-        _ => None,
-    }
 }
 
 fn mma(
@@ -147,16 +276,13 @@ fn mma(
     o: &Array,
     lse: Option<&Array>,
 ) -> Result<(), KernelError> {
-    let Some((module, block_q, block_k, head, threads)) =
-        mma_variant(d).filter(|_| d.is_multiple_of(8))
-    else {
-        return Err(KernelError::unsupported(
-            OP,
-            format!("heads of {d} on a GPU"),
-        ));
-    };
+    let variant = variant(Path::Mma, d).ok_or_else(|| missing(Path::Mma, d))?;
+    let Grid {
+        queries: block_q,
+        keys: block_k,
+    } = variant.grid;
     let (queries, keys) = (inputs.q.rows.row_count(), inputs.k.rows.row_count());
-    let (mut visible, mut causal, mut additive) = (keys, [0, 0, 0], None);
+    let (mut visible, mut causal, mut additive, mut list) = (keys, [0, 0, 0], None, None);
     match mask {
         DeviceMask::None => {}
         DeviceMask::Keys(count) if (1..=keys).contains(&count) => visible = count,
@@ -169,6 +295,10 @@ fn mma(
         DeviceMask::Additive(mask) => {
             mask.expect(OP, "mask", Element::F32, &[keys])?;
             additive = Some(mask);
+        }
+        DeviceMask::Blocks(blocks) => {
+            blocks.expect(variant.grid, [queries, keys], heads.query)?;
+            list = Some(blocks);
         }
         DeviceMask::Causal { .. } if queries != keys => {
             return Err(KernelError::shape(OP, "k", [queries], [keys]));
@@ -191,17 +321,20 @@ fn mma(
         .collect();
     words.extend(causal.map(|word| word as u32));
     words.push(heads.scale.to_bits());
+    words.extend(list.map_or([0, 0], DeviceBlocks::strides));
     gpu.launch(&Launch {
-        module,
+        module: list.map_or(variant.module, |_| variant.listed),
         entry: "attention_mma",
         blocks: [queries.div_ceil(block_q) as u32, heads.query as u32, 1],
-        threads,
-        shared_bytes: ((block_q + 4 * block_k) * head * 2 + 128) as u32,
+        threads: variant.threads,
+        shared_bytes: ((block_q + 4 * block_k) * variant.head * 2 + 128) as u32,
         arguments: Arguments::new()
             .long(inputs.q.address())
             .long(inputs.k.address())
             .long(inputs.v.address())
             .maybe(additive)
+            .maybe(list.map(|list| &list.ids))
+            .maybe(list.map(|list| &list.counts))
             .array(o)
             .maybe(lse)
             .words(&words),
@@ -222,44 +355,45 @@ fn hopper(
     o: &Array,
     lse: Option<&Array>,
 ) -> Result<(), KernelError> {
-    let keys = match mask {
-        DeviceMask::None => inputs.k.rows.row_count(),
-        DeviceMask::Keys(count) if (1..=inputs.k.rows.row_count()).contains(&count) => count,
+    let variant = variant(path, d).ok_or_else(|| missing(path, d))?;
+    let (queries, all) = (inputs.q.rows.row_count(), inputs.k.rows.row_count());
+    let (keys, list) = match mask {
+        DeviceMask::None => (all, None),
+        DeviceMask::Keys(count) if (1..=all).contains(&count) => (count, None),
+        DeviceMask::Blocks(list) => {
+            list.expect(variant.grid, [queries, all], heads.query)?;
+            (all, Some(list))
+        }
         _ => return Err(KernelError::unsupported(OP, "a mask through wgmma")),
     };
-    let (module, block_k, consumers) = match (path, d) {
-        (Path::Hopper, 64) => ("attention_hopper_64", 128, 3),
-        (Path::Hopper, 128) => ("attention_hopper_128", 128, 2),
-        (Path::HopperWide, 128) => ("attention_hopper_128_wide", 176, 2),
-        _ => {
-            return Err(KernelError::unsupported(
-                OP,
-                format!("heads of {d} through wgmma"),
-            ));
-        }
-    };
-    let (queries, rows) = (inputs.q.rows.row_count(), 64 * consumers);
+    let Grid {
+        queries: rows,
+        keys: block_k,
+    } = variant.grid;
     let tiles = queries.div_ceil(rows) * heads.query;
     let map = |part: Columns<'_>, heads: usize, count: usize, box_rows: usize| {
         gpu.map(&map_shape(part, d, heads, count, box_rows))
     };
     let words =
         [queries, keys, heads.query, heads.key, o.last_dim(), tiles].map(|word| word as u32);
+    let strides = list.map_or([0, 0], DeviceBlocks::strides);
     let scale_log2 = heads.scale * std::f32::consts::LOG2_E;
     let tile_bytes = (rows + 4 * block_k) * d * 2;
     gpu.launch(&Launch {
-        module,
+        module: list.map_or(variant.module, |_| variant.listed),
         entry: "attention_hopper",
         blocks: [(tiles as u32).min(gpu.card().multiprocessors), 1, 1],
-        threads: 128 * (consumers as u32 + 1),
+        threads: variant.threads,
         shared_bytes: (tile_bytes + 1024 + 128) as u32,
         arguments: Arguments::new()
             .bytes(map(inputs.q, heads.query, queries, rows)?)
             .bytes(map(inputs.k, heads.key, keys, block_k)?)
             .bytes(map(inputs.v, heads.key, keys, block_k)?)
+            .maybe(list.map(|list| &list.ids))
+            .maybe(list.map(|list| &list.counts))
             .array(o)
             .maybe(lse)
-            .words(&[&words[..], &[scale_log2.to_bits()]].concat()),
+            .words(&[&words[..], &[scale_log2.to_bits()], &strides].concat()),
     })
 }
 

@@ -3,12 +3,15 @@
 //! q [Nq, H d], k and v [Nk, Hkv d] -> o [Nq, H d]; F32. Query head h reads key head h * Hkv / H.
 //! Softmax runs online over blocks of keys, so memory stays at one block a thread.
 
+mod blocks;
 mod card;
 mod cpu;
 pub mod cuda;
 mod pack;
 
 use crate::{Device, KernelError, Tensor};
+
+pub use blocks::{BlockList, Grid};
 
 const OP: &str = "attention";
 
@@ -21,6 +24,8 @@ pub enum Mask<'a> {
     Keys(usize),
     /// All, with a value [Nk] added to each score of a key.
     Additive(&'a Tensor),
+    /// The blocks of keys that a list names, made for the same device, head width, queries and keys.
+    Blocks(&'a BlockList),
     /// Keys `first..=q`, and of these only the last `window` when there is one. Query and key
     /// counts are equal. A query that sees nothing gives zeros.
     Causal {
@@ -81,6 +86,7 @@ pub fn attention(
                 format!("{count} of {keys} keys"),
             ));
         }
+        Mask::Blocks(list) => list.expect([queries, keys], heads.query)?,
         Mask::None | Mask::Keys(_) | Mask::Causal { .. } => {}
     }
     match device {
@@ -90,13 +96,28 @@ pub fn attention(
     Ok(())
 }
 
+/// What is multiplied, as the sizes of one product: scores and weighted sums of all heads.
+fn work(queries: usize, keys: usize, heads: usize, d: usize, mask: Mask<'_>) -> [usize; 3] {
+    let pairs = match mask {
+        Mask::Blocks(list) => list.pairs(heads),
+        Mask::Keys(count) => queries * count * heads,
+        Mask::None | Mask::Additive(_) | Mask::Causal { .. } => queries * keys * heads,
+    };
+    [pairs, 2, d]
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::testing::{assert_close, noise, tensor};
 
-    fn visible(mask: Mask<'_>, q: usize, k: usize) -> Option<f64> {
+    fn visible(mask: Mask<'_>, h: usize, q: usize, k: usize) -> Option<f64> {
         match mask {
+            Mask::Blocks(list) => list
+                .seen(h, q)
+                .iter()
+                .any(|r| r.contains(&k))
+                .then_some(0.0),
             Mask::None => Some(0.0),
             Mask::Keys(count) => (k < count).then_some(0.0),
             Mask::Additive(mask) => Some(f64::from(mask.f32s()[k])),
@@ -127,7 +148,8 @@ mod tests {
                     .filter_map(|m| {
                         Some((
                             m,
-                            visible(mask, n, m)? + f64::from(heads.scale) * dot(query, &head(k, m)),
+                            visible(mask, h, n, m)?
+                                + f64::from(heads.scale) * dot(query, &head(k, m)),
                         ))
                     })
                     .collect();
@@ -145,6 +167,51 @@ mod tests {
             }
         }
         out
+    }
+
+    /// Every third block, from another one on for each tile; the second tile sees nothing.
+    fn random_list(sizes: [usize; 2], [queries, keys]: [usize; 2], heads: usize) -> BlockList {
+        let (tiles, blocks) = (sizes[0].div_ceil(queries), sizes[1].div_ceil(keys) as u32);
+        let list = |at: usize| match at % tiles {
+            1 => Vec::new(),
+            _ => (at as u32 % 2..blocks).filter(|id| id % 3 < 2).collect(),
+        };
+        let lists = (0..heads * tiles).map(list).collect();
+        BlockList::new(Grid { queries, keys }, sizes, heads, lists).unwrap()
+    }
+
+    #[test]
+    fn a_list_of_all_blocks_changes_no_bit_and_one_of_half_of_them_halves_the_work() {
+        let device = Device::cpu(2).unwrap();
+        let (q, k, v) = (
+            noise(1, &[300, 64]),
+            noise(2, &[333, 64]),
+            noise(3, &[333, 64]),
+        );
+        let heads = Heads {
+            query: 2,
+            key: 2,
+            scale: 0.2,
+        };
+        let run = |mask| {
+            let (before, mut o) = (device.flop(), tensor(&[300, 64], vec![f32::NAN; 300 * 64]));
+            attention(&device, &q, &k, &v, heads, mask, &mut o).unwrap();
+            (o, device.flop() - before)
+        };
+        let list = |sees: fn(usize, usize) -> bool| {
+            BlockList::of_units(&device, 32, [300, 333], 37, sees).unwrap()
+        };
+        let (every, some, none) = (
+            list(|_, _| true),
+            list(|_, key| key < 4),
+            list(|_, _| false),
+        );
+        let ((dense, all), (listed, same)) = (run(Mask::None), run(Mask::Blocks(&every)));
+        assert!(dense.f32s() == listed.f32s() && all == same);
+        let (_, half) = run(Mask::Blocks(&some));
+        assert!(half < all * 6 / 10, "{half} of {all}");
+        let (nothing, none) = run(Mask::Blocks(&none));
+        assert!(nothing.f32s().iter().all(|value| *value == 0.0) && none == 0);
     }
 
     #[test]
@@ -183,6 +250,9 @@ mod tests {
                     window: Some(7),
                 });
             }
+            let lists = [(64, 176, query), (128, 64, query), (192, 32, 1)];
+            let lists = lists.map(|(a, b, heads)| random_list([queries, keys], [a, b], heads));
+            masks.extend(lists.iter().map(Mask::Blocks));
             for mask in masks {
                 let mut o = tensor(&[queries, query * d], vec![f32::NAN; queries * query * d]);
                 attention(&device, &q, &k, &v, heads, mask, &mut o).unwrap();

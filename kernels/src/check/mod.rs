@@ -6,6 +6,7 @@
 
 mod attention;
 mod elementwise;
+pub mod golden;
 mod moving;
 mod products;
 mod resident;
@@ -128,14 +129,25 @@ impl Case {
     }
 }
 
+/// Families of ops.
+pub const FAMILIES: [&str; 5] = ["elementwise", "moving", "products", "attention", "resident"];
+
+/// The cases of a family that a card of this kind can run; none for a word that is no family.
+pub fn family(name: &str, scale: Scale, hopper: bool) -> Vec<Case> {
+    match name {
+        "elementwise" => elementwise::cases(scale),
+        "moving" => moving::cases(scale),
+        "products" => products::cases(scale, hopper),
+        "attention" => attention::cases(scale, hopper),
+        "resident" => resident::cases(scale),
+        _ => Vec::new(),
+    }
+}
+
 /// All cases that a card of this kind can run.
 pub fn cases(scale: Scale, hopper: bool) -> Vec<Case> {
-    let mut cases = elementwise::cases(scale);
-    cases.extend(moving::cases(scale));
-    cases.extend(products::cases(scale, hopper));
-    cases.extend(attention::cases(scale, hopper));
-    cases.extend(resident::cases(scale));
-    cases
+    let all = FAMILIES.iter();
+    all.flat_map(|name| family(name, scale, hopper)).collect()
 }
 
 /// Both sides of a case, and where its random numbers come from.

@@ -133,23 +133,24 @@ const fn module(
     }
 }
 
-const fn attention(
-    name: &'static str,
-    constants: &'static [(&'static str, u32)],
-    cards: Cards,
-) -> Module {
-    let (parts, entries): (&'static [&'static str], &'static [&'static str]) = match cards {
-        Cards::All => (&[ATTENTION_MMA], &["attention_mma"]),
-        Cards::Hopper => (&[ATTENTION_HOPPER], &["attention_hopper"]),
-    };
+const fn attention_mma(name: &'static str, constants: &'static [(&'static str, u32)]) -> Module {
     Module {
         name,
         act: Act::BF16,
         constants,
-        parts,
-        entries,
-        cards,
+        parts: &[ATTENTION_MMA],
+        entries: &["attention_mma"],
+        cards: Cards::All,
         fast_math: true,
+    }
+}
+
+const fn attention_hopper(name: &'static str, constants: &'static [(&'static str, u32)]) -> Module {
+    Module {
+        parts: &[ATTENTION_HOPPER],
+        entries: &["attention_hopper"],
+        cards: Cards::Hopper,
+        ..attention_mma(name, constants)
     }
 }
 
@@ -288,23 +289,23 @@ pub static MODULES: &[Module] = &[
     conv_hopper("conv_hopper_wide_f32", Act::F32, CONV_WIDE),
     conv_hopper("conv_hopper_tall_bf16", Act::BF16, CONV_TALL),
     conv_hopper("conv_hopper_tall_f32", Act::F32, CONV_TALL),
-    attention("attention_mma_64", &[("HEAD", 64)], Cards::All),
-    attention("attention_mma_128", &[("HEAD", 128)], Cards::All),
-    attention("attention_mma_256", &[("HEAD", 256)], Cards::All),
-    attention(
+    attention_mma("attention_mma_64", &[("HEAD", 64), ("LISTS", 0)]),
+    attention_mma("attention_mma_128", &[("HEAD", 128), ("LISTS", 0)]),
+    attention_mma("attention_mma_256", &[("HEAD", 256), ("LISTS", 0)]),
+    attention_mma("attention_mma_64_lists", &[("HEAD", 64), ("LISTS", 1)]),
+    attention_mma("attention_mma_128_lists", &[("HEAD", 128), ("LISTS", 1)]),
+    attention_mma("attention_mma_256_lists", &[("HEAD", 256), ("LISTS", 1)]),
+    attention_hopper(
         "attention_hopper_64",
         &[("HEAD", 64), ("BLOCK_K", 128), ("CONSUMERS", 3)],
-        Cards::Hopper,
     ),
-    attention(
+    attention_hopper(
         "attention_hopper_128",
         &[("HEAD", 128), ("BLOCK_K", 128), ("CONSUMERS", 2)],
-        Cards::Hopper,
     ),
-    attention(
+    attention_hopper(
         "attention_hopper_128_wide",
         &[("HEAD", 128), ("BLOCK_K", 176), ("CONSUMERS", 2)],
-        Cards::Hopper,
     ),
 ];
 

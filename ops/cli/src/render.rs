@@ -39,7 +39,7 @@ use crate::{
     progress::seconds,
     save::Target,
 };
-use options::{ContinueArgs, StageArgs, TuneArgs};
+use options::{ContinueArgs, ReachArgs, StageArgs, TuneArgs};
 use shoot::Shoot;
 
 #[derive(Args, Debug)]
@@ -72,6 +72,8 @@ pub struct RenderArgs {
     tune: TuneArgs,
     #[command(flatten)]
     stages: StageArgs,
+    #[command(flatten)]
+    reach: ReachArgs,
 }
 
 /// Names of [`Engine`] on the command line.

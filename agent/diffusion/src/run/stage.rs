@@ -24,6 +24,8 @@ pub(crate) struct Stage<'a> {
     pub guidance: GuidancePlan,
     /// Steps of the stages before.
     pub before: u32,
+    /// Latent frames that video tokens see on either side; nothing: all.
+    pub reach: Option<usize>,
     transformer: &'a Transformer,
     shrink: usize,
     noise: (NoiseStream, NoiseStream),
@@ -40,12 +42,17 @@ pub(crate) fn stages<'a>(weights: &'a Weights, recipe: &Recipe) -> Vec<Stage<'a>
     let grid = Grid::of(recipe, &weights.compression);
     let shrink = if recipe.refine.is_some() { SHRINK } else { 1 };
     let small = grid.shrunk(shrink);
+    let frame_s = weights.compression.video[0] as f32 / recipe.fps as f32;
+    let reach = recipe
+        .window_s
+        .map(|seconds| (seconds / frame_s).ceil() as usize);
     let layers = weights.transformer.config().layers;
     let first = Stage {
         grid: small,
         sigmas: begun_at(weights.sigmas(recipe, &small), recipe.renoise),
         guidance: weights.guidance.clone().with(&recipe.guidance, layers),
         before: 0,
+        reach,
         transformer: &weights.transformer,
         shrink,
         noise: (NoiseStream::Video, NoiseStream::Audio),
@@ -58,6 +65,7 @@ pub(crate) fn stages<'a>(weights: &'a Weights, recipe: &Recipe) -> Vec<Stage<'a>
         sigmas: REFINING.to_vec(),
         guidance: GuidancePlan::scales(1.0, 1.0),
         before: first.steps(),
+        reach,
         transformer: weights.refiner.as_ref().unwrap_or(&weights.transformer),
         shrink: 1,
         noise: (NoiseStream::VideoRefining, NoiseStream::AudioRefining),
@@ -125,6 +133,7 @@ impl Stage<'_> {
             context: &texts.prompt,
             negative: texts.negative.as_ref(),
             conditions,
+            reach: self.reach,
         }
     }
 

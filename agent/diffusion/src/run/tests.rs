@@ -105,6 +105,33 @@ fn golden_recipe(golden: &Golden) -> Recipe {
     }
 }
 
+/// Seventeen latent frames of 28 tokens: more than a tile of queries.
+fn long(window_s: Option<f32>) -> Recipe {
+    Recipe {
+        width: 112,
+        frames: 1 + 16 * WEIGHTS.info().frames_step,
+        steps: Some(2),
+        window_s,
+        ..short(3)
+    }
+}
+
+#[test]
+fn a_window_over_the_whole_clip_changes_no_bit_and_a_short_one_saves_work() {
+    // Work is counted by the device, which other tests must not share; the first film encodes the prompt too.
+    let weights = open(2);
+    let film = |window_s| {
+        let before = weights.device.flop();
+        let clip = finish(&weights, &long(window_s), Start::Fresh);
+        (clip, weights.device.flop() - before)
+    };
+    let ((all, _), (wide, work)) = (film(None), film(Some(60.0)));
+    assert_same(&all, &wide, "a window over everything");
+    let (narrow, less) = film(Some(0.1));
+    assert_ne!(narrow.latents_digest, all.latents_digest);
+    assert!(less < work, "{less} of {work}");
+}
+
 #[test]
 fn the_text_context_equals_the_reference() {
     let golden = Golden::open("end_to_end");

@@ -254,14 +254,14 @@ impl Block {
             video,
             &self.video,
             &rows.video,
-            &positions.video,
+            (&positions.video, positions.video_mask()),
             cuts.perturbed,
         )?;
         work.attend_to_self(
             audio,
             &self.audio,
             &rows.audio,
-            &positions.audio,
+            (&positions.audio, Mask::None),
             cuts.perturbed,
         )?;
         let mask = context.mask.as_ref();
@@ -350,7 +350,7 @@ impl Work<'_> {
         x: &mut Tensor,
         stream: &Stream,
         rows: &StreamRows,
-        rope: &RopeTable,
+        (rope, mask): (&RopeTable, Mask<'_>),
         perturbed: bool,
     ) -> Result<(), KernelError> {
         let query = self.modulated(x, rows.own.slot(slot::SHIFT), rows.own.slot(slot::SCALE))?;
@@ -359,7 +359,7 @@ impl Work<'_> {
             x: &query,
             context: None,
             rope,
-            mask: Mask::None,
+            mask,
             perturbed,
         };
         let gate = Epilogue::GatedResidual(rows.own.slot(slot::GATE));

@@ -6,6 +6,7 @@ mod config;
 mod memory;
 mod modulation;
 mod positions;
+mod window;
 
 use kernels::copy::copy_range;
 use kernels::linear::Epilogue;

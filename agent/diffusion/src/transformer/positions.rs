@@ -1,6 +1,7 @@
 //! Where tokens lie in time and space, and the rotary tables made from that.
 
 use kernels::KernelError;
+use kernels::attention::{BlockList, Mask};
 use kernels::rope::{Axis, RopeTable, rope_table};
 
 use super::config::{RopeConfig, TransformerConfig};
@@ -24,6 +25,8 @@ pub struct Positions {
     pub video_cross: RopeTable,
     /// Audio side of the cross-stream attention: time.
     pub audio_cross: RopeTable,
+    /// What video tokens see of each other; absent: all.
+    pub window: Option<BlockList>,
 }
 
 impl Positions {
@@ -61,7 +64,13 @@ impl Positions {
             audio: time(&seconds, rope.audio_max, config.audio.width())?,
             video_cross: time(&video.time, cross_max, cross)?,
             audio_cross: time(&seconds, cross_max, cross)?,
+            window: None,
         })
+    }
+
+    /// What a video token may see of the others.
+    pub fn video_mask(&self) -> Mask<'_> {
+        self.window.as_ref().map_or(Mask::None, Mask::Blocks)
     }
 }
 

@@ -78,10 +78,14 @@ pub fn torch_shapes() -> Value {
 }
 
 type Outcome = Result<(), Box<dyn Error>>;
-type Launches<'a> = Vec<Box<dyn Fn() -> Result<(), KernelError> + 'a>>;
+/// Work that is measured together.
+pub type Launches<'a> = Vec<Box<dyn Fn() -> Result<(), KernelError> + 'a>>;
 
 /// Median and spread of one launch in milliseconds, over replays of all `launches`.
-fn measure(card: &Card, launches: &Launches<'_>) -> Result<(f32, f32), Box<dyn Error>> {
+///
+/// # Errors
+/// When the card refuses.
+pub fn measure(card: &Card, launches: &Launches<'_>) -> Result<(f32, f32), Box<dyn Error>> {
     let all = || launches.iter().try_for_each(|launch| launch());
     // Once outside: loads modules and makes plans, which a recording may not.
     all()?;

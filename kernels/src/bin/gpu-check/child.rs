@@ -11,7 +11,7 @@ use kernels::cuda::{
     emulation,
 };
 
-use crate::{bench, options::Options, pass};
+use crate::{bench, golden, options::Options, pass, sparse};
 
 /// Says a line.
 pub fn say(line: Value) {
@@ -46,6 +46,8 @@ pub fn run(options: &Options, part: &str) -> Result<bool, Box<dyn Error>> {
         "correct" => correct(&card.gpu, Scale::Model, name, options.seed).map(|()| true),
         "ceilings" => bench::ceilings(&card).map(|()| true),
         "bench" => bench::run(&card, name).map(|()| true),
+        "sparse" => sparse::run(&card).map(|()| true),
+        "golden" => golden::write(options, &card.gpu, name).map(|()| true),
         "pass" => pass::run(&card).map(|()| true),
         "nvrtc" => on_the_spot(options, &card).map(|()| true),
         _ => Err(format!("there is no part '{part}'").into()),
@@ -106,6 +108,12 @@ fn probe(options: &Options) -> bool {
     true
 }
 
+/// The driver's version alone.
+pub fn smi_driver() -> Option<String> {
+    let all = smi()?;
+    all.split(',').next().map(str::to_string)
+}
+
 /// Driver, clocks and temperature in nvidia-smi's own words; only read, nothing is set.
 fn smi() -> Option<String> {
     let query =
@@ -134,12 +142,11 @@ fn emulated(options: &Options, phase: &str, name: &str) -> Result<bool, Box<dyn 
         return Ok(true);
     }
     let emulator = Emulator::start(&emulator_folder(options), &emulation(MODULES), (9, 0))?;
-    correct(
-        &Gpu::new(Arc::new(emulator)),
-        Scale::Small,
-        name,
-        options.seed,
-    )?;
+    let gpu = Gpu::new(Arc::new(emulator));
+    match phase {
+        "golden" => golden::write(options, &gpu, name)?,
+        _ => correct(&gpu, Scale::Small, name, options.seed)?,
+    }
     Ok(true)
 }
 

@@ -4,11 +4,13 @@
 
 mod bench;
 mod child;
+mod golden;
 mod make;
 mod options;
 mod parent;
 mod pass;
 mod report;
+mod sparse;
 
 use std::process::ExitCode;
 

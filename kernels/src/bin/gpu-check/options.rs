@@ -37,7 +37,8 @@ usage: gpu-check [--out DIR] [--lib-dir DIR]... [--python PROGRAM] [--only PHASE
   --out DIR        folder for gpu-check.json and the kernel cache (gpu-check-results)
   --lib-dir DIR    folder of libcublasLt and libnvrtc, or a Python site-packages with nvidia/*/lib
   --python PROGRAM Python that may have torch, to be compared with (python3)
-  --only PHASE,…   only these of probe, smoke, ceilings, correct, bench, torch, pass and nvrtc
+  --only PHASE,…   only these of probe, smoke, ceilings, correct, bench, sparse, torch, pass,
+                   nvrtc and golden
   --op NAME,…      only ops whose name contains one of these
   --budget-s N     seconds for everything (480)
   --seed N         where random inputs begin (the clock)

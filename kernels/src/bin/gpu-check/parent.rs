@@ -11,7 +11,7 @@ use std::{
 
 use serde_json::Value;
 
-use kernels::check::{Scale, cases};
+use kernels::check::{FAMILIES, Scale, cases};
 
 use crate::{bench, options::Options, report::Report};
 
@@ -23,10 +23,17 @@ const PHASES: &[(&str, u64)] = &[
     ("ceilings", 40),
     ("correct", 60),
     ("bench", 60),
+    // Lists of blocks at long lengths: time beside that without a list.
+    ("sparse", 60),
     ("torch", 120),
     ("pass", 90),
     ("nvrtc", 60),
+    // Results of the small cases, for CI without a card.
+    ("golden", 60),
 ];
+
+/// What `--cpu` runs.
+const EMULATED: [&str; 3] = ["probe", "correct", "golden"];
 
 /// Compares with PyTorch; written to the results' folder and run from there.
 const TORCH: &str = include_str!("bench_torch.py");
@@ -47,9 +54,7 @@ pub fn run(options: &Options) -> Result<bool, Box<dyn Error>> {
             report.skipped.push(format!("{phase}: not asked for"));
             continue;
         }
-        if report.env.contains_key("no_gpu")
-            || (options.cpu && !["probe", "correct"].contains(phase))
-        {
+        if report.env.contains_key("no_gpu") || (options.cpu && !EMULATED.contains(phase)) {
             let why = if options.cpu { "emulated" } else { "no GPU" };
             report.skipped.push(format!("{phase}: {why}"));
             continue;
@@ -104,6 +109,7 @@ fn parts(phase: &str, options: &Options) -> Vec<String> {
             .filter(|group| options.wants(group))
             .map(|group| group.to_string())
             .collect(),
+        "golden" => FAMILIES.map(str::to_string).to_vec(),
         _ => return vec![phase.to_string()],
     };
     names.dedup();

@@ -118,6 +118,7 @@ fn recipe(scene: &impl Asked, seed: u64) -> Recipe {
         shift: Shift::default(),
         refine: None,
         renoise: None,
+        window_s: None,
         given: Given::default(),
     }
 }

@@ -85,6 +85,18 @@ impl TuneArgs {
     }
 }
 
+/// How far pictures look.
+#[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "Long films")]
+pub struct ReachArgs {
+    /// Let pictures see only what is at most so many seconds before and after them, and the first and given
+    /// ones; sound still hears all. The model was not trained so: the film becomes another, less consistent
+    /// over time. It pays from several times that length and tens of thousands of tokens on, where attention
+    /// is most of the work (a minute at small sizes, or ten seconds at 1280x704) [default: all of the film]
+    #[arg(long, value_name = "SECONDS")]
+    pub attention_window: Option<f32>,
+}
+
 /// Whether the film is made in two stages.
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Two stages")]

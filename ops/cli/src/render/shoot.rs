@@ -124,6 +124,7 @@ impl Shoot<'_> {
             guidance: self.args.tune.changes(spec.guidance_scale),
             shift: self.args.tune.shift(),
             refine: self.args.stages.refine(),
+            window_s: self.args.reach.attention_window,
             ..render::recipe(spec, given)
         }
     }

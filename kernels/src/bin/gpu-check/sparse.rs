@@ -1,0 +1,88 @@
+//! Attention over lists of blocks: does it take time in proportion to the blocks that are kept?
+
+use std::error::Error;
+
+use serde_json::json;
+
+use kernels::attention::cuda::{DeviceMask, Inputs, Path, attention, best_path, grid};
+use kernels::attention::{BlockList, Heads, Mask};
+use kernels::cuda::Element;
+use kernels::rope::cuda::Columns;
+
+use crate::bench::{Launches, measure, random};
+use crate::child::{Card, say};
+
+/// Self-attention of 1280x704 at 289 frames: tokens, heads and their width.
+const TOKENS: usize = 32_640;
+const HEADS: usize = 32;
+const HEAD: usize = 128;
+/// One block of so many is kept.
+const ONE_OF: [usize; 4] = [1, 2, 4, 8];
+
+/// Measures the fastest path of the card, and mma.sync where that is another.
+///
+/// # Errors
+/// When the card refuses.
+pub fn run(card: &Card) -> Result<(), Box<dyn Error>> {
+    let best = best_path(&card.gpu, HEAD, Mask::None);
+    path(card, best)?;
+    match best {
+        Path::Mma => Ok(()),
+        _ => path(card, Path::Mma),
+    }
+}
+
+/// Every n-th block of keys for every tile of queries, beside no list at all.
+fn path(card: &Card, path: Path) -> Result<(), Box<dyn Error>> {
+    let (gpu, width) = (&card.gpu, HEADS * HEAD);
+    let packed = random(gpu, Element::BF16, &[TOKENS, 3 * width], 5)?;
+    let o = gpu.empty(Element::BF16, &[TOKENS, width])?;
+    let columns = |first| Columns {
+        rows: &packed,
+        first,
+        width,
+    };
+    let inputs = Inputs {
+        q: columns(0),
+        k: columns(width),
+        v: columns(2 * width),
+    };
+    let heads = Heads {
+        query: HEADS,
+        key: HEADS,
+        scale: 1.0 / (HEAD as f32).sqrt(),
+    };
+    let time = |mask: DeviceMask<'_>| -> Result<(f32, f32), Box<dyn Error>> {
+        let launches: Launches<'_> = vec![Box::new(|| {
+            attention(gpu, path, inputs, heads, mask, &o, None)
+        })];
+        measure(card, &launches)
+    };
+    let tell = |shape: String, pairs: f64, of_dense: f64, (ms, spread): (f32, f32)| {
+        let tflops = 4.0 * pairs * HEAD as f64 / f64::from(ms) / 1e9;
+        say(json!({
+            "kind": "op", "name": format!("attention lists {path:?}"), "shape": shape, "ms": ms,
+            "ms_spread": spread, "tflops": tflops, "of_dense": of_dense,
+        }));
+    };
+    let all = (HEADS * TOKENS * TOKENS) as f64;
+    let dense = time(DeviceMask::None)?;
+    tell(format!("{TOKENS}x{HEAD} no list"), all, 1.0, dense);
+    for one_of in ONE_OF {
+        let list = list(path, one_of)?;
+        let found = time(DeviceMask::Blocks(&list.upload(gpu)?))?;
+        let pairs = list.pairs(HEADS) as f64;
+        let shape = format!("{TOKENS}x{HEAD} {:.1} % of blocks", 100.0 * pairs / all);
+        tell(shape, pairs, f64::from(found.0 / dense.0), found);
+    }
+    Ok(())
+}
+
+/// Each tile begins with another block, so that all keys are read by somebody.
+fn list(path: Path, one_of: usize) -> Result<BlockList, Box<dyn Error>> {
+    let grid = grid(path, HEAD)?;
+    let blocks = TOKENS.div_ceil(grid.keys) as u32;
+    let of_tile = |tile: usize| ((tile % one_of) as u32..blocks).step_by(one_of).collect();
+    let lists = (0..TOKENS.div_ceil(grid.queries)).map(of_tile).collect();
+    Ok(BlockList::new(grid, [TOKENS, TOKENS], 1, lists)?)
+}
