@@ -88,7 +88,7 @@ pub(crate) fn exp2_of_negative(x: f32) -> f32 {
     let p = p * r + 0.009_671_513;
     let p = p * r + 0.055_507_336;
     let p = p * r + 0.240_222_42;
-    let p = p * r + 0.693_147;
+    let p = p * r + 0.693_146_94;
     let p = p * r + 1.0;
     let exponent = shifted
         .to_bits()
