@@ -198,8 +198,11 @@ fn memory_table(needs: &[MemoryNeed]) -> String {
             1 => need.class.clone(),
             devices => format!("{} x{devices}", need.class),
         };
-        let gib = |bytes: u64| format!("{:.2} GiB", bytes as f64 / f64::from(1 << 30));
-        let some = |bytes: Option<u64>| bytes.map_or("-".into(), gib);
+        let shown = |bytes: u64| match bytes {
+            0x4000_0000.. => format!("{:.2} GiB", bytes as f64 / f64::from(1 << 30)),
+            _ => format!("{:.1} MiB", bytes as f64 / f64::from(1 << 20)),
+        };
+        let some = |bytes: Option<u64>| bytes.map_or("-".into(), shown);
         text += &format!(
             "{:16} {:>11} {:>9} {class:28} {:>10} {:>16} {:>10} {:>10}\n",
             need.weights,
@@ -208,7 +211,7 @@ fn memory_table(needs: &[MemoryNeed]) -> String {
             some(need.foretold_bytes),
             format!("{} ({})", some(need.peak_p95_bytes), need.peaks),
             some(need.proven_bytes),
-            gib(need.device_bytes),
+            shown(need.device_bytes),
         );
     }
     text

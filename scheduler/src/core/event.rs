@@ -8,12 +8,15 @@
 
 use schemas::{
     AccountId, AgentId, BootId, JobId, TaskId,
-    agent::{CheckpointReport, Heartbeat, Hello, LeaseProgress, LeaseRequest, ProbeReport, Report},
+    agent::{
+        CheckpointReport, FailureClass, Heartbeat, Hello, LeaseProgress, LeaseRequest, ProbeReport,
+        Report,
+    },
 };
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Farm,
+    Farm, class_name,
     command::{Command, LeaseReply, Reply},
     nodes::NodeOrder,
     quota::QuotaOrder,
@@ -99,6 +102,10 @@ pub enum Event {
     Silent {
         agents: Vec<AgentId>,
     },
+    /// The next heartbeat finds that this work has stood still for too long.
+    Stalled {
+        leases: Vec<LeaseProgress>,
+    },
     /// Time that passed had effects, whatever was asked meanwhile.
     Tick,
 }
@@ -123,6 +130,7 @@ impl Event {
             Self::Node { .. } => "node",
             Self::Progress { .. } => "progress",
             Self::Silent { .. } => "silent",
+            Self::Stalled { .. } => "stalled",
             Self::Tick => "tick",
         }
     }
@@ -176,7 +184,9 @@ impl Event {
     /// The command to apply again; none for what is not a command.
     pub fn command(self) -> Option<Command> {
         Some(match self {
-            Self::Start | Self::Progress { .. } | Self::Silent { .. } => return None,
+            Self::Start | Self::Progress { .. } | Self::Silent { .. } | Self::Stalled { .. } => {
+                return None;
+            }
             Self::Submit { job } => Command::Submit(job),
             Self::Cancel { project, job } => Command::Cancel { project, job },
             Self::Delete { project, job } => Command::Delete { project, job },
@@ -236,6 +246,12 @@ impl Farm {
         if !agents.is_empty() {
             self.log_one(Event::Silent { agents });
         }
+        if let Event::Heartbeat { beat } = &event {
+            let leases = self.found_still(beat);
+            if !leases.is_empty() {
+                self.log_one(Event::Stalled { leases });
+            }
+        }
         let granted = self
             .writes
             .iter()
@@ -264,6 +280,21 @@ impl Farm {
             let live = self.task_at(id).live.as_ref();
             live.is_some_and(|live| live.unnamed > 0)
         })
+    }
+
+    /// Work that this heartbeat named and that has failed because of it.
+    fn found_still(&self, beat: &Heartbeat) -> Vec<LeaseProgress> {
+        let still = class_name(FailureClass::Stalled);
+        let ended = |write: &Write| match write {
+            Write::EndAttempt(row) if row.outcome.as_deref() == Some(still) => Some(row.task),
+            _ => None,
+        };
+        let tasks: Vec<TaskId> = self.writes.iter().filter_map(ended).collect();
+        let named = beat.leases.iter();
+        named
+            .filter(|told| tasks.contains(&told.lease.task))
+            .cloned()
+            .collect()
     }
 
     fn log_one(&mut self, event: Event) {
@@ -347,6 +378,17 @@ impl Farm {
             if let Some(live) = task.and_then(|task| task.live.as_mut()) {
                 live.tell(told);
                 live.moved_at_ms = now;
+            }
+        }
+    }
+
+    /// This work has been where it is for so long that the next heartbeat which says the same fails it.
+    pub fn note_stalled(&mut self, leases: &[LeaseProgress]) {
+        for told in leases {
+            let task = self.tasks.get_mut(&told.lease.task);
+            if let Some(live) = task.and_then(|task| task.live.as_mut()) {
+                live.tell(told);
+                live.moved_at_ms = i64::MIN / 2;
             }
         }
     }

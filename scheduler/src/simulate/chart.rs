@@ -40,8 +40,9 @@ fn time(samples: &[Sample]) -> (f64, f64) {
     let wide = (last - first).max(TIME_MIN_H);
     match busy_is_short(wide, to - from) {
         true => {
-            let begin = (first - wide / 10.0).max(from);
-            (begin, (last.max(first + wide) + wide / 10.0).min(to))
+            let end = (first + wide * 1.1).min(to);
+            let begin = (first - wide / 10.0).min(end - wide * 1.2);
+            (begin.max(from), end)
         }
         false => (from, to.max(from + 1e-6)),
     }

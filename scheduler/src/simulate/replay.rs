@@ -136,6 +136,10 @@ impl Replay {
                 self.farm.note_progress(leases, short, self.now);
                 return Applied::Other;
             }
+            Event::Stalled { leases } => {
+                self.farm.note_stalled(leases);
+                return Applied::Other;
+            }
             Event::Silent { .. } => return Applied::Other,
             Event::Hello { hello } => {
                 let id = crate::core::agent::agent_id(&hello.name);

@@ -135,9 +135,55 @@ fn a_reclaim_is_decided_again_as_it_was() {
     assert_eq!((gave_way, told), (4, 4), "{}", replayed.recorded);
 }
 
+/// The log of a script of the core's tests.
+fn scripted(script: &str) -> (Vec<StoredEvent>, Limits) {
+    let (rows, limits) = crate::core::tests::log(script);
+    let stored = |row: EventRow| StoredEvent {
+        seq: row.seq,
+        at_ms: row.at_ms,
+        payload: row.payload,
+    };
+    (rows.into_iter().map(stored).collect(), limits)
+}
+
+#[test]
+fn work_that_stood_still_fails_again() {
+    let (mut log, limits) = scripted(
+        "hello a
+         hello b
+         job
+         grant a
+         beat a s0#1:1
+         wait 29000
+         beat a s0#1:2
+         wait 29000
+         beat a s0#1:2
+         wait 29000
+         beat a s0#1:2
+         wait 3000
+         beat a s0#1:2
+         wait 3000
+         beat b
+         grant b",
+    );
+    let scope = Scope {
+        from_ms: 0,
+        to_ms: log.last().unwrap().at_ms + 1,
+        price_per_device_hour: 2.0,
+    };
+    let check = |log: &[StoredEvent]| replay(log, &scope, &limits, None).unwrap().check;
+    let found = check(&log);
+    assert_eq!((found.difference, found.grants), (None, 2));
+    log.retain(|row| !row.payload.contains("\"kind\":\"stalled\""));
+    assert!(
+        check(&log).difference.is_some(),
+        "nothing said that it stood still"
+    );
+}
+
 #[test]
 fn probes_and_what_was_told_of_memory_are_decided_again_as_they_were() {
-    let (rows, limits) = crate::core::tests::log(
+    let (log, limits) = scripted(
         "hello a gpu gib=80 no-ffmpeg
          hello b gpu gib=24 no-ffmpeg
          job
@@ -161,12 +207,6 @@ fn probes_and_what_was_told_of_memory_are_decided_again_as_they_were() {
          grant b
          succeed 2/s0#1 told=40",
     );
-    let stored = |row: EventRow| StoredEvent {
-        seq: row.seq,
-        at_ms: row.at_ms,
-        payload: row.payload,
-    };
-    let log: Vec<StoredEvent> = rows.into_iter().map(stored).collect();
     let has = |kind: &str| log.iter().any(|row| row.payload.contains(kind));
     assert!(
         has("\"kind\":\"probed\"") && has("foretold_bytes"),
