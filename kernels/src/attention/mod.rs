@@ -46,6 +46,15 @@ pub struct Heads {
     pub scale: f32,
 }
 
+/// Values, kept as activations are, that attending to `keys` rows of `width` takes beside its operands.
+pub fn scratch_values(device: &Device, keys: usize, width: usize) -> usize {
+    match device {
+        // The values, turned round.
+        Device::Cpu(_) => keys * width,
+        Device::Cuda(_) => 0,
+    }
+}
+
 /// Attends; see the module.
 ///
 /// # Errors
