@@ -9,7 +9,7 @@ use std::{
 };
 
 use diffusion::{Checkpoint, DiffusionError};
-use kernels::Team;
+use kernels::{KernelError, Team};
 use schemas::{
     Digest,
     agent::{CheckpointRef, CheckpointReport, FailureClass, Outcome, Report, WriteAnswer},
@@ -211,7 +211,9 @@ impl From<DiffusionError> for Broken {
         tracing::error!(error = %chain(&error), "the engine failed");
         let class = match &error {
             DiffusionError::Recipe { .. } | DiffusionError::Tokenizer(_) => FailureClass::Rejected,
-            DiffusionError::OutOfMemory { .. } => FailureClass::OutOfMemory,
+            DiffusionError::OutOfMemory { .. }
+            | DiffusionError::Kernel(KernelError::OutOfMemory { .. }) => FailureClass::OutOfMemory,
+            DiffusionError::Kernel(KernelError::Driver { .. }) => FailureClass::DeviceFault,
             DiffusionError::Numeric { .. } => FailureClass::Numeric,
             _ => FailureClass::Internal,
         };

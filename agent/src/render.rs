@@ -10,6 +10,7 @@ use diffusion::{
     Checkpoint, CheckpointError, Control, DiffusionError, Generated, Given, GuidanceChanges,
     Progress, Recipe, Shift, Sink, Start, Weights,
 };
+use kernels::KernelError;
 use schemas::{
     Digest,
     agent::{CheckpointRef, FailureClass, LeaseOffer, Outcome, Phase, Times},
@@ -253,8 +254,15 @@ async fn take(
         })
     };
     let engine = desk.blocking(shoot).await;
-    // A checkpoint on its way is worth nothing now, and after the report it would be refused.
-    saver.abort();
+    // A checkpoint on its way is worth nothing after the end, and behind the report it would be refused. To a run
+    // that found no memory it is worth its steps: another node goes on from it.
+    let is_out_of_memory = |error: &DiffusionError| {
+        let memory = |error| matches!(error, &KernelError::OutOfMemory { .. });
+        matches!(error, DiffusionError::Kernel(error) if memory(error))
+    };
+    if !matches!(&engine, Ok((((Err(error), ..), _), _)) if is_out_of_memory(error)) {
+        saver.abort();
+    }
     let _ = saver.await;
     let (((generated, steps_run, mut times, device_us), written), all_us) = engine?;
     // FFmpeg works beside the engine; only what it needs beyond it counts.

@@ -5,7 +5,7 @@ use std::{
     time::Duration,
 };
 
-use kernels::{KernelError, Team};
+use kernels::{Device, KernelError, Team};
 
 use crate::{catalogue::Catalogue, metrics::Metrics, mux::Ffmpeg, settings::Settings};
 
@@ -19,6 +19,21 @@ impl Studio {
             1 => Ok(None),
             _ => Team::new(self.settings.threads_of(devices.max(1))).map(Some),
         }
+    }
+}
+
+impl Studio {
+    /// Whether the device that this node's weights lie on still works.
+    ///
+    /// # Errors
+    /// As [`Device::check`].
+    pub fn check(&self) -> Result<(), KernelError> {
+        let devices = self
+            .catalogue
+            .entries()
+            .iter()
+            .map(|entry| entry.weights.device());
+        devices.map(Device::check).collect()
     }
 }
 
