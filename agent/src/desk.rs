@@ -193,6 +193,29 @@ impl Broken {
     }
 }
 
+impl Broken {
+    /// The same where what ran out of memory needs so much besides what it said.
+    pub fn beside(mut self, bytes: u64) -> Self {
+        if let Self::Failed { peak_bytes, .. } = &mut self {
+            *peak_bytes = peak_bytes.map(|peak| peak.saturating_add(bytes));
+        }
+        self
+    }
+
+    /// The same with what it was seen to take, where it ran out of memory and did not say itself.
+    pub fn having_taken(mut self, bytes: Option<u64>) -> Self {
+        if let Self::Failed {
+            class: FailureClass::OutOfMemory,
+            peak_bytes: peak_bytes @ None,
+            ..
+        } = &mut self
+        {
+            *peak_bytes = bytes;
+        }
+        self
+    }
+}
+
 impl From<ClientError> for Broken {
     fn from(error: ClientError) -> Self {
         if let ClientError::Stopped = error {
@@ -211,8 +234,7 @@ impl From<DiffusionError> for Broken {
         tracing::error!(error = %chain(&error), "the engine failed");
         let class = match &error {
             DiffusionError::Recipe { .. } | DiffusionError::Tokenizer(_) => FailureClass::Rejected,
-            DiffusionError::OutOfMemory { .. }
-            | DiffusionError::Kernel(KernelError::OutOfMemory { .. }) => FailureClass::OutOfMemory,
+            error if error.is_out_of_memory() => FailureClass::OutOfMemory,
             DiffusionError::Kernel(KernelError::Driver { .. }) => FailureClass::DeviceFault,
             DiffusionError::Numeric { .. } => FailureClass::Numeric,
             _ => FailureClass::Internal,

@@ -304,7 +304,8 @@ impl Node {
     /// One, or as many as the processor is divided into.
     fn devices(&self) -> Vec<schemas::agent::Device> {
         let count = self.studio.settings.device_count();
-        let bytes = host::memory_total_bytes().unwrap_or(0);
+        let bytes = self.device.card_bytes().or(host::memory_total_bytes());
+        let bytes = bytes.unwrap_or(0);
         let device = |index| schemas::agent::Device {
             index,
             class: self.device.class(),

@@ -10,10 +10,9 @@ use diffusion::{
     Checkpoint, CheckpointError, Control, DiffusionError, Generated, Given, GuidanceChanges,
     Progress, Recipe, Shift, Sink, Start, Weights,
 };
-use kernels::KernelError;
 use schemas::{
     Digest,
-    agent::{CheckpointRef, FailureClass, LeaseOffer, Outcome, Phase, Times},
+    agent::{CheckpointRef, FailureClass, LeaseOffer, MemoryTold, Outcome, Phase, Times},
     given::PartSpec,
     task::{Artefact, RenderSpec, Variant},
 };
@@ -103,6 +102,7 @@ pub async fn run(
         device_us: taken.device_us,
         steps_run: taken.steps_run,
         times: taken.times,
+        memory: taken.memory,
     })
 }
 
@@ -195,6 +195,7 @@ struct Taken {
     device_us: u64,
     steps_run: u32,
     times: Times,
+    memory: MemoryTold,
 }
 
 /// What the engine is to do.
@@ -224,6 +225,9 @@ async fn take(
     let pixels = u64::from(recipe.width) * u64::from(recipe.height) * u64::from(recipe.frames);
     let mut look = Look::new(studio, &desk.held, sender, pixels);
     let metrics = studio.metrics.clone();
+    let (loaded_bytes, foretold_bytes) = foretold(&weights, &recipe);
+    // The rest of a run says little about a whole one.
+    let is_whole = matches!(start, Start::Fresh);
     let (saver_desk, saver_metrics) = (Arc::clone(desk), studio.metrics.clone());
     let saver = tokio::spawn(async move {
         while newest.changed().await.is_ok() {
@@ -241,6 +245,7 @@ async fn take(
     let shoot = move || {
         shot::write(&studio.ffmpeg, &path, &|| watched.is_abandoned(), |feed| {
             let began = Instant::now();
+            let watch = weights.device().watch_memory().filter(|_| is_whole);
             let mut sink = Splice::new(cut, feed);
             let run = || generate(&weights, &recipe, start, &mut look, &metrics, &mut sink);
             let generated = watched.on_team(run);
@@ -250,30 +255,43 @@ async fn take(
                 look.steps_run,
                 look.times(),
                 micros(began.elapsed()),
+                watch.map(|watch| watch.grown_bytes() + loaded_bytes),
             )
         })
     };
     let engine = desk.blocking(shoot).await;
     // A checkpoint on its way is worth nothing after the end, and behind the report it would be refused. To a run
     // that found no memory it is worth its steps: another node goes on from it.
-    let is_out_of_memory = |error: &DiffusionError| {
-        let memory = |error| matches!(error, &KernelError::OutOfMemory { .. });
-        matches!(error, DiffusionError::Kernel(error) if memory(error))
-    };
-    if !matches!(&engine, Ok((((Err(error), ..), _), _)) if is_out_of_memory(error)) {
+    if !matches!(&engine, Ok((((Err(error), ..), _), _)) if error.is_out_of_memory()) {
         saver.abort();
     }
     let _ = saver.await;
-    let (((generated, steps_run, mut times, device_us), written), all_us) = engine?;
+    let (((generated, steps_run, mut times, device_us, peak_bytes), written), all_us) = engine?;
+    let broken = |error| {
+        Broken::from(error)
+            .beside(loaded_bytes)
+            .having_taken(peak_bytes)
+    };
     // FFmpeg works beside the engine; only what it needs beyond it counts.
     times.mux_us = Some(all_us.saturating_sub(device_us));
     Ok(Taken {
-        generated: generated?,
+        generated: generated.map_err(broken)?,
         written,
         device_us,
         steps_run,
         times,
+        memory: MemoryTold {
+            foretold_bytes,
+            peak_bytes,
+        },
     })
+}
+
+/// Memory of the weights, and the least that a run of the recipe with them needs.
+fn foretold(weights: &Weights, recipe: &Recipe) -> (u64, Option<u64>) {
+    let plan = weights.plan(recipe).ok();
+    let loaded = plan.as_ref().map_or(0, |plan| plan.memory.weights);
+    (loaded, plan.map(|plan| plan.memory_least_bytes))
 }
 
 /// Generates; a checkpoint of another run is dropped and the shot begins anew.

@@ -12,7 +12,8 @@ use std::{
 use kernels::{KernelError, Team};
 use schemas::{
     agent::{
-        LeaseAnswer, LeaseOffer, LeaseRequest, Outcome, Phase, ProbeReport, Times, WriteAnswer,
+        LeaseAnswer, LeaseOffer, LeaseRequest, MemoryTold, Outcome, Phase, ProbeReport, Times,
+        WriteAnswer,
     },
     task::{Artefact, AssembleSpec, BeforeSpec, TaskSpec, Variant},
 };
@@ -273,6 +274,7 @@ impl Worker {
             device_us,
             steps_run: 0,
             times,
+            memory: MemoryTold::default(),
         })
     }
 }

@@ -7,7 +7,7 @@ use rayon::prelude::*;
 
 use crate::Tensor;
 use crate::copy::cuda::cast;
-use crate::cuda::{Array, Element, Gpu};
+use crate::cuda::{Array, Element, Gpu, MemoryWatch};
 use crate::error::KernelError;
 use crate::tensor::mismatch;
 
@@ -94,6 +94,23 @@ impl Device {
             .find_map(|line| line.strip_prefix("MemAvailable:"))?;
         let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
         Some(kib * 1024)
+    }
+
+    /// Memory of the card in all, in bytes; absent on the processor, whose memory is the machine's.
+    pub fn card_bytes(&self) -> Option<u64> {
+        match self {
+            Self::Cpu(_) => None,
+            Self::Cuda(card) => Some(card.gpu.card().memory_bytes),
+        }
+    }
+
+    /// Watches from now on how much memory of a card tensors have at most; absent on the processor, where the
+    /// system does not tell whose the memory of a process is.
+    pub fn watch_memory(&self) -> Option<MemoryWatch> {
+        match self {
+            Self::Cpu(_) => None,
+            Self::Cuda(card) => card.gpu.watch_memory(),
+        }
     }
 
     /// Takes memory of a card for a run that was predicted to need `bytes`, in one piece, so that it does

@@ -288,6 +288,32 @@ fn a_run_that_does_not_fit_is_refused_and_the_card_goes_on() {
 }
 
 #[test]
+fn what_tensors_of_a_card_have_at_most_is_seen_and_what_is_only_reserved_is_not() {
+    let Some([cpu, card]) = devices() else {
+        return tools::skipped("no C++ compiler");
+    };
+    assert!(cpu.watch_memory().is_none() && cpu.card_bytes().is_none());
+    let before = Tensor::zeros_f32(&card, &[1 << 10]).unwrap();
+    let watch = card.watch_memory().unwrap();
+    card.reserve(64 << 20).unwrap();
+    assert_eq!(watch.grown_bytes(), 0);
+    let first = Tensor::zeros_f32(&card, &[1 << 18]).unwrap();
+    drop(before);
+    drop(Tensor::zeros_f32(&card, &[1 << 16]).unwrap());
+    assert_eq!(watch.grown_bytes(), (1 << 20) + (1 << 18) - (1 << 12));
+    drop(first);
+    let mut repeat = Repeat::new(&card);
+    let within = card.watch_memory().unwrap();
+    let work = |device: &Device| Tensor::zeros_f32(device, &[1 << 12]).map(drop);
+    repeat.run(work).unwrap();
+    assert_eq!(
+        within.grown_bytes(),
+        1 << 14,
+        "a pool in the pool counts once"
+    );
+}
+
+#[test]
 fn weights_of_a_card_are_refused_by_the_cpu() {
     let Some([cpu, card]) = devices() else {
         return tools::skipped("no C++ compiler");

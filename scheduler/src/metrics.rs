@@ -8,7 +8,7 @@ use prometheus::{
 };
 use schemas::agent::DeviceSample;
 
-use crate::core::{Observed, calibration::Finished, class_name, live::Counts};
+use crate::core::{Observed, calibration::Finished, class_name, live::Counts, memory::NeedView};
 
 /// Bounds of a wait in seconds: from an idle farm to a night.
 const WAIT_BOUNDS: [f64; 12] = [
@@ -44,6 +44,7 @@ pub struct Metrics {
     eligible: IntGaugeVec,
     quarantined: IntGaugeVec,
     ledger: GaugeVec,
+    memory_needed: GaugeVec,
     gpu: GpuGauges,
 }
 
@@ -161,6 +162,12 @@ impl Metrics {
                 "Quota of all orgs, in seconds of the reference device.",
                 &["part"],
             )?,
+            memory_needed: floats(
+                r,
+                "memory_needed_bytes",
+                "Memory that a device must have for work of this size.",
+                &["weights", "size", "frames_max", "class", "devices"],
+            )?,
             gpu: GpuGauges::registered(r)?,
             registry,
         })
@@ -212,6 +219,7 @@ impl Metrics {
         }
         all.queue_wait.with_label_values(&["-"]);
         all.ledger.with_label_values(&["-"]);
+        all.memory_needed.with_label_values(&["-"; 5]);
         all.gpu.touch();
         all.eta_jobs.with_label_values(&["-", "-"]);
         all.eta_error.with_label_values(&["-", "-"]);
@@ -247,12 +255,27 @@ impl Metrics {
             let seconds = *micros as f64 / 1e6;
             self.ledger.with_label_values(&[part]).set(seconds);
         }
+        self.set_memory(&counts.memory);
         self.gpu.set(&counts.gpus);
         let mut text = Vec::new();
         TextEncoder::new()
             .encode(&self.registry.gather(), &mut text)
             .map_err(MetricsError::Encode)?;
         Ok(String::from_utf8_lossy(&text).into_owned())
+    }
+}
+
+impl Metrics {
+    fn set_memory(&self, needs: &[NeedView]) {
+        self.memory_needed.reset();
+        for need in needs {
+            let [width, height, _] = need.size;
+            let (size, frames) = (format!("{width}x{height}"), need.frames_max().to_string());
+            let devices = need.devices.to_string();
+            let labels = [&*need.weights, &*size, &*frames, &*need.class, &*devices];
+            let gauge = self.memory_needed.with_label_values(&labels);
+            gauge.set(need.device_bytes as f64);
+        }
     }
 }
 

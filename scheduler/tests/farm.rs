@@ -320,6 +320,7 @@ impl Agent {
             device_us: 2_000_000,
             steps_run: 8,
             times: Default::default(),
+            memory: Default::default(),
         };
         self.call("report", &Report { lease, outcome }).await
     }

@@ -304,6 +304,8 @@ pub enum Outcome {
         steps_run: u32,
         #[serde(default)]
         times: Times,
+        #[serde(default)]
+        memory: MemoryTold,
     },
     Released {
         checkpoint: Option<CheckpointRef>,
@@ -314,7 +316,7 @@ pub enum Outcome {
         cause: FailureClass,
         /// For people, without paths or addresses of the node.
         message: String,
-        /// Memory that the attempt was seen to take, when it ran out of it.
+        /// Memory that the attempt would have needed, weights included, when it ran out of it.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         peak_bytes: Option<u64>,
     },
@@ -334,6 +336,19 @@ pub struct Times {
     /// FFmpeg: the shot file, or the film.
     pub mux_us: Option<u64>,
     pub upload_us: Option<u64>,
+}
+
+/// Memory of an attempt's device in bytes, weights included, for the placement of others like it; of a group, that of
+/// all its devices together. What nobody can tell is absent.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct MemoryTold {
+    /// The least that the engine foretold to be enough.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub foretold_bytes: Option<u64>,
+    /// The most that it was seen to take at once.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub peak_bytes: Option<u64>,
 }
 
 /// Why an attempt failed; each class has its own budget.
@@ -365,4 +380,19 @@ pub enum WriteAnswer {
     Refused {
         why: String,
     },
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_success_of_an_agent_that_tells_nothing_of_memory_is_read() {
+        let told = r#"{"outcome":"succeeded","artefacts":[],"device_us":1,"steps_run":2}"#;
+        let read: Outcome = serde_json::from_str(told).unwrap();
+        let Outcome::Succeeded { memory, times, .. } = read else {
+            panic!("{read:?}")
+        };
+        assert_eq!((memory, times), Default::default());
+    }
 }

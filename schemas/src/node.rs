@@ -53,6 +53,36 @@ pub struct NodeQuarantine {
     pub probe_at: Option<i64>,
 }
 
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct MemoryList {
+    pub object: String,
+    pub data: Vec<MemoryNeed>,
+}
+
+/// What is known of the memory that shots of one size take of a device of one class.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MemoryNeed {
+    pub object: String,
+    pub weights: String,
+    pub width: u32,
+    pub height: u32,
+    /// Most frames of such a shot.
+    pub frames_max: u32,
+    pub class: String,
+    /// Devices that work on it together; bytes are those of each.
+    pub devices: u32,
+    /// What the engine foretold last.
+    pub foretold_bytes: Option<u64>,
+    /// Peaks that were seen, of the last 32.
+    pub peaks: u32,
+    /// Their 95th percentile, once there are 8.
+    pub peak_p95_bytes: Option<u64>,
+    /// Memory of the smallest device that has done such work.
+    pub proven_bytes: Option<u64>,
+    /// Memory that a device must have at least.
+    pub device_bytes: u64,
+}
+
 /// The answer to an order about a node.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct NodeOrdered {

@@ -71,6 +71,16 @@ fn a_film_on_two_devices_has_the_bytes_of_one_and_is_charged_for_both() {
     let narrow = fs::read(farm.folder.path().join("narrow.mp4")).expect("the film was saved");
     assert!(wide == narrow, "the number of devices changes the film");
 
+    // A device of the group needs half of what the engine foretold, and nothing is made up.
+    let (_, needs) = farm.api.get("/organization/memory").expect("it answers");
+    let told = |at: usize| needs["data"][at]["foretold_bytes"].as_u64();
+    let told = [told(0), told(1)].map(|bytes| bytes.expect("it was foretold"));
+    assert!(
+        told[0] > 10 << 20 && told[0] / 2 <= told[1] && told[1] < told[0],
+        "{needs}"
+    );
+    assert_eq!(needs["data"][0]["peaks"], 0, "{needs}");
+
     let (_, quota) = farm
         .api
         .get("/organization/quota/default")

@@ -23,6 +23,8 @@ pub struct Plan {
     pub guidance: (f32, f32),
     /// Memory, with as much for the pictures as the device has free now.
     pub memory: Memory,
+    /// Least memory that a run can do with, weights included: the pictures in the smallest pieces.
+    pub memory_least_bytes: u64,
 }
 
 impl Weights {
@@ -35,13 +37,15 @@ impl Weights {
         let grid = Grid::of(recipe, &self.compression);
         let layers = self.transformer.config().layers;
         let guidance = self.guidance.clone().with(&recipe.guidance, layers);
+        let load = Load::of(recipe);
         Ok(Plan {
             sigmas: self.sigmas(recipe, &grid),
             video_grid: grid.video,
             audio_tokens: grid.audio,
             text_tokens: self.text_tokens(),
             guidance: (guidance.video.scale, guidance.audio.scale),
-            memory: memory::fit(self, &grid, Load::of(recipe), self.device.free_bytes()),
+            memory: memory::fit(self, &grid, load, self.device.free_bytes()),
+            memory_least_bytes: memory::predict(self, &grid, load, 0).peak_bytes(),
         })
     }
 

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::array::{Array, Element};
 use super::lt::Blas;
-use super::pool::Pool;
+use super::pool::{Meter, Pool};
 use crate::KernelError;
 
 /// What a launch can count on.
@@ -254,6 +254,21 @@ impl Drop for Memory {
     }
 }
 
+/// How much memory arrays came to have since the watch began. One at a time: a later watch begins anew for
+/// all that are there.
+#[derive(Debug)]
+pub struct MemoryWatch {
+    meter: Arc<Meter>,
+    before: u64,
+}
+
+impl MemoryWatch {
+    /// Most bytes at once, beyond those that arrays had when the watch began.
+    pub fn grown_bytes(&self) -> u64 {
+        self.meter.most().saturating_sub(self.before)
+    }
+}
+
 /// A machine with the ops' needs: arrays, uploads, launches.
 #[derive(Clone)]
 pub struct Gpu {
@@ -332,6 +347,16 @@ impl Gpu {
             Owner::Pool(pool) => pool.free_bytes(),
         };
         Some(self.machine().free_bytes()? + idle)
+    }
+
+    /// Watches from now on how much memory arrays have at most; without a pool nobody counts.
+    pub fn watch_memory(&self) -> Option<MemoryWatch> {
+        let Owner::Pool(pool) = &self.owner else {
+            return None;
+        };
+        let meter = Arc::clone(pool.meter());
+        let before = meter.restart();
+        Some(MemoryWatch { meter, before })
     }
 
     /// Makes sure that arrays of `bytes` in all can be had; without a pool nothing is done.

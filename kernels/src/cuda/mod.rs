@@ -33,7 +33,7 @@ pub use catalogue::{ARCHS, Act, Cards, MODULES, Module, arch_of};
 pub use driver::{Driver, Graph, Timer};
 pub use emulator::{Emulator, EmulatorError};
 pub use faulty::{Fault, Faulty};
-pub use launch::{Arguments, Card, Gpu, Launch, Machine, MapShape, Memory};
+pub use launch::{Arguments, Card, Gpu, Launch, Machine, MapShape, Memory, MemoryWatch};
 pub use libs::{Libraries, Library, Presence};
 pub use lt::{After, Blas, PlanKey};
 pub use nowhere::Nowhere;

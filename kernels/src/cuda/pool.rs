@@ -2,6 +2,7 @@
 //! driver. All work runs in one order, so a range that was given back may be handed out at once.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use super::launch::Machine;
@@ -29,15 +30,44 @@ impl Source {
     fn allocate(&self, bytes: u64) -> Result<u64, KernelError> {
         match self {
             Self::Machine(machine) => machine.allocate(bytes),
-            Self::Pool(pool) => pool.take(bytes),
+            Self::Pool(pool) => pool.lend(bytes),
         }
     }
 
     fn release(&self, address: u64, bytes: u64) {
         match self {
             Self::Machine(machine) => machine.release(address),
-            Self::Pool(pool) => pool.give(address, bytes),
+            Self::Pool(pool) => pool.put_back(address, bytes),
         }
+    }
+}
+
+/// Bytes that arrays of a pool, and of those within it, have now, and had at most.
+#[derive(Debug, Default)]
+pub(super) struct Meter {
+    now: AtomicU64,
+    most: AtomicU64,
+}
+
+impl Meter {
+    /// From here on the most that was ever in use is looked for anew; answers what is in use.
+    pub fn restart(&self) -> u64 {
+        let now = self.now.load(Relaxed);
+        self.most.store(now, Relaxed);
+        now
+    }
+
+    pub fn most(&self) -> u64 {
+        self.most.load(Relaxed)
+    }
+
+    fn add(&self, bytes: u64) {
+        let now = self.now.fetch_add(bytes, Relaxed) + bytes;
+        self.most.fetch_max(now, Relaxed);
+    }
+
+    fn sub(&self, bytes: u64) {
+        self.now.fetch_sub(bytes, Relaxed);
     }
 }
 
@@ -45,6 +75,7 @@ impl Source {
 pub(super) struct Pool {
     source: Source,
     chunks: Mutex<Vec<Chunk>>,
+    meter: Arc<Meter>,
 }
 
 impl Pool {
@@ -52,12 +83,14 @@ impl Pool {
         Self {
             source: Source::Machine(machine),
             chunks: Mutex::default(),
+            meter: Arc::default(),
         }
     }
 
     /// A pool whose first chunk is the longest free range of another: what a run has reserved.
     pub fn within(pool: Arc<Self>) -> Self {
         let longest = pool.chunks().iter().map(Chunk::longest).max().unwrap_or(0);
+        let meter = Arc::clone(&pool.meter);
         let source = Source::Pool(pool);
         let mut chunks = Vec::new();
         if longest > 0
@@ -65,8 +98,15 @@ impl Pool {
         {
             chunks.push(Chunk::new(address, longest));
         }
-        let chunks = Mutex::new(chunks);
-        Self { source, chunks }
+        Self {
+            source,
+            chunks: Mutex::new(chunks),
+            meter,
+        }
+    }
+
+    pub fn meter(&self) -> &Arc<Meter> {
+        &self.meter
     }
 
     pub fn machine(&self) -> &Arc<dyn Machine> {
@@ -81,7 +121,19 @@ impl Pool {
     /// # Errors
     /// [`KernelError::OutOfMemory`] when neither the chunks nor the machine have it.
     pub fn take(&self, bytes: u64) -> Result<u64, KernelError> {
-        let bytes = bytes.max(1).next_multiple_of(STEP);
+        let address = self.lend(bytes)?;
+        self.meter.add(rounded(bytes));
+        Ok(address)
+    }
+
+    pub fn give(&self, address: u64, bytes: u64) {
+        self.put_back(address, bytes);
+        self.meter.sub(rounded(bytes));
+    }
+
+    /// A range that no array has yet: the pool within counts what it hands out itself.
+    fn lend(&self, bytes: u64) -> Result<u64, KernelError> {
+        let bytes = rounded(bytes);
         let mut chunks = self.chunks();
         let found = chunks.iter_mut().find_map(|chunk| chunk.take(bytes));
         let address = match found {
@@ -97,8 +149,8 @@ impl Pool {
         Ok(address)
     }
 
-    pub fn give(&self, address: u64, bytes: u64) {
-        let bytes = bytes.max(1).next_multiple_of(STEP);
+    fn put_back(&self, address: u64, bytes: u64) {
+        let bytes = rounded(bytes);
         let mut chunks = self.chunks();
         let holds =
             |chunk: &&mut Chunk| (chunk.address..chunk.address + chunk.bytes).contains(&address);
@@ -112,7 +164,7 @@ impl Pool {
     /// # Errors
     /// [`KernelError::OutOfMemory`].
     pub fn reserve(&self, bytes: u64) -> Result<(), KernelError> {
-        let bytes = bytes.max(1).next_multiple_of(STEP);
+        let bytes = rounded(bytes);
         let mut chunks = self.chunks();
         if chunks.iter().all(|chunk| chunk.longest() < bytes) {
             self.grow(&mut chunks, bytes)?;
@@ -166,6 +218,11 @@ impl Pool {
             !is_idle
         });
     }
+}
+
+/// What a range of so many bytes takes.
+fn rounded(bytes: u64) -> u64 {
+    bytes.max(1).next_multiple_of(STEP)
 }
 
 impl Drop for Pool {

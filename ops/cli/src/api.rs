@@ -14,7 +14,7 @@ pub use reqwest::multipart::Form;
 use reqwest::{Method, RequestBuilder, Response, StatusCode, multipart};
 use schemas::{
     keys::{ApiKey, ApiKeyList},
-    node::{NodeList, NodeOrdered, NoticeList},
+    node::{MemoryList, NodeList, NodeOrdered, NoticeList},
     quota::{QuotaAccount, QuotaDetail, QuotaGrant, QuotaList},
     video::{DeletedVideo, ErrorBody, Estimate, Video, VideoList},
 };
@@ -257,6 +257,11 @@ impl Api {
         let path = format!("{QUOTA}/{account}/grants");
         let request = self.call(Method::POST, &path).await.timeout(CALL_TIMEOUT);
         self.json(request.json(grant)).await
+    }
+
+    pub async fn memory(&self) -> Result<MemoryList> {
+        let request = self.call(Method::GET, "organization/memory");
+        self.json(request.await.timeout(CALL_TIMEOUT)).await
     }
 
     pub async fn nodes(&self) -> Result<NodeList> {

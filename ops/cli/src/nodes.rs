@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 use clap::{Args, Subcommand};
-use schemas::node::{Node, NodeDevice, Notice};
+use schemas::node::{MemoryNeed, Node, NodeDevice, Notice};
 use serde_json::{Value, json};
 
 use crate::api::{Api, ServerArgs};
@@ -64,6 +64,12 @@ enum NodesCommand {
         #[arg(long)]
         device: Option<u32>,
     },
+    /// Show what memory shots take, and what a device must have for them.
+    ///
+    /// A device must have 100/95 of the larger of two numbers: nine tenths of what the engine foretold last,
+    /// and what 95 % of the last 32 peaks stayed below, once 8 were seen (GPUs alone can tell peaks).
+    /// A device as large as one that has done such work is never too small.
+    Memory,
     /// Show what operators did and should know, newest last.
     Log {
         /// Show everything that is known of each.
@@ -78,6 +84,10 @@ pub async fn run(args: NodesArgs) -> Result<()> {
         None => {
             let nodes = api.nodes().await?.data;
             table(&nodes);
+            return Ok(());
+        }
+        Some(NodesCommand::Memory) => {
+            print!("{}", memory_table(&api.memory().await?.data));
             return Ok(());
         }
         Some(NodesCommand::Log { full }) => {
@@ -175,6 +185,35 @@ fn why(node: &Node, device: &NodeDevice) -> String {
     }
 }
 
+fn memory_table(needs: &[MemoryNeed]) -> String {
+    if needs.is_empty() {
+        return "no shot has told yet what it takes of memory\n".into();
+    }
+    let mut text = format!(
+        "{:16} {:>11} {:>9} {:28} {:>10} {:>16} {:>10} {:>10}\n",
+        "WEIGHTS", "SIZE", "FRAMES", "CLASS", "FORETOLD", "SEEN (OF)", "DONE ON", "NEEDS"
+    );
+    for need in needs {
+        let class = match need.devices {
+            1 => need.class.clone(),
+            devices => format!("{} x{devices}", need.class),
+        };
+        let gib = |bytes: u64| format!("{:.2} GiB", bytes as f64 / f64::from(1 << 30));
+        let some = |bytes: Option<u64>| bytes.map_or("-".into(), gib);
+        text += &format!(
+            "{:16} {:>11} {:>9} {class:28} {:>10} {:>16} {:>10} {:>10}\n",
+            need.weights,
+            format!("{}x{}", need.width, need.height),
+            format!("up to {}", need.frames_max),
+            some(need.foretold_bytes),
+            format!("{} ({})", some(need.peak_p95_bytes), need.peaks),
+            some(need.proven_bytes),
+            gib(need.device_bytes),
+        );
+    }
+    text
+}
+
 fn tell(notice: &Notice, full: bool) {
     let by = notice.actor.as_deref().unwrap_or("the farm");
     let why = notice.detail["why"]
@@ -259,6 +298,31 @@ mod tests {
         };
         assert_eq!(told(Some(60)), "Xid 79 (xid), 1 probes failed");
         assert_eq!(told(None), "Xid 79 (xid), until it is released");
+    }
+
+    #[test]
+    fn what_shots_take_of_memory_is_a_table() {
+        let need = MemoryNeed {
+            object: "memory.need".into(),
+            weights: "ltx-2".into(),
+            width: 1280,
+            height: 704,
+            frames_max: 129,
+            class: "H200".into(),
+            devices: 2,
+            foretold_bytes: Some(40 << 30),
+            peaks: 3,
+            peak_p95_bytes: None,
+            proven_bytes: Some(80 << 30),
+            device_bytes: 38 << 30,
+        };
+        let table = memory_table(&[need]);
+        assert_eq!(
+            table.lines().nth(1).unwrap(),
+            "ltx-2               1280x704 up to 129 H200 x2                       40.00 GiB            \
+             - (3)  80.00 GiB  38.00 GiB"
+        );
+        assert!(memory_table(&[]).contains("no shot has told"));
     }
 
     #[test]

@@ -160,6 +160,7 @@ pub fn videos_api(state: ApiState) -> Router {
         .route("/v1/organization/keys", get(keys::list).post(keys::create))
         .route("/v1/organization/keys/{id}", delete(keys::revoke))
         .route("/v1/organization/nodes", get(nodes::list))
+        .route("/v1/organization/memory", get(nodes::memory))
         .route("/v1/organization/nodes/{node}", get(nodes::retrieve))
         .route("/v1/organization/nodes/{node}/{order}", post(nodes::order))
         .route("/v1/organization/notices", get(nodes::notices))

@@ -1,10 +1,13 @@
-//! `/v1/organization/nodes` and `/v1/organization/notices`: what operators see of the farm and order.
+//! `/v1/organization/nodes`, `/v1/organization/memory` and `/v1/organization/notices`: what operators see of the farm and order.
 
 use axum::{
     Extension, Json,
     extract::{Path, Request, State},
 };
-use schemas::node::{Node, NodeDevice, NodeList, NodeOrdered, NodeQuarantine, Notice, NoticeList};
+use schemas::node::{
+    MemoryList, MemoryNeed, Node, NodeDevice, NodeList, NodeOrdered, NodeQuarantine, Notice,
+    NoticeList,
+};
 
 use super::{
     ApiState,
@@ -18,6 +21,7 @@ use crate::{
     admission::{Code, Refusal},
     core::{
         command::Refusal as CoreRefusal,
+        memory::{NeedView, views},
         nodes::{NodeChange, NodeOrder, NodeView},
         quota::Ordered,
         rows::NoticeRow,
@@ -39,6 +43,19 @@ pub async fn list(
     Ok(Json(NodeList {
         object: "list".into(),
         data: nodes.iter().map(shown).collect(),
+    }))
+}
+
+/// `GET /v1/organization/memory`
+pub async fn memory(
+    State(state): State<ApiState>,
+    Extension(caller): Extension<Caller>,
+) -> Result<Json<MemoryList>, ApiError> {
+    only_operators(&caller)?;
+    let prices = state.dispatcher.prices().await?;
+    Ok(Json(MemoryList {
+        object: "list".into(),
+        data: views(&prices.costs).into_iter().map(need).collect(),
     }))
 }
 
@@ -191,6 +208,24 @@ fn shown(view: &NodeView) -> Node {
         ffmpeg: row.ffmpeg.clone(),
         devices: row.devices.iter().map(device).collect(),
         samples: view.samples.clone(),
+    }
+}
+
+fn need(view: NeedView) -> MemoryNeed {
+    let [width, height, _] = view.size;
+    MemoryNeed {
+        object: "memory.need".into(),
+        width,
+        height,
+        frames_max: view.frames_max(),
+        devices: view.devices,
+        foretold_bytes: view.peaks.foretold_bytes,
+        peaks: u32::try_from(view.peaks.peaks.len()).unwrap_or(u32::MAX),
+        peak_p95_bytes: view.peaks.peak_p95_bytes(),
+        proven_bytes: view.peaks.proven_bytes,
+        device_bytes: view.device_bytes,
+        weights: view.weights,
+        class: view.class,
     }
 }
 

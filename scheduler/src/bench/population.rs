@@ -198,6 +198,7 @@ pub fn success(offer: &LeaseOffer) -> Report {
             device_us: 80_000_000,
             steps_run: STEPS,
             times: Default::default(),
+            memory: Default::default(),
         },
     }
 }

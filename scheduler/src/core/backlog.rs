@@ -1,6 +1,6 @@
 //! Jobs that wait behind others of their kind, packed: the queue holds only the first of each line.
 //!
-//! A line is one account, band, rank and kind of weights; its jobs are alike in all that the order of
+//! A line is one account, band, rank and kind of shots (weights, size, devices); its jobs are alike in all that the order of
 //! service looks at but their age, so the first stands for all. When it begins or ends, the next one is
 //! unpacked and takes its place. That keeps the queue, a copy of the farm and a restart small,
 //! however many jobs wait.
@@ -14,7 +14,7 @@ use schemas::{AccountId, GpuMicros, JobId};
 
 use super::{
     limits::PREEMPT_LOOKED_AT,
-    packed::{Head, Line},
+    packed::{CLASSES_MAX, Head, Line},
     rows::Band,
 };
 
@@ -270,7 +270,7 @@ impl Backlog {
         let line = |class, rank| Line {
             account,
             band,
-            class,
+            classes: [class; CLASSES_MAX],
             rank,
         };
         let own = line(0, i32::MIN)..=line(u32::MAX, i32::MAX);

@@ -22,7 +22,6 @@ use super::{
     group::Group,
     limits::{CLAIM_LEAST_MS, CLAIMS_MAX, LATE_PERCENT, PASSED_MAX},
     outlook::Plan,
-    placement::{has_room, takes},
     rows::{AgentRow, TaskRow, TaskState},
     timers::Timer,
 };
@@ -68,7 +67,7 @@ impl Farm {
         let row = &self.task_at(task).row;
         let nodes = self.agents.values().map(|agent| &agent.row);
         let capable: Vec<&AgentRow> = nodes
-            .filter(|node| takes(node, row) && !row.failed_on.contains(&node.id))
+            .filter(|node| self.takes(node, row) && !row.failed_on.contains(&node.id))
             .collect();
         let is_claimed = |node: &AgentRow| {
             let mut placed = self.claims.placed.values();
@@ -103,7 +102,8 @@ impl Farm {
     /// The devices of a node that make a group soonest, and when.
     fn drained(&self, node: &AgentRow, row: &TaskRow) -> Option<(i64, Group)> {
         let mut by_class: BTreeMap<&str, Vec<(i64, u32)>> = BTreeMap::new();
-        for device in node.open_devices().filter(|device| has_room(device, row)) {
+        let room = self.room_for(row);
+        for device in node.open_devices().filter(|device| room.holds(device)) {
             let at = (node.id, device.index);
             if self.claim_on(at).is_none() {
                 let running = self.busy.get(&at);

@@ -15,7 +15,7 @@ use schemas::{
 };
 use serde::{Deserialize, Serialize};
 
-use super::sketch::Sketch;
+use super::{memory::Peaks, sketch::Sketch};
 
 /// Numbers at which what was measured weighs as much as what was believed.
 pub const PRIOR_COUNT: u32 = 20;
@@ -74,11 +74,29 @@ pub struct CostKey {
     pub shape: String,
 }
 
-/// What was measured of one kind of work, in picoseconds a unit.
+/// What was measured of one kind of work.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct CostRow {
     pub key: CostKey,
+    /// In picoseconds a unit.
     pub parts: BTreeMap<Part, Sketch>,
+    pub memory: Peaks,
+}
+
+#[derive(Clone, Debug, Default, PartialEq)]
+struct Measured {
+    parts: BTreeMap<Part, Sketch>,
+    memory: Peaks,
+}
+
+impl Measured {
+    fn row(&self, key: &CostKey) -> CostRow {
+        CostRow {
+            key: key.clone(),
+            parts: self.parts.clone(),
+            memory: self.memory.clone(),
+        }
+    }
 }
 
 /// All that was measured. Cheap to clone.
@@ -87,7 +105,7 @@ pub struct Costs {
     rows: Arc<Rows>,
 }
 
-type Rows = BTreeMap<CostKey, Arc<BTreeMap<Part, Sketch>>>;
+type Rows = BTreeMap<CostKey, Arc<Measured>>;
 
 /// What an estimate must know about weights.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -181,35 +199,46 @@ impl Service {
 
 impl Costs {
     pub fn from_rows(rows: Vec<CostRow>) -> Self {
-        let rows = rows.into_iter().map(|row| (row.key, Arc::new(row.parts)));
+        let rows = rows.into_iter().map(|row| {
+            let CostRow { key, parts, memory } = row;
+            (key, Arc::new(Measured { parts, memory }))
+        });
         Self {
             rows: Arc::new(rows.collect()),
         }
     }
 
     pub fn rows(&self) -> Vec<CostRow> {
-        let row = |(key, parts): (&CostKey, &Arc<BTreeMap<Part, Sketch>>)| CostRow {
-            key: key.clone(),
-            parts: BTreeMap::clone(parts),
-        };
-        self.rows.iter().map(row).collect()
+        self.rows.iter().map(|(key, row)| row.row(key)).collect()
     }
 
     /// Adds one number to a part; answers the row as it is now.
     pub fn add(&mut self, key: &CostKey, numbers: &[(Part, u64)]) -> CostRow {
-        let rows = Arc::make_mut(&mut self.rows);
-        let parts = Arc::make_mut(rows.entry(key.clone()).or_default());
+        let row = self.row_mut(key);
         for (part, value) in numbers {
-            parts.entry(*part).or_default().add(*value);
+            row.parts.entry(*part).or_default().add(*value);
         }
-        CostRow {
-            key: key.clone(),
-            parts: parts.clone(),
-        }
+        row.row(key)
+    }
+
+    /// Takes over what is known of the memory of one kind of work; answers the row as it is now.
+    pub fn put_memory(&mut self, key: &CostKey, memory: Peaks) -> CostRow {
+        let row = self.row_mut(key);
+        row.memory = memory;
+        row.row(key)
+    }
+
+    fn row_mut(&mut self, key: &CostKey) -> &mut Measured {
+        let rows = Arc::make_mut(&mut self.rows);
+        Arc::make_mut(rows.entry(key.clone()).or_default())
     }
 
     pub fn sketch(&self, key: &CostKey, part: Part) -> Option<&Sketch> {
-        self.rows.get(key)?.get(&part)
+        self.rows.get(key)?.parts.get(&part)
+    }
+
+    pub fn memory(&self, key: &CostKey) -> Option<&Peaks> {
+        self.rows.get(key).map(|row| &row.memory)
     }
 
     /// What a task takes on a device of this class.
@@ -275,7 +304,7 @@ impl Costs {
         let alike = |other: &CostKey| (&other.weights, &other.class) == (&key.weights, &key.class);
         let rows = self.rows.range(from..).take_while(|(key, _)| alike(key));
         let others = rows.filter(|(other, _)| *other != key);
-        others.filter_map(|(_, parts)| parts.get(&part)).fold(
+        others.filter_map(|(_, row)| row.parts.get(&part)).fold(
             Sketch::default(),
             |mut all, sketch| {
                 all.merge(sketch);
@@ -302,11 +331,24 @@ fn blend(believed: Spread, measured: Option<&Sketch>) -> Spread {
     Spread([at(0, 100), at(1, 500), at(2, 900), at(3, 990)])
 }
 
+/// Width, height and frames up to the next power of two: work of one size is alike.
+pub type Size = [u32; 3];
+
+pub fn size(width: u32, height: u32, frames: u32) -> Size {
+    [width, height, frames.saturating_sub(1).next_power_of_two()]
+}
+
 /// Whose times a task on this class of device shares.
 pub fn key(spec: &TaskSpec, device: &str) -> CostKey {
-    let (weights, width, height, frames) = match spec {
-        TaskSpec::Render(render) => (&*render.weights, render.width, render.height, render.frames),
-        TaskSpec::Assemble(film) => (FILM, film.width, film.height, film.shot_frames.iter().sum()),
+    let (weights, [width, height, frames]) = match spec {
+        TaskSpec::Render(render) => (
+            &*render.weights,
+            size(render.width, render.height, render.frames),
+        ),
+        TaskSpec::Assemble(film) => {
+            let frames = film.shot_frames.iter().sum();
+            (FILM, size(film.width, film.height, frames))
+        }
     };
     CostKey {
         weights: weights.into(),
@@ -314,10 +356,7 @@ pub fn key(spec: &TaskSpec, device: &str) -> CostKey {
             1 => device.into(),
             devices => format!("{device} x{devices}"),
         },
-        shape: format!(
-            "{width}x{height}x{}",
-            frames.saturating_sub(1).next_power_of_two()
-        ),
+        shape: format!("{width}x{height}x{frames}"),
     }
 }
 

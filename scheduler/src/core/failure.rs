@@ -8,7 +8,8 @@ use serde_json::json;
 use super::{
     Farm, Observed, class_name,
     limits::{BACKOFF_MAX_MS, POISON_NODES, POISON_NODES_ALIKE, SIGNATURES_MAX, budget},
-    rows::{Holder, JobError, TaskRow, TaskState},
+    placement::can,
+    rows::{AgentRow, Holder, JobError, TaskRow, TaskState},
 };
 
 /// Spread of a backoff around its middle, in percent.
@@ -35,7 +36,7 @@ impl Farm {
             self.drop_suspect(id, holder.agent);
         }
         let memory_bytes = match class {
-            FailureClass::OutOfMemory => self.memory_needed(&holder, peak_bytes),
+            FailureClass::OutOfMemory => self.memory_needed(id, &holder, peak_bytes),
             _ => None,
         };
         let step = self.task_at(id).resume_step();
@@ -90,14 +91,16 @@ impl Farm {
 
     /// Memory for the next try: that of the smallest device above the one that was too small which has what the task
     /// was seen to take, or of the largest there is. Absent where none is larger: it may try again as it is.
-    fn memory_needed(&self, holder: &Holder, peak_bytes: Option<u64>) -> Option<u64> {
+    fn memory_needed(&self, id: TaskId, holder: &Holder, peak_bytes: Option<u64>) -> Option<u64> {
+        let task = &self.task_at(id).row;
         let row = &self.agents.get(&holder.agent)?.row;
         let peak_bytes = peak_bytes.map(|peak| peak / u64::from(holder.group.count()));
         let had = row.device(holder.device)?.memory_bytes;
         let wanted = peak_bytes.map_or(0, |peak| peak.saturating_mul(PEAK_PERCENT) / 100);
-        let devices = self.agents.values().flat_map(|agent| &agent.row.devices);
-        let larger: BTreeSet<u64> = devices
-            .map(|device| device.memory_bytes)
+        let nodes = self.agents.values().map(|agent| &agent.row);
+        let larger: BTreeSet<u64> = nodes
+            .filter(|node| can(node, task).is_ok())
+            .flat_map(|node| group_sizes(node, task.devices()))
             .filter(|bytes| *bytes > had)
             .collect();
         let enough = larger.range(wanted..).next();
@@ -128,6 +131,23 @@ impl Farm {
         self.observed.push(Observed::Poisoned);
         self.note_about("poison", None, id.to_string(), detail);
     }
+}
+
+/// Memory that so many devices of one class of the node have each.
+fn group_sizes(node: &AgentRow, devices: u32) -> Vec<u64> {
+    let mut by_class: BTreeMap<&str, Vec<u64>> = BTreeMap::new();
+    for device in &node.devices {
+        let sizes = by_class.entry(&device.class).or_default();
+        sizes.push(device.memory_bytes);
+    }
+    let size = |mut sizes: Vec<u64>| {
+        sizes.sort_unstable_by(|a, b| b.cmp(a));
+        sizes
+            .into_iter()
+            .skip(devices as usize - 1)
+            .collect::<Vec<_>>()
+    };
+    by_class.into_values().flat_map(size).collect()
 }
 
 /// Counts the failure against its class and, unless it was the network or a disk, the node and the error.

@@ -13,6 +13,7 @@ use super::{
     decay::Decayed,
     expiry::ExpiryRow,
     limits::{Limits, RECENT_MS},
+    memory::Needs,
     packed::{Whole, head, pack, split_first},
     queue::Queue,
     quota::QuotaRow,
@@ -99,6 +100,7 @@ impl Farm {
             loads: BTreeMap::new(),
             leased: [0; 3],
             quarantined: BTreeSet::new(),
+            needs: Needs::default(),
             cpu_nodes: BTreeSet::new(),
             stopped: BTreeMap::new(),
             pool_used: BTreeMap::new(),
@@ -151,6 +153,7 @@ impl Farm {
         }
         farm.chain = snapshot.chain;
         farm.golden = snapshot.golden.into_iter().collect();
+        farm.needs = Needs::of(&snapshot.costs);
         farm.costs = Costs::from_rows(snapshot.costs);
         farm.fold_shapes(&snapshot.shapes)?;
         let rows = (snapshot.jobs, snapshot.tasks, snapshot.reservations);

@@ -150,6 +150,7 @@ impl<'a> Run<'a> {
             ..frame.limits.clone()
         };
         let mut farm = Farm::fold(limits, outlook.snapshot(), frame.now)?;
+        farm.know_memory(&frame.prices.costs);
         farm.preempt_from_ms = 0; // no leader has changed
         farm.claims = frame.claims.clone();
         let (slots, dilation_ppm) = slots(&farm, outlook.share_ppm);
@@ -338,6 +339,7 @@ impl<'a> Run<'a> {
             device_us: work.device_us(self.now),
             steps_run: work.plan.steps.saturating_sub(work.plan.step),
             times: Default::default(),
+            memory: Default::default(),
         };
         self.report(work.lease, outcome);
         let over = self

@@ -11,6 +11,7 @@ use schemas::{
 use super::{
     Farm,
     explain::Waiting,
+    memory::{self, NeedView},
     outlook::Rest,
     placement::is_cpu_class,
     prices::PriceBook,
@@ -73,6 +74,8 @@ pub struct Counts {
     pub ledger_us: BTreeMap<&'static str, i64>,
     /// Last readings of GPUs, with the name of their node.
     pub gpus: Vec<(String, DeviceSample)>,
+    /// Memory that each kind of work needs.
+    pub memory: Vec<NeedView>,
 }
 
 impl Farm {
@@ -171,6 +174,7 @@ impl Farm {
             leases: self.leased.iter().copied().map(u64::from).sum(),
             ledger_us: self.ledger_us(),
             gpus: self.gpus(),
+            memory: memory::views(&self.costs),
             ..Counts::default()
         };
         for (head, packed) in self.packed_lines() {

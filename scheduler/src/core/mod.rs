@@ -31,6 +31,7 @@ pub mod limits;
 mod line;
 pub mod live;
 mod loans;
+pub mod memory;
 pub mod nodes;
 pub mod outlook;
 pub mod packed;
@@ -83,11 +84,12 @@ use self::{
     caps::Load,
     claims::Claims,
     command::{Command, Reply},
-    costs::Costs,
+    costs::{Costs, size},
     event::Event,
     expiry::ExpiryRow,
     health::Suspicion,
     limits::Limits,
+    memory::Needs,
     preempt::{Bucket, Handover},
     probe::Golden,
     queue::{Class, Entry, Place, Queue},
@@ -147,6 +149,8 @@ pub struct Farm {
     /// Leases by the band of their job.
     leased: [u32; 3],
     quarantined: BTreeSet<(AgentId, u32)>,
+    /// Memory that each kind of work needs.
+    needs: Needs,
     /// Nodes whose CPU takes CPU work.
     cpu_nodes: BTreeSet<AgentId>,
     /// Accounts whose budget is used up, and until when.
@@ -427,6 +431,7 @@ impl Farm {
                 TaskSpec::Render(spec) => Class::Render {
                     weights: spec.weights.clone(),
                     devices: spec.devices,
+                    size: size(spec.width, spec.height, spec.frames),
                 },
             },
             place: Place::new(row.kind(), job.state, job.rank, job.seq, row.index, id),

@@ -248,6 +248,7 @@ impl Model {
         assert_eq!(rebuilt.loads, live.loads, "the counted loads differ");
         assert_eq!(rebuilt.leased, live.leased, "the counted leases differ");
         assert_eq!(rebuilt.quarantined, live.quarantined, "quarantines differ");
+        assert_eq!(rebuilt.needs, live.needs, "known needs of memory differ");
         assert_eq!(rebuilt.cpu_nodes, live.cpu_nodes, "nodes with CPUs differ");
         let counted = |farm: &Farm| {
             let used: Vec<_> = farm
@@ -476,6 +477,15 @@ pub fn widen(job: &mut NewJob, devices: u32) {
     for task in &mut job.tasks {
         if let TaskSpec::Render(spec) = &mut task.spec {
             spec.devices = devices;
+        }
+    }
+}
+
+/// Each shot of the job has so many frames.
+pub fn stretch(job: &mut NewJob, frames: u32) {
+    for task in &mut job.tasks {
+        if let TaskSpec::Render(spec) = &mut task.spec {
+            spec.frames = frames;
         }
     }
 }

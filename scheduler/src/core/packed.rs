@@ -48,10 +48,15 @@ pub(super) struct Head {
 pub(super) struct Line {
     pub account: AccountId,
     pub band: Band,
-    /// Of the weights that its shots need.
-    pub class: ShapeId,
+    /// Those of its shots.
+    pub classes: Classes,
     pub rank: i32,
 }
+
+/// Different classes of shots that one packed job may have.
+pub(super) const CLASSES_MAX: usize = 3;
+/// In the order of their numbers; [`ShapeId::MAX`] where there are no more.
+pub(super) type Classes = [ShapeId; CLASSES_MAX];
 
 /// The job in bytes; `None` if it is not like any new one.
 pub(super) fn pack(whole: &Whole, shapes: &Shapes) -> Option<Vec<u8>> {
@@ -105,7 +110,7 @@ pub(super) fn unpack(bytes: &[u8], shapes: &Shapes) -> Option<Whole> {
     })
 }
 
-/// `None` as for [`unpack`], and where its shots need different weights.
+/// `None` as for [`unpack`], and where its shots are of more than [`CLASSES_MAX`] classes.
 pub(super) fn head(mut bytes: &[u8], shapes: &Shapes) -> Option<Head> {
     split_first(&mut bytes, shapes).map(|(head, _)| head)
 }
@@ -121,7 +126,7 @@ pub(super) fn split_first<'a>(bytes: &mut &'a [u8], shapes: &Shapes) -> Option<(
 
 fn read_head(from: &mut Reader, shapes: &Shapes) -> Option<Head> {
     let start = from.start()?;
-    let (mut class, mut estimate) = (None, GpuMicros::ZERO);
+    let (mut classes, mut estimate) = ([ShapeId::MAX; CLASSES_MAX], GpuMicros::ZERO);
     let (mut ready, mut blocked) = (0, 0);
     for _ in 0..from.number()? {
         let task = from.task()?;
@@ -132,17 +137,22 @@ fn read_head(from: &mut Reader, shapes: &Shapes) -> Option<Head> {
         }
         if matches!(**shapes.find(task.shape)?, TaskSpec::Render(_)) {
             let own = shapes.class(task.shape)?;
-            if *class.get_or_insert(own) != own {
-                return None;
+            if !classes.contains(&own) {
+                let free = classes.iter_mut().find(|class| **class == ShapeId::MAX);
+                *free? = own;
             }
         }
+    }
+    classes.sort_unstable();
+    if classes[0] == ShapeId::MAX {
+        return None; // it has no shots
     }
     Some(Head {
         job: start.id,
         line: Line {
             account: start.account(),
             band: start.band,
-            class: class?,
+            classes,
             rank: start.rank,
         },
         seq: start.seq,

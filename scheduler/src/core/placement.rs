@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use schemas::{
     AgentId,
-    agent::{Device, LeaseOffer, LeaseRef, LeaseRequest},
+    agent::{LeaseOffer, LeaseRef, LeaseRequest},
     task::{Artefact, TaskKind, TaskSpec},
 };
 
@@ -43,6 +43,8 @@ pub(super) enum Misfit {
     Claimed,
     /// The task ran out of memory on a device as small as this one.
     Memory,
+    /// Work of its kind needs more memory than the device has.
+    Size,
     /// The task failed on the node and another one can do it.
     Avoided,
     /// CPU work while GPU work waits and a CPU can do it.
@@ -165,7 +167,7 @@ impl Farm {
                     passed = passed.or(Some(place.task));
                     Verdict::SkipClass
                 }
-                Err(_) => Verdict::SkipClass,
+                Err(_) => Verdict::SkipClass, // all of its class are alike in it
             }
         });
         Picked {
@@ -183,8 +185,11 @@ impl Farm {
             .expect("only agents that were found are asked")
             .row;
         can(node, row)?;
-        if !node.device(device).is_some_and(|d| has_room(d, row)) {
-            return Err(Misfit::Memory);
+        let (at, room) = (node.device(device), self.room_for(row));
+        match at.filter(|at| !room.holds(at)) {
+            Some(at) if room.is_short_for_all(at) => return Err(Misfit::Size),
+            Some(_) => return Err(Misfit::Memory),
+            None => {}
         }
         if row.failed_on.contains(&agent) && self.other_node_can(row) {
             return Err(Misfit::Avoided);
@@ -211,9 +216,10 @@ impl Farm {
     /// As many free devices of one class as the task needs, this one among them; those kept for it come first.
     fn free_group(&self, node: &AgentRow, device: u32, task: &TaskRow) -> Option<Group> {
         let class = &node.device(device)?.class;
-        let alike = node.open_devices().filter(|other| {
-            other.index != device && other.class == *class && has_room(other, task)
-        });
+        let room = self.room_for(task);
+        let alike = node
+            .open_devices()
+            .filter(|other| other.index != device && other.class == *class && room.holds(other));
         let free = alike.filter(|other| self.is_free_for((node.id, other.index), task.id));
         let mut others: Vec<u32> = free.map(|other| other.index).collect();
         others.sort_by_key(|other| !self.handovers.contains_key(&(node.id, *other)));
@@ -236,18 +242,34 @@ impl Farm {
     fn other_node_can(&self, row: &TaskRow) -> bool {
         self.agents
             .values()
-            .any(|agent| !row.failed_on.contains(&agent.row.id) && takes(&agent.row, row))
+            .any(|agent| !row.failed_on.contains(&agent.row.id) && self.takes(&agent.row, row))
+    }
+
+    /// Whether enough of the node's open devices could take the task.
+    pub(super) fn takes(&self, node: &AgentRow, task: &TaskRow) -> bool {
+        let room = self.room_for(task);
+        let mut roomy = node.open_devices().filter(|device| room.holds(device));
+        can(node, task).is_ok()
+            && match task.devices() {
+                1 => roomy.next().is_some(),
+                devices => largest_class(roomy.map(|device| &*device.class)) >= devices,
+            }
     }
 
     /// GPU work waits that this agent could do, and a CPU elsewhere can do the CPU work.
     fn gpu_work_waits(&self, agent: AgentId) -> bool {
         !self.cpu_nodes.is_empty()
             && self.queue.classes().any(|class| match class {
-                Class::Render { weights, .. } => self.agents[&agent]
-                    .row
-                    .weights
-                    .iter()
-                    .any(|w| w.name == *weights),
+                Class::Render {
+                    weights,
+                    devices,
+                    size,
+                } => {
+                    let node = &self.agents[&agent].row;
+                    let room = self.needs.find(weights, *size, *devices);
+                    node.weights.iter().any(|w| w.name == *weights)
+                        && node.devices.iter().any(|device| room.holds(device))
+                }
                 Class::Assemble => false,
             })
     }
@@ -362,22 +384,6 @@ pub(super) fn can(node: &AgentRow, task: &TaskRow) -> Result<(), Misfit> {
         TaskSpec::Assemble(_) if node.ffmpeg.is_some() => Ok(()),
         TaskSpec::Assemble(_) => Err(Misfit::Ffmpeg),
     }
-}
-
-/// Whether the device is as large as the task is known to need.
-pub(super) fn has_room(device: &Device, task: &TaskRow) -> bool {
-    task.memory_bytes
-        .is_none_or(|bytes| device.memory_bytes >= bytes)
-}
-
-/// Whether enough of the node's open devices could take the task.
-pub(super) fn takes(node: &AgentRow, task: &TaskRow) -> bool {
-    let mut roomy = node.open_devices().filter(|device| has_room(device, task));
-    can(node, task).is_ok()
-        && match task.devices() {
-            1 => roomy.next().is_some(),
-            devices => largest_class(roomy.map(|device| &*device.class)) >= devices,
-        }
 }
 
 /// Devices of the class that has most of these.

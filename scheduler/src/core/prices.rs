@@ -5,29 +5,52 @@ use std::{
     sync::{Arc, OnceLock},
 };
 
-use schemas::{AgentId, TaskId, agent::Times, task::TaskSpec};
+use schemas::{
+    AgentId, TaskId,
+    agent::{Device, Times},
+    task::TaskSpec,
+};
 
 use super::{
     Farm,
     costs::{CostClass, CostKey, Costs, FILM, Part, Service, Spread, key, measured},
+    memory::{Needs, Room},
     placement::CPU_CLASS,
     rows::{AgentRow, AgentState, TaskState},
     write::Write,
 };
 
 /// Devices of a class that can do a kind of work.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Pool {
     pub class: String,
     pub devices: u32,
     /// Most that work on one shot at once.
     pub group_max: u32,
+    /// Devices by their memory in bytes.
+    memory: BTreeMap<u64, u32>,
+}
+
+impl Pool {
+    /// Those of its devices that have room for this work.
+    fn with_room(&self, room: Room<'_>) -> Option<Self> {
+        let enough = room.device_bytes(&self.class);
+        let memory: BTreeMap<u64, u32> =
+            self.memory.range(enough..).map(|(k, v)| (*k, *v)).collect();
+        let devices = memory.values().sum();
+        (devices > 0).then(|| Self {
+            devices,
+            memory,
+            ..self.clone()
+        })
+    }
 }
 
 /// All that a quote needs: times, and the devices that there are for each kind of work. Cheap to clone.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct PriceBook {
     pub costs: Costs,
+    needs: Needs,
     farm: Arc<Devices>,
 }
 
@@ -51,14 +74,16 @@ impl PriceBook {
                 class: CPU_CLASS.into(),
                 devices: 1,
                 group_max: 1,
+                memory: BTreeMap::new(),
             }]
         };
         let all = found.cloned().unwrap_or_else(reference);
-        // Where no group is large enough the task waits, and is still priced.
+        // Where no group is large enough, or no device, the task waits, and is still priced.
+        let room = self.room(spec);
         let capable: Vec<Pool> = all
             .iter()
             .filter(|pool| pool.group_max >= spec.devices())
-            .cloned()
+            .filter_map(|pool| pool.with_room(room))
             .collect();
         match capable.is_empty() {
             true => all,
@@ -81,6 +106,11 @@ impl PriceBook {
         }
         let mean = |sum: u128| u64::try_from(sum / all.max(1)).unwrap_or(u64::MAX);
         Spread([mean(sum[0]), mean(sum[1]), slowest[0], slowest[1]])
+    }
+
+    /// The memory that this work needs.
+    pub fn room(&self, spec: &TaskSpec) -> Room<'_> {
+        self.needs.find_spec(spec)
     }
 
     /// What the task takes on one device.
@@ -112,13 +142,14 @@ impl Farm {
         let devices = self.prices.0.get_or_init(|| Arc::new(self.devices()));
         PriceBook {
             costs: self.costs.clone(),
+            needs: self.needs.clone(),
             farm: Arc::clone(devices),
         }
     }
 
     fn devices(&self) -> Devices {
         let mut devices = Devices::default();
-        let mut counts: BTreeMap<(String, String), (u32, u32)> = BTreeMap::new();
+        let mut counts: BTreeMap<(String, String), Pool> = BTreeMap::new();
         let known = self.agents.values().map(|agent| &agent.row);
         for row in known.filter(|row| row.state != AgentState::Gone) {
             for info in &row.weights {
@@ -132,18 +163,15 @@ impl Farm {
             }
             let largest = row.largest_group();
             for (kind, device) in works(row) {
-                let (count, group_max) = counts.entry((kind, device)).or_default();
-                *count += 1;
-                *group_max = largest.max(*group_max);
+                let pool = counts.entry((kind, device.class.clone())).or_default();
+                pool.devices += 1;
+                pool.group_max = largest.max(pool.group_max);
+                *pool.memory.entry(device.memory_bytes).or_default() += 1;
             }
         }
-        for ((kind, class), (count, group_max)) in counts {
+        for ((kind, class), pool) in counts {
             let pools = devices.pools.entry(kind).or_default();
-            pools.push(Pool {
-                class,
-                devices: count,
-                group_max,
-            });
+            pools.push(Pool { class, ..pool });
             pools.sort_by_key(|pool| std::cmp::Reverse(pool.devices));
         }
         devices
@@ -194,14 +222,14 @@ impl Farm {
 }
 
 /// Each kind of work with each device of a node that can do it.
-fn works(row: &AgentRow) -> Vec<(String, String)> {
+fn works(row: &AgentRow) -> Vec<(String, &Device)> {
     let mut kinds: BTreeSet<String> = row.weights.iter().map(|info| info.name.clone()).collect();
     if row.ffmpeg.is_some() {
         kinds.insert(FILM.into());
     }
     let pair = |kind: String| {
         let devices = row.devices.iter();
-        devices.map(move |device| (kind.clone(), device.class.clone()))
+        devices.map(move |device| (kind.clone(), device))
     };
     kinds.into_iter().flat_map(pair).collect()
 }

@@ -9,6 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use schemas::{AccountId, TaskId, task::TaskKind};
 
 use super::{
+    costs::Size,
     decay::{Decayed, Score},
     limits::AGED_LOOKED_AT,
     rows::{Band, JobState},
@@ -67,7 +68,11 @@ impl Place {
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Class {
     Assemble,
-    Render { weights: String, devices: u32 },
+    Render {
+        weights: String,
+        devices: u32,
+        size: Size,
+    },
 }
 
 /// Where a task stands: all that is needed to enter it and to take it out again.

@@ -7,6 +7,8 @@ use std::{cmp::Ordering, collections::BTreeMap, sync::Arc};
 
 use schemas::task::{AssembleSpec, RenderSpec, TaskSpec};
 
+use super::costs::{Size, size};
+
 /// The spec without what no decision looks at.
 pub fn shape_of(spec: &TaskSpec) -> TaskSpec {
     match spec {
@@ -34,10 +36,10 @@ pub type ShapeId = u32;
 #[derive(Clone, Debug, Default)]
 pub(super) struct Shapes {
     known: Vec<Arc<TaskSpec>>,
-    /// For each, the first that needs the same weights and as many devices.
+    /// For each, the first of its size that needs the same weights and as many devices.
     classes: Vec<ShapeId>,
     numbers: BTreeMap<Shape, ShapeId>,
-    by_needs: BTreeMap<(String, u32), ShapeId>,
+    by_needs: BTreeMap<(String, u32, Size), ShapeId>,
 }
 
 impl Shapes {
@@ -48,16 +50,16 @@ impl Shapes {
             return (self.get(number).clone(), None);
         }
         let number = self.known.len() as ShapeId;
-        let weights = match &*shape {
-            TaskSpec::Render(spec) => spec.weights.clone(),
-            TaskSpec::Assemble(_) => String::new(),
+        let (weights, size) = match &*shape {
+            TaskSpec::Render(spec) => (
+                spec.weights.clone(),
+                size(spec.width, spec.height, spec.frames),
+            ),
+            TaskSpec::Assemble(_) => Default::default(),
         };
-        self.classes.push(
-            *self
-                .by_needs
-                .entry((weights, shape.devices()))
-                .or_insert(number),
-        );
+        let needs = (weights, shape.devices(), size);
+        self.classes
+            .push(*self.by_needs.entry(needs).or_insert(number));
         self.numbers.insert(Shape(shape.clone()), number);
         self.known.push(shape.clone());
         (shape, Some(number))

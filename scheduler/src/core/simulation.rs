@@ -11,7 +11,7 @@ use schemas::{
     BootId, Digest, GpuMicros, JobId,
     agent::{
         AgentOrder, CheckpointRef, CheckpointReport, Device, DeviceSample, Directive, FailureClass,
-        Heartbeat, HeartbeatAnswer, Hello, LeaseProgress, LeaseRef, LeaseRequest,
+        Heartbeat, HeartbeatAnswer, Hello, LeaseProgress, LeaseRef, LeaseRequest, MemoryTold,
         Outcome as Ending, Phase, ProbeOutcome, ProbeReport, Report, Times, WriteAnswer,
     },
     task::{Artefact, TaskKind, Variant},
@@ -38,8 +38,8 @@ const KEPT: &[u64] = &[61];
 /// Seeds of one run of the tests; `DAILIES_SIMULATION_SEEDS` asks for more. A seed injects over a hundred faults.
 const SEEDS: u64 = 100;
 const STEPS: u32 = 300;
-/// Names, and how many devices each has.
-const NODES: [(&str, u32); 3] = [("a", 4), ("b", 2), ("c", 1)];
+/// Names, how many devices each has, and the memory of each of these.
+const NODES: [(&str, u32, u64); 3] = [("a", 4, 8), ("b", 2, 16), ("c", 1, 32)];
 const STEPS_OF_A_SHOT: u32 = 8;
 
 const WINDOW: &str = "mostly";
@@ -83,6 +83,7 @@ struct Node {
     boot: u128,
     poll_id: u64,
     devices: u32,
+    memory_bytes: u64,
     /// By the device that asked for it.
     work: BTreeMap<u32, Work>,
 }
@@ -165,11 +166,12 @@ impl Simulation {
             model.commit(farm.seq(), &outcome.writes);
             commits.push((farm.seq(), outcome.writes));
         }
-        let node = |(name, devices)| Node {
+        let node = |(name, devices, memory_bytes)| Node {
             name,
             boot: 1,
             poll_id: 0,
             devices,
+            memory_bytes,
             work: BTreeMap::new(),
         };
         Self {
@@ -408,6 +410,10 @@ impl Simulation {
                     device_us: u64::MAX,
                     steps_run: u32::MAX,
                     times: Times::default(),
+                    memory: MemoryTold {
+                        foretold_bytes: Some(u64::MAX),
+                        peak_bytes: Some(u64::MAX),
+                    },
                 };
                 let lease = LeaseRef {
                     agent: agent_id(self.nodes[at].name),
@@ -480,7 +486,7 @@ impl Simulation {
         let device = |index| Device {
             index,
             class: "cpu".into(),
-            memory_bytes: 1,
+            memory_bytes: node.memory_bytes,
         };
         let hello = Hello {
             name: node.name.into(),
@@ -656,6 +662,22 @@ impl Simulation {
         self.apply(Command::Report(report), false);
     }
 
+    /// What a healthy agent tells of memory, and now and then a number that no device has.
+    fn memory(&mut self, work: &Work) -> MemoryTold {
+        let told = |dice: &mut Dice| match dice.below(16) {
+            0 => u64::MAX,
+            1 => 1 << 40,
+            bytes => bytes as u64,
+        };
+        match work.kind {
+            TaskKind::Assemble => MemoryTold::default(),
+            TaskKind::Render => MemoryTold {
+                foretold_bytes: Some(told(&mut self.dice)),
+                peak_bytes: self.dice.one_in(2).then(|| told(&mut self.dice)),
+            },
+        }
+    }
+
     fn checkpoint(&mut self, work: &Work) -> Command {
         Command::Checkpoint(CheckpointReport {
             lease: work.lease,
@@ -694,7 +716,7 @@ impl Simulation {
                 message: "test".into(),
                 peak_bytes: None,
             },
-            _ => success(work),
+            _ => success(work, self.memory(work)),
         };
         let lease = work.lease;
         Command::Report(Box::new(Report { lease, outcome }))
@@ -742,7 +764,8 @@ impl Simulation {
                 for device in 0..self.nodes[at].devices {
                     match self.nodes[at].work.remove(&device) {
                         Some(work) => {
-                            let (lease, outcome) = (work.lease, success(&work));
+                            let memory = self.memory(&work);
+                            let (lease, outcome) = (work.lease, success(&work, memory));
                             let report = Box::new(Report { lease, outcome });
                             self.apply(Command::Report(report), false);
                         }
@@ -775,7 +798,7 @@ fn progress(work: &Work) -> LeaseProgress {
     }
 }
 
-fn success(work: &Work) -> Ending {
+fn success(work: &Work, memory: MemoryTold) -> Ending {
     let variants: &[Variant] = match work.kind {
         TaskKind::Render => &[Variant::Shot],
         TaskKind::Assemble => &[Variant::Film, Variant::Thumbnail, Variant::Spritesheet],
@@ -797,6 +820,7 @@ fn success(work: &Work) -> Ending {
             upload_us: Some(u64::from(work.lease.attempt)),
             load_us: None,
         },
+        memory,
     }
 }
 

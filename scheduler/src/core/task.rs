@@ -3,8 +3,8 @@
 use schemas::{
     AgentId, GpuMicros, TaskId,
     agent::{
-        CheckpointRef, CheckpointReport, FailureClass, LeaseProgress, LeaseRef, Outcome, Phase,
-        Report, Times, WriteAnswer,
+        CheckpointRef, CheckpointReport, FailureClass, LeaseProgress, LeaseRef, MemoryTold,
+        Outcome, Phase, Report, Times, WriteAnswer,
     },
     task::{Artefact, TaskKind, Variant},
 };
@@ -121,7 +121,8 @@ impl Farm {
                 device_us,
                 steps_run,
                 times,
-            } => self.succeed(&lease, artefacts, device_us, (steps_run, &times)),
+                memory,
+            } => self.succeed(&lease, artefacts, device_us, (steps_run, &times, memory)),
             Outcome::Released {
                 checkpoint,
                 reason,
@@ -226,7 +227,7 @@ impl Farm {
         lease: &LeaseRef,
         output: Vec<Artefact>,
         device_us: u64,
-        (steps_run, times): (u32, &Times),
+        (steps_run, times, memory): (u32, &Times, MemoryTold),
     ) -> Result<WriteAnswer, Refusal> {
         if let Some(known) = self.succeeded_before(lease, &output) {
             return known;
@@ -250,6 +251,7 @@ impl Farm {
             .map_or(0, |live| live.first_step);
         let steps = first_step.saturating_add(steps_run);
         self.learn(id, times, steps_run);
+        self.learn_memory(id, memory);
         self.attempts_seen[0] += 1;
         self.end_attempt(id, "succeeded", None, Some(used.0));
         self.keep_artefacts(job, id, &output);

@@ -11,7 +11,8 @@ use schemas::{
 use super::{
     Farm,
     limits::{PREEMPTIONS_MAX, PROTECTED_PERCENT, RELOAD_MS, SAVE_MS},
-    placement::{can, has_room, takes},
+    memory::Room,
+    placement::can,
     rows::{AgentRow, TaskRow, TaskState},
 };
 
@@ -49,9 +50,10 @@ impl Farm {
 
     /// When a device is free by itself, and whose would cost least.
     fn cheapest_device(&self, task: TaskId, may: impl Fn(TaskId) -> bool) -> Option<(i64, Taking)> {
+        let room = self.room_for(&self.task_at(task).row);
         let capable: Vec<TaskId> = self
             .running()
-            .filter(|id| self.runs_where_it_could(*id, task))
+            .filter(|id| self.runs_where_it_could(*id, task, room))
             .collect();
         let natural_ms = capable.iter().map(|id| self.left_ms(*id)).min()?;
         let victims = capable
@@ -71,7 +73,8 @@ impl Farm {
         let row = &self.task_at(task).row;
         let nodes = self.agents.values().map(|agent| &agent.row);
         let (mut natural_ms, mut best) = (i64::MAX, None::<Taking>);
-        for node in nodes.filter(|node| !row.failed_on.contains(&node.id) && takes(node, row)) {
+        for node in nodes.filter(|node| !row.failed_on.contains(&node.id) && self.takes(node, row))
+        {
             natural_ms = natural_ms.min(self.group_free_in_ms(node, row).unwrap_or(i64::MAX));
             let taking = self.taking_on(node, task, may);
             let cheaper = |taking: &Taking| {
@@ -86,7 +89,8 @@ impl Farm {
     /// Until so many devices of one class of the node are free by themselves.
     pub(super) fn group_free_in_ms(&self, node: &AgentRow, row: &TaskRow) -> Option<i64> {
         let mut by_class: BTreeMap<&str, Vec<i64>> = BTreeMap::new();
-        for device in node.open_devices().filter(|device| has_room(device, row)) {
+        let room = self.room_for(row);
+        for device in node.open_devices().filter(|device| room.holds(device)) {
             let running = self.busy.get(&(node.id, device.index));
             let left_ms = running.map_or(0, |id| self.left_ms(*id));
             by_class.entry(&device.class).or_default().push(left_ms);
@@ -107,7 +111,8 @@ impl Farm {
     ) -> Option<Taking> {
         let row = &self.task_at(task).row;
         let mut by_class: BTreeMap<&str, Offered> = BTreeMap::new();
-        for device in node.open_devices().filter(|device| has_room(device, row)) {
+        let room = self.room_for(row);
+        for device in node.open_devices().filter(|device| room.holds(device)) {
             let at = (node.id, device.index);
             let Offered { free, busy } = by_class.entry(&device.class).or_default();
             match self.busy.get(&at) {
@@ -190,7 +195,7 @@ impl Farm {
         (SAVE_MS + self.step_ms(victim) + reload_ms) * devices
     }
 
-    fn runs_where_it_could(&self, running: TaskId, task: TaskId) -> bool {
+    fn runs_where_it_could(&self, running: TaskId, task: TaskId, room: Room<'_>) -> bool {
         let TaskState::Leased(holder) = self.task_at(running).row.state else {
             return false;
         };
@@ -199,7 +204,7 @@ impl Farm {
         let device = node.device(holder.device);
         node.is_open_on(holder.device)
             && can(node, row).is_ok()
-            && device.is_some_and(|device| has_room(device, row))
+            && device.is_some_and(|device| room.holds(device))
             && !row.failed_on.contains(&holder.agent)
     }
 

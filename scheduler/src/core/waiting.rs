@@ -8,7 +8,7 @@ use super::{
     Farm, class_name,
     explain::Waiting,
     packed::Whole,
-    placement::{Misfit, can, has_room, takes},
+    placement::{Misfit, can},
     queue::{Place, Verdict},
     rows::{AgentRow, AgentState, Band, TaskRow, TaskState},
 };
@@ -95,16 +95,19 @@ impl Farm {
                 false => no_group(row, &nodes).unwrap_or_else(|| missing(row)),
             };
         }
-        let roomy = |node: &&AgentRow| node.devices.iter().any(|d| has_room(d, row));
+        let room = self.room_for(row);
+        let roomy = |node: &&AgentRow| node.devices.iter().any(|d| room.holds(d));
         if !capable.iter().any(roomy) {
-            let bytes = row.memory_bytes.unwrap_or(0);
-            let needs = format!("a device with {} MiB of memory", bytes >> 20);
+            let devices = capable.iter().flat_map(|node| &node.devices);
+            let enough = devices.map(|device| room.device_bytes(&device.class));
+            let bytes = enough.min().unwrap_or(0);
+            let needs = format!("a device with {} MiB of memory", bytes.div_ceil(1 << 20));
             return Waiting::NoCapableDevice { needs };
         }
         let online: Vec<&AgentRow> = capable
             .iter()
             .copied()
-            .filter(|node| takes(node, row))
+            .filter(|node| self.takes(node, row))
             .collect();
         if online.is_empty() {
             return closed(&capable);
@@ -164,10 +167,11 @@ impl Farm {
         if row.devices() == 1 && self.claims.placed.is_empty() {
             return None;
         }
+        let room = self.room_for(row);
         let (mut free, mut claimed, mut largest) = (0, 0, 0);
         for node in online {
             let mut here: BTreeMap<&str, u32> = BTreeMap::new();
-            for device in node.open_devices().filter(|device| has_room(device, row)) {
+            for device in node.open_devices().filter(|device| room.holds(device)) {
                 let at = (node.id, device.index);
                 match self.busy.contains_key(&at) || self.is_kept(at) {
                     true => {}
@@ -188,11 +192,14 @@ impl Farm {
 
     /// No pool that could do the task has a device that its accounts may use.
     fn over_capacity_everywhere(&self, row: &TaskRow) -> Option<Waiting> {
+        let room = self.room_for(row);
         let capable = self.agents.values().map(|agent| &agent.row);
         let capable =
             capable.filter(|node| node.state == AgentState::Online && can(node, row).is_ok());
         let pools: BTreeSet<&str> = capable
-            .flat_map(|node| node.devices.iter().map(|device| device.class.as_str()))
+            .flat_map(|node| &node.devices)
+            .filter(|device| room.holds(device))
+            .map(|device| device.class.as_str())
             .collect();
         let mut limits = pools
             .into_iter()
@@ -222,7 +229,13 @@ impl Farm {
     ) -> Option<TaskId> {
         let found = self.queue.find(None, [band; 3], |place| {
             let row = &self.task_at(place.task).row;
-            match online.iter().any(|node| can(node, row).is_ok()) {
+            let room = self.room_for(row);
+            let holds = |node: &AgentRow| node.devices.iter().any(|d| room.holds(d));
+            match online
+                .iter()
+                .any(|node| can(node, row).is_ok() && holds(node))
+            {
+                false if row.memory_bytes.is_some() => Verdict::Next,
                 false => Verdict::SkipClass,
                 true if self.capped(place.task).is_some() => Verdict::SkipAccount,
                 true => Verdict::Take,

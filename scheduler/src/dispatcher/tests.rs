@@ -89,6 +89,7 @@ fn success(offer: &LeaseOffer) -> Outcome {
         device_us: 2_000_000,
         steps_run: 8,
         times: Default::default(),
+        memory: Default::default(),
     }
 }
 

@@ -227,6 +227,7 @@ impl Work {
             device_us: self.device_us(now),
             steps_run: self.steps - self.first_step,
             times: Default::default(),
+            memory: Default::default(),
         })
     }
 

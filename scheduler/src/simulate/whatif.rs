@@ -123,8 +123,10 @@ struct World {
 
 impl World {
     fn new(log: &[Logged], costs: &Costs, limits: &Limits, seed: u64) -> Self {
+        let mut farm = Farm::empty(limits.clone(), 1);
+        farm.know_memory(costs);
         Self {
-            farm: Farm::empty(limits.clone(), 1),
+            farm,
             limits: limits.clone(),
             now: 0,
             due: BinaryHeap::new(),
@@ -448,6 +450,7 @@ fn succeeded(work: &Work, now: i64) -> Outcome {
         device_us: ((now - work.from_ms) * 1_000).cast_unsigned(),
         steps_run: STEPS,
         times: Default::default(),
+        memory: Default::default(),
     }
 }
 

@@ -11,6 +11,7 @@ use super::{
 use crate::core::{
     costs::{CostKey, CostRow},
     fold::Snapshot,
+    memory::Peaks,
 };
 
 pub async fn put(tx: &DatabaseTransaction, row: &CostRow) -> Result<(), DbErr> {
@@ -19,6 +20,7 @@ pub async fn put(tx: &DatabaseTransaction, row: &CostRow) -> Result<(), DbErr> {
         class: row.key.class.clone(),
         shape: row.key.shape.clone(),
         parts: json(&row.parts),
+        memory: (!row.memory.is_empty()).then(|| json(&row.memory)),
     };
     let key = [
         cost_sample::Column::Weights,
@@ -26,7 +28,7 @@ pub async fn put(tx: &DatabaseTransaction, row: &CostRow) -> Result<(), DbErr> {
         cost_sample::Column::Shape,
     ];
     let replace = OnConflict::columns(key)
-        .update_column(cost_sample::Column::Parts)
+        .update_columns([cost_sample::Column::Parts, cost_sample::Column::Memory])
         .to_owned();
     cost_sample::Entity::insert(model.into_active_model())
         .on_conflict(replace)
@@ -40,6 +42,10 @@ pub async fn read(tx: &DatabaseTransaction, into: &mut Snapshot) -> Result<(), S
     let row = |model: cost_sample::Model| {
         Ok(CostRow {
             parts: from_json("cost_sample.parts", &model.parts)?,
+            memory: match &model.memory {
+                Some(memory) => from_json("cost_sample.memory", memory)?,
+                None => Peaks::default(),
+            },
             key: CostKey {
                 weights: model.weights,
                 class: model.class,

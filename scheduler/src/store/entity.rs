@@ -64,6 +64,8 @@ table! {
         #[sea_orm(primary_key, auto_increment = false)]
         pub shape: String,
         pub parts: String,
+        /// Absent in rows of times alone.
+        pub memory: Option<String>,
     }
 }
 

@@ -12,6 +12,7 @@ mod m0009_waiting;
 mod m0010_events;
 mod m0011_storage;
 mod m0012_groups;
+mod m0013_memory;
 
 use sea_orm::{ConnectionTrait, DbErr};
 use sea_orm_migration::{MigrationName, MigrationTrait, MigratorTrait, SchemaManager, async_trait};
@@ -29,6 +30,7 @@ const STEPS: &[Step] = &[
     Step("m0010_events", m0010_events::STATEMENTS),
     Step("m0011_storage", m0011_storage::STATEMENTS),
     Step("m0012_groups", m0012_groups::STATEMENTS),
+    Step("m0013_memory", m0013_memory::STATEMENTS),
 ];
 
 /// Name and statements, each of which both databases understand.

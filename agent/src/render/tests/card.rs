@@ -3,6 +3,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
+use kernels::KernelError;
 use kernels::cuda::{Fault, Faulty, Gpu, Nowhere};
 use schemas::{
     JobId,
@@ -164,6 +165,10 @@ async fn a_card_without_memory_ends_its_attempt_with_the_last_step_kept_and_work
     );
     let message = broken["message"].as_str().unwrap();
     assert!(message.starts_with("out of memory"), "{message}");
+    assert!(
+        broken["peak_bytes"].as_u64().unwrap() > 1 << 20,
+        "what it had by then: {broken}"
+    );
     assert_eq!(outcomes[1]["outcome"], "succeeded", "{outcomes:?}");
     assert_eq!(machine.allocated_bytes(), before, "bytes of a run are kept");
 

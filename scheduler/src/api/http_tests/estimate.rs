@@ -1,9 +1,10 @@
 //! Before you say yes: price, place and end of a film that was not made, and whether they come true.
 
-use schemas::agent::Times;
+use schemas::agent::{MemoryTold, Times};
 use serde_json::json;
 
 use super::*;
+use crate::metrics::Metrics;
 
 const EIGHT_SECONDS: u64 = 8_000_000;
 
@@ -48,6 +49,10 @@ impl Farm {
                 device_us: EIGHT_SECONDS,
                 steps_run: STEPS_RUN,
                 times,
+                memory: MemoryTold {
+                    foretold_bytes: Some(300 << 20),
+                    peak_bytes: Some(200 << 20),
+                },
             },
         };
         let answer = self.dispatcher.report(report).await.unwrap();
@@ -146,9 +151,29 @@ async fn what_was_measured_becomes_the_estimate_and_outlives_a_restart() {
         (after / blended - 1.0).abs() < 0.08,
         "{before} became {after}, not {blended}"
     );
+    let memory = "/v1/organization/memory";
+    assert_eq!(farm.get(memory).await.status, 403);
+    let asked = request(Method::GET, memory, &[("authorization", "Bearer sk-admin")]);
+    let needs = farm.send(asked.body(Body::empty()).unwrap()).await.json();
+    let need = &needs["data"][0];
+    assert_eq!(needs["data"].as_array().unwrap().len(), 1, "{needs}");
+    assert_eq!(
+        (&need["weights"], &need["peaks"]),
+        (&json!("builtin"), &json!(30))
+    );
+    // Nine tenths of what was foretold, and 5 % are left free.
+    assert_eq!(need["device_bytes"], (270u64 << 20) * 100 / 95);
+    let counts = farm.dispatcher.counts().await.unwrap();
+    let text = Metrics::new().unwrap().render(&counts).unwrap();
+    let gauge = text
+        .lines()
+        .find(|line| line.starts_with("dailies_memory_needed_bytes{"));
+    assert!(gauge.unwrap().ends_with(" 298016336"), "{text}");
     let stored = farm.store.load(farm.dispatcher.now_ms()).await.unwrap();
     let live = farm.dispatcher.prices().await.unwrap();
     assert_eq!(live.costs.rows(), stored.costs);
+    let known = stored.costs.iter().find(|row| row.memory.peaks.len() == 30);
+    assert_eq!(known.unwrap().memory.need_bytes(), Some(270 << 20));
     assert!(
         stored.costs.iter().any(|row| row.key.weights == "builtin"),
         "{:?}",

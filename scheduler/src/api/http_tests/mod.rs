@@ -281,6 +281,7 @@ impl Farm {
             device_us: 1_000,
             steps_run: STEPS_RUN,
             times: Default::default(),
+            memory: Default::default(),
         };
         let report = Report {
             lease: offer.lease,

@@ -168,6 +168,7 @@ async fn cancel_ends_a_job_at_once_and_changes_no_ended_one() {
         device_us: 0,
         steps_run: 0,
         times: Default::default(),
+        memory: Default::default(),
     };
     let late = farm
         .dispatcher

@@ -103,6 +103,29 @@ fn what_runs_goes_on_from_where_it_is() {
 }
 
 #[test]
+fn a_device_that_is_too_small_is_not_counted_on() {
+    check(
+        &[
+            "hello big gpu gib=80",
+            "hello small gpu gib=24",
+            "job",
+            "grant big",
+            "succeed s0#1 told=40",
+            "grant big",
+            "succeed film#1",
+            "job",
+            "job",
+            "job frames=9",
+        ],
+        expect![[r#"
+            2: 0 to 65
+            3: 65 to 130
+            4: 0 to 65
+        "#]],
+    );
+}
+
+#[test]
 fn another_account_comes_in_between_by_its_share() {
     check(
         &["hello a", "job", "job", "job", "job of=second"],

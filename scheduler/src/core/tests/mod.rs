@@ -9,6 +9,7 @@ mod films;
 mod forward;
 mod health;
 mod leases;
+mod memory;
 mod order;
 mod preemption;
 mod prices;
@@ -25,8 +26,8 @@ use schemas::{
     BootId, Digest, JobId, TaskId,
     agent::{
         CheckpointRef, CheckpointReport, Device, DeviceSample, FailureClass, Heartbeat,
-        HeartbeatAnswer, Hello, LeaseProgress, LeaseRef, LeaseRequest, Outcome as Ending,
-        ProbeOutcome, ProbeReport, Report, WriteAnswer,
+        HeartbeatAnswer, Hello, LeaseProgress, LeaseRef, LeaseRequest, MemoryTold,
+        Outcome as Ending, ProbeOutcome, ProbeReport, Report, WriteAnswer,
     },
     task::{Artefact, Variant},
 };
@@ -37,7 +38,7 @@ use super::{
     agent::agent_id,
     command::{Command, LeaseReply, Reply, Submitted},
     limits::Limits,
-    model::{FOREIGN, Model, PROJECT, SECOND, accounts, job, weights, widen},
+    model::{FOREIGN, Model, PROJECT, SECOND, accounts, job, stretch, weights, widen},
     nodes::{NodeChange, NodeOrder},
     rows::{Dedupe, Idempotency},
     users::User,
@@ -122,7 +123,7 @@ impl World {
             "poll-again" => self.poll(word(1)),
             "beat" => self.beat(word(1), &words[2..]),
             "checkpoint" => self.checkpoint(word(1), word(2)),
-            "succeed" => self.succeed(word(1), word(2)),
+            "succeed" => self.succeed(word(1), &words[2.min(words.len())..]),
             "release" => self.release(word(1), word(2)),
             "fail" => self.fail(word(1), word(2), &words[3.min(words.len())..].join(" ")),
             "node" => self.order_node(word(1), word(2), word(3)),
@@ -213,6 +214,7 @@ impl World {
                 ("after", ms) => new.not_before_ms = Some(ms.parse().unwrap()),
                 ("deadline", ms) => new.deadline_ms = Some(ms.parse().unwrap()),
                 ("devices", n) => widen(&mut new, n.parse().unwrap()),
+                ("frames", n) => stretch(&mut new, n.parse().unwrap()),
                 ("rank", rank) => new.rank = rank.parse().unwrap(),
                 ("of", "second") => new.project = SECOND,
                 ("of", "foreign") => new.project = FOREIGN,
@@ -239,7 +241,8 @@ impl World {
             let values = traits.iter().find_map(|t| t.strip_prefix(key));
             values.map_or(1, |n| n.parse::<u64>().unwrap())
         };
-        let class = if has("gpu") { "H200" } else { "cpu" };
+        let named = traits.iter().find_map(|t| t.strip_prefix("class="));
+        let class = named.unwrap_or(if has("gpu") { "H200" } else { "cpu" });
         let device = |index: u64| Device {
             index: index as u32,
             class: class.into(),
@@ -373,7 +376,14 @@ impl World {
         self.written(lease, reply)
     }
 
-    fn succeed(&mut self, name: &str, salt: &str) -> String {
+    /// `succeed s0#1 [SALT] [told=GIB] [peak=GIB]`, of memory.
+    fn succeed(&mut self, name: &str, words: &[&str]) -> String {
+        let salt = words.iter().find(|word| !word.contains('='));
+        let salt = salt.copied().unwrap_or("");
+        let gib = |key: &str| {
+            let value = words.iter().find_map(|word| word.strip_prefix(key));
+            value.map(|gib| gib.parse::<u64>().unwrap() << 30)
+        };
         let variants: &[Variant] = match name.contains("film") {
             true => &[Variant::Film, Variant::Thumbnail, Variant::Spritesheet],
             false => &[Variant::Shot],
@@ -388,8 +398,18 @@ impl World {
             device_us: 4_000_000,
             steps_run: 8,
             times: Default::default(),
+            memory: MemoryTold {
+                foretold_bytes: gib("told="),
+                peak_bytes: gib("peak="),
+            },
         };
         self.report(self.lease(name), outcome)
+    }
+
+    /// Memory in whole GiB that a device must have for work like that of the first job.
+    fn needed_gib(&self, class: &str) -> u64 {
+        let spec = &self.model.tasks[&self.task_id("s0")].spec;
+        self.farm.prices().room(spec).device_bytes(class) >> 30
     }
 
     fn release(&mut self, name: &str, step: &str) -> String {

@@ -59,6 +59,7 @@ fn what_an_agent_measured_is_learnt_for_its_class_and_outlives_a_crash() {
         device_us: 4_000_000,
         steps_run: 8,
         times: tenth(class),
+        memory: Default::default(),
     };
     world.report(lease, outcome);
     let before = Costs::default().service(&shot(), "H200", class).device();
