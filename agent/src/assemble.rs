@@ -6,11 +6,13 @@
 
 use std::path::{Path, PathBuf};
 
-use schemas::task::AssembleSpec;
+use schemas::{
+    mp4::{self, Facts, Mp4Error},
+    task::AssembleSpec,
+};
 
 use crate::{
     given::{self, Fit, GivenError, Shape},
-    mp4::{self, Facts, Mp4Error},
     mux::{self, Ffmpeg, MuxError, Run, Stop, words},
     soundtrack::{self, CHANNELS, RATE},
     stills::{self, StillsError},

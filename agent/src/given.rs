@@ -161,7 +161,7 @@ pub fn sound(
     Ok(Wave { format, samples })
 }
 
-/// Writes a film as a shot file (lossless picture and sound) of `shape`.
+/// Writes a film as a shot file (lossless picture and sound) of `shape`; one without sound becomes silent.
 pub fn as_shot(
     ffmpeg: &Ffmpeg,
     path: &Path,
@@ -169,8 +169,34 @@ pub fn as_shot(
     target: &Path,
     stop: Stop<'_>,
 ) -> Result<(), GivenError> {
+    const OWN: &[&str] = &["-map", "0:a:0"];
+    const SILENCE: &[&str] = &[
+        "-f",
+        "lavfi",
+        "-i",
+        "anullsrc=r=48000:cl=stereo",
+        "-map",
+        "1:a:0",
+        "-shortest",
+    ];
+    let shot = |sound| as_shot_with(sound, ffmpeg, path, shape, target, stop);
+    match shot(OWN) {
+        Err(GivenError::Lacks { .. }) => shot(SILENCE),
+        written => written,
+    }
+}
+
+fn as_shot_with(
+    sound: &[&str],
+    ffmpeg: &Ffmpeg,
+    path: &Path,
+    shape: Shape,
+    target: &Path,
+    stop: Stop<'_>,
+) -> Result<(), GivenError> {
     let filter = shape.filter(None);
-    let mut rest = words(&["-map", "0:v:0", "-map", "0:a:0", "-vf", &filter]);
+    let mut rest = words(sound);
+    rest.extend(words(&["-map", "0:v:0", "-vf", &filter]));
     rest.extend(words(&[
         "-c:v",
         "ffv1",
@@ -186,9 +212,10 @@ pub fn as_shot(
         "2",
         "-map_metadata",
         "-1",
+        "-y",
     ]));
     rest.push(target.into());
-    decode(ffmpeg, path, "picture with sound", rest, stop).map(drop)
+    decode(ffmpeg, path, "picture", rest, stop).map(drop)
 }
 
 /// Runs FFmpeg over `path`; a stream that is not there and a damaged file are told apart.
@@ -289,6 +316,12 @@ pub fn compressed(
             rgb.len()
         ))),
     }
+}
+
+/// No sound, for so long.
+pub fn silence(format: SoundFormat, seconds: f64) -> Wave {
+    let samples = Vec::new();
+    slice(&Wave { format, samples }, 0.0, seconds)
 }
 
 /// `wave` from `start_s` on, exactly `seconds` long: behind its end comes silence.

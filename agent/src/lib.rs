@@ -20,7 +20,6 @@ pub mod host;
 pub mod material;
 pub mod membership;
 pub mod metrics;
-pub mod mp4;
 pub mod mux;
 pub mod nvml;
 mod page;

@@ -204,13 +204,18 @@ impl Reader<'_> {
         Ok(rgb)
     }
 
-    /// The sound that the engine is given, and what the shot file has of the file itself.
+    /// The sound that the engine is given, and what the shot file has of the file itself; of a silent film, silence.
     fn sound(&self, part: &PartSpec) -> Result<(GivenSound, Option<Wave>), MaterialError> {
         let path = self.path(part.file)?;
         let hears = (self.info.hears).ok_or(MaterialError::Deaf("none can be given"))?;
-        let read = |format| given::sound(self.ffmpeg, path, format, self.stop);
-        let original = read(ORIGINAL)?;
         let needed = self.seconds(part.film_frames);
+        let film = self.spec.given().film.as_ref();
+        let is_film = film.is_some_and(|film| film.part.file == part.file);
+        let read = |format| match given::sound(self.ffmpeg, path, format, self.stop) {
+            Err(GivenError::Lacks { .. }) if is_film => Ok(given::silence(format, needed)),
+            read => read,
+        };
+        let original = read(ORIGINAL)?;
         if original.seconds() + SHORT_MAX_S < needed {
             return Err(short(path, "sound", original.seconds(), needed).into());
         }
@@ -242,7 +247,7 @@ impl Reader<'_> {
         Ok((heard, kept))
     }
 
-    /// The end of what came before: the clip's first pictures and the sound with them.
+    /// The end of what came before: the clip's first pictures and the sound with them; of a silent film, silence.
     fn tail(&self, context: &ContextSpec) -> Result<(GivenFilm, GivenSound), MaterialError> {
         let path = match context.film {
             Some(film) => self.path(film)?,
@@ -255,7 +260,10 @@ impl Reader<'_> {
         let rgb = given::film(self.ffmpeg, path, self.native(), range, self.stop)?;
         let (start, seconds) = (self.seconds(begin), self.seconds(context.frames));
         let read = |format| -> Result<Wave, GivenError> {
-            let wave = given::sound(self.ffmpeg, path, format, self.stop)?;
+            let wave = match given::sound(self.ffmpeg, path, format, self.stop) {
+                Err(GivenError::Lacks { .. }) => return Ok(given::silence(format, seconds)),
+                read => read?,
+            };
             Ok(given::slice(&wave, start, seconds))
         };
         let (heard, kept) = self.both(hears, read)?;

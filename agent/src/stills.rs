@@ -6,10 +6,9 @@ use image::{
     DynamicImage, ExtendedColorType, ImageError, ImageFormat, RgbImage, imageops::FilterType,
 };
 
-use crate::{
-    mp4::Facts,
-    mux::{Ffmpeg, MuxError, Run, Stop, words},
-};
+use schemas::mp4::Facts;
+
+use crate::mux::{Ffmpeg, MuxError, Run, Stop, words};
 
 /// Longer side of the thumbnail, in pixels.
 const THUMBNAIL_SIDE: u32 = 640;

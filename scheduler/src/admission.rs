@@ -27,6 +27,7 @@ pub use request::{
 pub use rules::{SEED_MAX, START_NOW, unknown_model};
 
 use crate::{
+    artifacts::Upload,
     core::limits::SHOTS_MAX,
     core::rows::{Dedupe, Idempotency, NewJob, NewTask},
     core::users::User,
@@ -49,7 +50,7 @@ pub struct Order {
     pub estimates: Vec<GpuMicros>,
     pub hold: GpuMicros,
     /// Files that must be in the artefact store before the job is submitted.
-    pub files: Vec<Bytes>,
+    pub files: Vec<Upload>,
 }
 
 /// Identities and protections of a job; made at the edge.
@@ -85,7 +86,11 @@ pub fn decide(
         record,
         tasks,
         estimates: quote.expected,
-        files: first_frames.into_iter().chain(cuts.files).collect(),
+        files: first_frames
+            .into_iter()
+            .map(Upload::of)
+            .chain(cuts.files)
+            .collect(),
     })
 }
 

@@ -259,6 +259,20 @@ class Videos(unittest.TestCase):
         self.addCleanup(self.forget, edit.id)
         self.assertEqual(edit.remixed_from_video_id, film.id)
 
+    def test_extend_and_edit_a_film_that_is_uploaded(self):
+        film = self.client.videos.download_content(self.small_film().id).read()
+        body = {"steps": 2}
+        longer = self.client.videos.extend(
+            prompt="it rolls on", seconds="1", video=("film.mp4", film), extra_body={**body, "model": "builtin"}
+        )
+        self.assertEqual((longer.seconds, longer.size), ("2", self.small_film().size))
+        self.finished(longer)
+        edit = self.client.videos.edit(
+            prompt="a green ball falls", video=film, extra_body={**body, "model": "builtin"}
+        )
+        self.assertEqual((edit.seconds, edit.remixed_from_video_id), ("1", None))
+        self.finished(edit)
+
     def test_bad_requests_raise_typed_exceptions(self):
         bad = openai.BadRequestError
         self.refused(bad, "invalid_value", "prompt", prompt="")

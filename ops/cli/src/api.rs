@@ -123,6 +123,35 @@ pub fn with_retake(form: Form, retake: &Retake) -> Form {
     form.text("retake[what]", retake.what.clone())
 }
 
+/// The film that another is made of.
+#[derive(Args, Debug)]
+pub struct ParentArgs {
+    /// The film: its id on the farm (video_…), or a file.
+    #[arg(value_name = "ID|FILE")]
+    pub film: String,
+    /// Model for a film that is a file; those of the farm keep theirs [default: sora-2]
+    #[arg(long)]
+    model: Option<String>,
+}
+
+impl ParentArgs {
+    pub fn is_file(&self) -> bool {
+        !self.film.starts_with("video_") && Path::new(&self.film).exists()
+    }
+
+    /// Names the film in a form that is about no other.
+    pub fn named(&self, form: Form) -> Result<Form> {
+        let form = match self.is_file() {
+            true => form.part("video", file(Path::new(&self.film))?),
+            false => form.text("video[id]", self.film.clone()),
+        };
+        Ok(match &self.model {
+            Some(model) => form.text("model", model.clone()),
+            None => form,
+        })
+    }
+}
+
 /// A file as a part of a form.
 pub fn file(path: &Path) -> Result<multipart::Part> {
     let name = path

@@ -1,4 +1,4 @@
-//! `dailies extend`: a finished film of the farm goes on from its end.
+//! `dailies extend`: a finished film of the farm, or a file, goes on from its end.
 
 use std::path::PathBuf;
 
@@ -6,15 +6,15 @@ use anyhow::Result;
 use clap::Args;
 
 use crate::{
-    api::{Api, ServerArgs},
+    api::{Api, ParentArgs, ServerArgs},
     ask::AskArgs,
     film::MakeArgs,
 };
 
 #[derive(Args, Debug)]
 pub struct ExtendArgs {
-    /// Id of the film: video_…
-    id: String,
+    #[command(flatten)]
+    parent: ParentArgs,
     /// What happens next.
     prompt: String,
     /// Length of what is added, in whole seconds [default: 4]
@@ -36,10 +36,8 @@ pub struct ExtendArgs {
 
 pub async fn run(args: ExtendArgs) -> Result<()> {
     let api = Api::new(&args.server)?;
-    let mut form = args
-        .ask
-        .form(&args.prompt, &args.make)
-        .text("video[id]", args.id);
+    let form = args.ask.form(&args.prompt, &args.make);
+    let mut form = args.parent.named(form)?;
     if let Some(seconds) = args.seconds {
         form = form.text("seconds", seconds);
     }

@@ -55,7 +55,7 @@ pub fn read(path: &Path) -> Result<Vec<u8>> {
 
 /// Size and whole seconds of a film; nothing of what its file does not say.
 pub fn measure(path: &Path) -> (Option<String>, Option<String>) {
-    let facts = agent::mp4::read(path).ok();
+    let facts = schemas::mp4::read(path).ok();
     let picture = facts.as_ref().and_then(|facts| facts.picture());
     let size = picture.map(|picture| format!("{}x{}", picture.width, picture.height));
     let seconds = picture.map(|picture| (picture.seconds + 0.01).floor().max(1.0).to_string());

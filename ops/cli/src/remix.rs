@@ -1,10 +1,10 @@
-//! `dailies remix`: a finished film of the farm anew by another prompt, or a stretch of it.
+//! `dailies remix`: a finished film of the farm, or a file, anew by another prompt, or a stretch of it.
 
 use anyhow::Result;
 use clap::Args;
 
 use crate::{
-    api::{Api, ServerArgs},
+    api::{Api, ParentArgs, ServerArgs},
     ask::AskArgs,
     film::MakeArgs,
     given::{Retake, retake},
@@ -12,8 +12,8 @@ use crate::{
 
 #[derive(Args, Debug)]
 pub struct RemixArgs {
-    /// Id of the film: video_…
-    id: String,
+    #[command(flatten)]
+    parent: ParentArgs,
     /// What to see and hear in it.
     prompt: String,
     /// How much is made anew, from a little above 0 to 1, which is everything [default: 0.6]
@@ -39,6 +39,10 @@ pub async fn run(args: RemixArgs) -> Result<()> {
     if let Some(retake) = &args.retake {
         form = crate::api::with_retake(form, retake);
     }
-    let path = format!("videos/{}/remix", args.id);
+    if args.parent.is_file() {
+        let form = args.parent.named(form)?;
+        return args.ask.place(&api, "videos/edits", form).await;
+    }
+    let path = format!("videos/{}/remix", args.parent.film);
     args.ask.place(&api, &path, form).await
 }

@@ -173,10 +173,7 @@ fn order(args: &RenderArgs, entry: &Entry, ffmpeg: &Ffmpeg) -> Result<(Order, Na
     let mut source = |path: &Path| -> Result<Source> {
         let digest = Digest::of(&given::read(path)?);
         named.insert(digest, path.to_owned());
-        Ok(Source {
-            digest,
-            bytes: None,
-        })
+        Ok(Source::stored(digest))
     };
     let continues = match &args.going_on.continue_from {
         Some(path) => {

@@ -1,6 +1,6 @@
 //! One line about a finished film.
 
-use agent::mp4::Facts;
+use schemas::mp4::Facts;
 
 /// Size, frames, rate, length and sound, as the file itself says.
 pub fn line(facts: &Facts) -> String {
@@ -27,7 +27,7 @@ fn fps_text(fps: f64) -> String {
 
 #[cfg(test)]
 mod tests {
-    use agent::mp4::{Track, TrackKind};
+    use schemas::mp4::{Track, TrackKind};
 
     use super::*;
 

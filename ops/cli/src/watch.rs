@@ -60,7 +60,7 @@ pub async fn follow_and_save(api: &Api, video: Video, target: Option<Target>) ->
     };
     let film = target.work().join("film.mp4");
     api.download(&id, &film).await?;
-    let facts = agent::mp4::read(&film).context("the downloaded film is damaged: try again")?;
+    let facts = schemas::mp4::read(&film).context("the downloaded film is damaged: try again")?;
     let shown = target.path().display().to_string();
     target.put(&film)?;
     println!(

@@ -4,11 +4,9 @@ mod farm;
 
 use std::path::Path;
 
-use agent::{
-    mp4,
-    mux::{Ffmpeg, Run, go_on, words},
-};
+use agent::mux::{Ffmpeg, Run, go_on, words};
 use farm::Farm;
+use schemas::mp4;
 
 fn ffmpeg(args: &[&str]) {
     let run = Run {
@@ -90,6 +88,42 @@ fn a_farm_takes_what_the_engine_takes() {
     ];
     made(&farm, dir, &retake, "retake.mp4");
     assert_eq!(frames(&dir.join("retake.mp4")), 16);
+
+    // Files of others: two seconds upright at another rate, without sound; and one with sound.
+    let upright = "testsrc2=s=90x160:d=2.3:r=25";
+    ffmpeg(&["-f", "lavfi", "-i", upright, &path("silent.mkv")]);
+    let on = [
+        "extend",
+        "silent.mkv",
+        "it rolls",
+        "--seconds",
+        "1",
+        "--model",
+        "builtin",
+    ];
+    made(&farm, dir, &on, "on.mp4");
+    // Its 2.3 s are all there, at the model's rate, and a second more.
+    let on = mp4::read(&dir.join("on.mp4")).unwrap();
+    let on = on.picture().unwrap();
+    assert_eq!((on.width, on.height, on.samples), (720, 1280, 37 + 16));
+    let edit = [
+        "remix",
+        "silent.mkv",
+        "a green ball falls",
+        "--model",
+        "builtin",
+    ];
+    made(&farm, dir, &edit, "edit.mp4");
+    assert_eq!(frames(&dir.join("edit.mp4")), 32);
+    made(
+        &farm,
+        dir,
+        &["remix", "given.mp4", "a ball", "--model", "builtin"],
+        "anew.mp4",
+    );
+    assert_eq!(frames(&dir.join("anew.mp4")), 16);
+    let none = farm.refused(dir, &["extend", "blue.png", "on"]);
+    assert!(none.contains("of no kind that this server reads"), "{none}");
 
     assert!(farm.told(dir, &["list"]).contains(&longer));
     let short = farm.refused(dir, &["submit", "--audio", "tone.wav", "--wait", "a ball"]);

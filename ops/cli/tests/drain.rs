@@ -179,7 +179,7 @@ fn an_idle_farm_ends_at_once_and_leaves_no_scratch() {
         .collect();
     assert_eq!(scratch.len(), 1, "only the lock: {scratch:?}");
     assert!(
-        agent::mp4::read(&dir.path().join("film.mp4"))
+        schemas::mp4::read(&dir.path().join("film.mp4"))
             .unwrap()
             .fast_start
     );

@@ -92,7 +92,7 @@ fn a_film_longer_than_one_clip_is_joined_to_its_exact_length() {
         "two shots: {}",
         rendered.latents
     );
-    let facts = agent::mp4::read(&dir.path().join("film.mp4")).unwrap();
+    let facts = schemas::mp4::read(&dir.path().join("film.mp4")).unwrap();
     let (picture, sound) = (facts.picture().unwrap(), facts.sound().unwrap());
     assert_eq!(picture.samples, 80);
     assert!((picture.seconds - 5.0).abs() < 1e-3 && (sound.seconds - 5.0).abs() < 1e-3);

@@ -53,6 +53,18 @@ pub struct Size {
     pub height: u32,
 }
 
+impl Size {
+    /// How far the aspects are apart, as the logarithm of their ratio.
+    fn aspect_off(self, other: Self) -> f64 {
+        let aspect = |size: Self| f64::from(size.width) / f64::from(size.height);
+        (aspect(self) / aspect(other)).ln().abs()
+    }
+
+    fn area(self) -> u64 {
+        u64::from(self.width) * u64::from(self.height)
+    }
+}
+
 impl fmt::Display for Size {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}x{}", self.width, self.height)
@@ -128,14 +140,23 @@ pub struct Model {
 impl Model {
     /// The native size whose aspect is nearest; of equal ones the largest.
     pub fn native_size(&self, wanted: Size) -> Size {
-        let aspect = |size: Size| f64::from(size.width) / f64::from(size.height);
-        let off = |size: Size| (aspect(size) / aspect(wanted)).ln().abs();
-        let area = |size: Size| u64::from(size.width) * u64::from(size.height);
+        let off = |size: Size| size.aspect_off(wanted);
         self.native_sizes
             .iter()
             .copied()
-            .min_by(|&a, &b| off(a).total_cmp(&off(b)).then(area(b).cmp(&area(a))))
+            .min_by(|a, b| off(*a).total_cmp(&off(*b)).then(b.area().cmp(&a.area())))
             .expect("a catalogue holds no model without native sizes")
+    }
+
+    /// The size that a request may ask for and that is nearest: in aspect, then in pixels.
+    pub fn nearest_size(&self, film: Size) -> Size {
+        let off = |size: Size| size.aspect_off(film);
+        let more = |size: Size| size.area().abs_diff(film.area());
+        self.sizes
+            .iter()
+            .copied()
+            .min_by(|a, b| off(*a).total_cmp(&off(*b)).then(more(*a).cmp(&more(*b))))
+            .expect("a catalogue holds no model without sizes")
     }
 
     /// `name@blake3:…`, or the bare name while no agent has brought the weights.

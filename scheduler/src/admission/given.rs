@@ -1,8 +1,6 @@
 //! What a request gives of its film: checked against the film's length, then cut to shots. Pure.
 
-use bytes::Bytes;
 use schemas::{
-    Digest,
     given::{ContextSpec, FilmSpec, Fit, GivenSpec, PartSpec, SpanSpec, StillSpec},
     task::BeforeSpec,
 };
@@ -13,7 +11,10 @@ use super::{
     request::{Continuation, Reference, Retake, Source},
     rules::Wish,
 };
-use crate::storyboard::{Clip, Shot};
+use crate::{
+    artifacts::Upload,
+    storyboard::{Clip, Shot},
+};
 
 /// Pictures of one shot, as many as the engine takes.
 const STILLS_MAX: usize = 16;
@@ -50,7 +51,7 @@ struct GivenStill<'a> {
 
 /// A part of the order that is stored under its digest before the job is submitted.
 pub(super) struct Cuts {
-    pub files: Vec<Bytes>,
+    pub files: Vec<Upload>,
     /// One for each shot.
     pub given: Vec<GivenSpec>,
 }
@@ -255,7 +256,8 @@ pub(super) fn cut(wish: &Wish<'_>, shots: &[Shot], fit: ReferenceFit) -> Result<
             .film
             .into_iter()
             .chain(given.sound)
-            .filter_map(|s| s.bytes.clone())
+            .chain(given.before.map(|before| &before.source))
+            .filter_map(|source| source.upload.clone())
             .collect(),
         given: vec![GivenSpec::default(); shots.len()],
     };
@@ -271,11 +273,11 @@ pub(super) fn cut(wish: &Wish<'_>, shots: &[Shot], fit: ReferenceFit) -> Result<
             native: wish.native,
             param: &still.param,
         };
-        let image = reference::picture(still.reference, target)?;
+        let image = Upload::of(reference::picture(still.reference, target)?);
         let (place, frame) = place(shots, still.frame);
         cuts.given[place].stills.push(StillSpec {
             frame,
-            image: Digest::of(&image),
+            image: image.digest(),
             strength: given.strength,
         });
         cuts.files.push(image);

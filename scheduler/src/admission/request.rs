@@ -9,6 +9,7 @@ use schemas::Digest;
 use serde::{Deserialize, Serialize, Serializer};
 use sha2::{Digest as _, Sha256};
 
+use crate::artifacts::Upload;
 pub use crate::core::rows::Priority;
 
 /// The body of `POST /v1/videos`. Absent fields take the model's defaults in admission.
@@ -72,11 +73,11 @@ pub struct Keyframe {
     pub input_reference: Reference,
 }
 
-/// A file that is given whole: its place in the artefact store, with the bytes where they are not there yet.
+/// A file that is given whole: its place in the artefact store, with the file where it is not there yet.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Source {
     pub digest: Digest,
-    pub bytes: Option<Bytes>,
+    pub upload: Option<Upload>,
 }
 
 /// A stretch of a film to make anew.
@@ -153,11 +154,19 @@ impl std::fmt::Debug for Reference {
 }
 
 impl Source {
-    /// Bytes that came with the request.
-    pub fn sent(bytes: Bytes) -> Self {
+    /// A file that came with the request.
+    pub fn sent(upload: Upload) -> Self {
         Self {
-            digest: Digest::of(&bytes),
-            bytes: Some(bytes),
+            digest: upload.digest(),
+            upload: Some(upload),
+        }
+    }
+
+    /// A film that is stored.
+    pub fn stored(digest: Digest) -> Self {
+        Self {
+            digest,
+            upload: None,
         }
     }
 }

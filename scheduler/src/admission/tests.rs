@@ -448,7 +448,7 @@ fn a_reference_becomes_the_first_frame_of_the_first_shot() {
         seconds: Some("8".into()),
         ..request()
     });
-    let digest = Digest::of(&order.files[0]);
+    let digest = order.files[0].digest();
     assert_eq!(renders(&order)[0].first_frame, Some(digest));
     assert_eq!(renders(&order)[1].first_frame, None);
     let own = ShotRequest {
@@ -519,10 +519,7 @@ fn keyframe(seconds: f64) -> Keyframe {
 }
 
 fn source(name: &str) -> Source {
-    Source {
-        digest: Digest::of(name.as_bytes()),
-        bytes: None,
-    }
+    Source::stored(Digest::of(name.as_bytes()))
 }
 
 #[test]
@@ -543,7 +540,7 @@ fn pictures_at_times_reach_the_shots_that_show_them() {
     };
     assert_eq!(frames(first), [(24, 0.5)]);
     assert_eq!(frames(second), [(16, 0.5), (63, 0.5)]);
-    let stored: Vec<Digest> = order.files.iter().map(|bytes| Digest::of(bytes)).collect();
+    let stored: Vec<Digest> = order.files.iter().map(Upload::digest).collect();
     assert!(first.reads().iter().all(|digest| stored.contains(digest)));
     refused(
         VideoRequest {

@@ -1,14 +1,16 @@
 //! Reads a request body: JSON or a form, with limits, to a tree of fields.
 
-use std::time::Duration;
+use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use axum::{
     body::Body,
     extract::{DefaultBodyLimit, FromRequest, Multipart, Request},
 };
 use bytes::{Bytes, BytesMut};
+use futures::{Stream, stream};
 use http::{HeaderMap, header};
 use http_body_util::BodyExt;
+use tokio::sync::Mutex;
 
 use super::{
     form,
@@ -16,16 +18,16 @@ use super::{
 };
 use crate::admission::{Code, Refusal};
 
-const JSON_BYTES_MAX: usize = 24 << 20;
+pub const JSON_BYTES_MAX: usize = 24 << 20;
 const FORM_BYTES_MAX: usize = 32 << 20;
-/// A body over its limit is read on up to here before the answer, because a client that is cut off
-/// in mid-send sees a broken connection and tries again.
+/// A form with a film.
+const FILM_FORM_BYTES_MAX: usize = 544 << 20;
+/// So much of a refused body is read on before the answer, because a client that is cut off in mid-send sees a broken
+/// connection and tries again.
 const DRAIN_BYTES_MAX: usize = 64 << 20;
 const DRAIN_TIME_MAX: Duration = Duration::from_secs(10);
 /// The longest silence in mid-body.
 const IDLE_MAX: Duration = Duration::from_secs(60);
-/// The first part of a buffer that was sent as numbers.
-const BUFFER_PART: &[u8] = b"name=\"input_reference[0]\"";
 
 enum Encoding {
     Json,
@@ -34,30 +36,47 @@ enum Encoding {
 
 /// Reads the whole body and parses it by its content type.
 pub async fn read_fields(request: Request) -> Result<Fields, Refusal> {
+    read(request, FORM_BYTES_MAX, None).await
+}
+
+/// Like [`read_fields`], where a form may hold a film: it lies in `folder` meanwhile.
+pub async fn read_fields_and_film(request: Request, folder: PathBuf) -> Result<Fields, Refusal> {
+    read(request, FILM_FORM_BYTES_MAX, Some(folder)).await
+}
+
+async fn read(
+    request: Request,
+    form_bytes_max: usize,
+    folder: Option<PathBuf>,
+) -> Result<Fields, Refusal> {
     let (parts, body) = request.into_parts();
-    let bytes = |limit| collect(body, limit);
     match encoding(&parts.headers)? {
-        Encoding::Json => json(
-            &bytes(JSON_BYTES_MAX)
-                .await
-                .map_err(|end| end.refusal("JSON"))?,
-        ),
+        Encoding::Json => {
+            let metered = Metered::new(body, JSON_BYTES_MAX);
+            match metered.collect().await {
+                Ok(whole) => json(&whole),
+                Err(_) => Err(metered.refusal("JSON", None).await),
+            }
+        }
         Encoding::Form => {
-            let whole = bytes(FORM_BYTES_MAX).await.map_err(|end| match end {
-                End::TooLarge(start) if contains(&start, BUFFER_PART) => form::buffer_refusal(),
-                end => end.refusal("multipart"),
-            })?;
-            let mut request = Request::from_parts(parts, Body::from(whole));
-            // The limit has been kept above.
-            DefaultBodyLimit::disable().apply(&mut request);
-            let form = Multipart::from_request(request, &())
-                .await
-                .map_err(|error| {
-                    Refusal::new(Code::InvalidMultipart, format!("{}.", error.body_text()))
-                })?;
-            form::read_form(form).await
+            let metered = Metered::new(body, form_bytes_max);
+            let body = Body::from_stream(metered.stream());
+            let fields = read_form(Request::from_parts(parts, body), folder).await;
+            match fields {
+                Ok(fields) => Ok(fields),
+                Err(parsed) => Err(metered.refusal("multipart", Some(parsed)).await),
+            }
         }
     }
+}
+
+async fn read_form(mut request: Request, folder: Option<PathBuf>) -> Result<Fields, Refusal> {
+    // The limit is kept by what the body comes through.
+    DefaultBodyLimit::disable().apply(&mut request);
+    let form = Multipart::from_request(request, &()).await;
+    let form = form
+        .map_err(|error| Refusal::new(Code::InvalidMultipart, format!("{}.", error.body_text())))?;
+    form::read_form(form, folder).await
 }
 
 /// An empty body is `{}`, whatever its type; so is one without a type.
@@ -111,21 +130,21 @@ fn json(bytes: &[u8]) -> Result<Fields, Refusal> {
 }
 
 /// Why a body did not arrive whole.
+#[derive(Clone, Copy, Debug, thiserror::Error)]
 enum End {
-    /// With what came before the limit.
-    TooLarge(Bytes),
+    /// With the limit.
+    #[error("it has more than {0} bytes")]
+    TooLarge(usize),
+    #[error("it broke off")]
     Broken,
 }
 
 impl End {
     fn refusal(&self, what: &str) -> Refusal {
         match self {
-            Self::TooLarge(start) => Refusal::new(
+            Self::TooLarge(limit) => Refusal::new(
                 Code::RequestTooLarge,
-                format!(
-                    "The body is too large: at most {} bytes of {what} are read.",
-                    start.len()
-                ),
+                format!("The body is too large: at most {limit} bytes of {what} are read."),
             ),
             Self::Broken => Refusal::new(
                 Code::InvalidValue,
@@ -135,22 +154,79 @@ impl End {
     }
 }
 
-async fn collect(mut body: Body, limit: usize) -> Result<Bytes, End> {
-    let mut whole = BytesMut::new();
-    while let Some(data) = next(&mut body).await? {
-        let room = limit - whole.len();
-        if data.len() > room {
-            whole.extend_from_slice(&data[..room]);
-            // Both ends of the drain are fine: the answer follows in any case.
-            let _ = tokio::time::timeout(DRAIN_TIME_MAX, drain(&mut body, limit)).await;
-            return Err(End::TooLarge(whole.freeze()));
-        }
-        whole.extend_from_slice(&data);
-    }
-    Ok(whole.freeze())
+/// A body that is read up to a limit, by whoever parses it; why that ended is known afterwards.
+#[derive(Clone)]
+struct Metered(Arc<Mutex<Meter>>);
+
+struct Meter {
+    body: Body,
+    limit: usize,
+    left: usize,
+    /// More has come than the limit; who parses hears of it behind the limit.
+    is_over: bool,
+    /// What who parses was told.
+    end: Option<End>,
 }
 
-async fn drain(body: &mut Body, mut read: usize) {
+impl Metered {
+    fn new(body: Body, limit: usize) -> Self {
+        Self(Arc::new(Mutex::new(Meter {
+            body,
+            limit,
+            left: limit,
+            is_over: false,
+            end: None,
+        })))
+    }
+
+    async fn next(&self) -> Result<Option<Bytes>, End> {
+        let mut meter = self.0.lock().await;
+        let data = match meter.is_over {
+            true => Err(End::TooLarge(meter.limit)),
+            false => next(&mut meter.body).await,
+        };
+        meter.end = data.as_ref().err().copied();
+        Ok(data?.map(|mut data| {
+            meter.is_over = data.len() > meter.left;
+            data.truncate(meter.left);
+            meter.left -= data.len();
+            data
+        }))
+    }
+
+    fn stream(&self) -> impl Stream<Item = Result<Bytes, End>> + Send + use<> {
+        stream::try_unfold(self.clone(), |this| async move {
+            // The parser takes whatever is ready before it looks at any: it shall get a piece at a time.
+            tokio::task::yield_now().await;
+            let data = this.next().await?;
+            Ok(data.map(|data| (data, this)))
+        })
+    }
+
+    async fn collect(&self) -> Result<Bytes, End> {
+        let mut whole = BytesMut::new();
+        while let Some(data) = self.next().await? {
+            whole.extend_from_slice(&data);
+        }
+        Ok(whole.freeze())
+    }
+
+    /// What to answer where the body did not arrive whole, or was refused as `parsed`: after the rest was read away.
+    async fn refusal(&self, what: &str, parsed: Option<Refusal>) -> Refusal {
+        let mut meter = self.0.lock().await;
+        let end = meter.end.unwrap_or(End::Broken);
+        if !matches!(meter.end, Some(End::Broken)) {
+            // Both ends of the drain are fine: the answer follows in any case.
+            let _ = tokio::time::timeout(DRAIN_TIME_MAX, drain(&mut meter.body)).await;
+        }
+        parsed
+            .filter(|_| meter.end.is_none())
+            .unwrap_or_else(|| end.refusal(what))
+    }
+}
+
+async fn drain(body: &mut Body) {
+    let mut read = 0;
     while read < DRAIN_BYTES_MAX {
         match next(body).await {
             Ok(Some(data)) => read += data.len(),
@@ -162,7 +238,7 @@ async fn drain(body: &mut Body, mut read: usize) {
 /// Reads a body that nothing will look at, so that its sender gets to read the answer.
 pub async fn discard(mut body: Body) {
     // A sender that is too slow or sends too much is cut off.
-    let _ = tokio::time::timeout(DRAIN_TIME_MAX, drain(&mut body, 0)).await;
+    let _ = tokio::time::timeout(DRAIN_TIME_MAX, drain(&mut body)).await;
 }
 
 /// The next piece of data; `None` at the end.
@@ -184,15 +260,10 @@ async fn next(body: &mut Body) -> Result<Option<Bytes>, End> {
     }
 }
 
-fn contains(haystack: &[u8], needle: &[u8]) -> bool {
-    haystack
-        .windows(needle.len())
-        .any(|window| window == needle)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::artifacts::Upload;
 
     async fn read(content_type: Option<&str>, body: impl Into<Body>) -> Result<Fields, Refusal> {
         let mut request = Request::builder().method("POST").uri("/v1/videos");
@@ -235,7 +306,7 @@ mod tests {
         assert_eq!(fields["prompt"], Node::Text("a\nb".into()));
         assert_eq!(
             fields["input_reference"],
-            Node::File(Bytes::from_static(b"bytes"))
+            Node::File(Upload::of(Bytes::from_static(b"bytes")))
         );
     }
 
@@ -262,7 +333,14 @@ mod tests {
             code(read(form, vec![b'x'; FORM_BYTES_MAX + 1]).await),
             "request_too_large"
         );
-        let buffer = part("input_reference[0]", "80") + &"x".repeat(FORM_BYTES_MAX);
+        let rest = part("input_reference[1]", "78").repeat(FORM_BYTES_MAX / 64);
+        let buffer = part("input_reference[0]", "80") + &rest;
+        assert!(buffer.len() > FORM_BYTES_MAX);
+        let pieces = buffer.as_bytes().chunks(1 << 16);
+        let pieces: Vec<_> = pieces
+            .map(|piece| Ok::<_, End>(Bytes::copy_from_slice(piece)))
+            .collect();
+        let buffer = Body::from_stream(stream::iter(pieces));
         assert_eq!(code(read(form, buffer).await), "invalid_type");
     }
 }

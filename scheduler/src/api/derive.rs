@@ -11,18 +11,21 @@ use schemas::task::Variant;
 use super::{
     ApiState,
     auth::Caller,
-    body::read_fields,
+    body::read_fields_and_film,
     error::ApiError,
     estimate,
+    film::Film,
     models::catalogue,
-    read::{Derived, read_derived},
+    read::{Derived, Parent, read_derived},
     submit::make,
     videos::find,
 };
 use crate::{
     admission::{
-        Catalogue, Code, Continuation, JobRecord, Lineage, Operation, Refusal, Source, VideoRequest,
+        Catalogue, Code, Continuation, JobRecord, Lineage, Operation, Refusal, Source,
+        VideoRequest, unknown_model,
     },
+    artifacts::Upload,
     core::rows::JobState,
     store::read::JobView,
 };
@@ -37,7 +40,7 @@ pub async fn remix(
     Path(id): Path<String>,
     request: Request,
 ) -> Result<Response, ApiError> {
-    let call = Call::read(request, Operation::Remix, Some(id)).await?;
+    let call = Call::read(&state, request, Operation::Remix, Some(id)).await?;
     call.answer(&state, &caller).await
 }
 
@@ -47,7 +50,7 @@ pub async fn edit(
     Extension(caller): Extension<Caller>,
     request: Request,
 ) -> Result<Response, ApiError> {
-    let call = Call::read(request, Operation::Edit, None).await?;
+    let call = Call::read(&state, request, Operation::Edit, None).await?;
     call.answer(&state, &caller).await
 }
 
@@ -57,7 +60,7 @@ pub async fn extend(
     Extension(caller): Extension<Caller>,
     request: Request,
 ) -> Result<Response, ApiError> {
-    let call = Call::read(request, Operation::Extend, None).await?;
+    let call = Call::read(&state, request, Operation::Extend, None).await?;
     call.answer(&state, &caller).await
 }
 
@@ -66,19 +69,20 @@ struct Call {
     operation: Operation,
     path: String,
     headers: HeaderMap,
-    /// Id of the video to make it of.
-    video: String,
+    video: Parent,
     wish: VideoRequest,
 }
 
 impl Call {
     async fn read(
+        state: &ApiState,
         request: Request,
         operation: Operation,
         video: Option<String>,
     ) -> Result<Self, ApiError> {
         let (path, headers) = (request.uri().path().to_owned(), request.headers().clone());
-        let Derived { video, wish } = read_derived(read_fields(request).await?, operation, video)?;
+        let fields = read_fields_and_film(request, state.artifacts.waiting_room()).await?;
+        let Derived { video, wish } = read_derived(fields, operation, video)?;
         Ok(Self {
             operation,
             path,
@@ -89,18 +93,21 @@ impl Call {
     }
 
     async fn answer(self, state: &ApiState, caller: &Caller) -> Result<Response, ApiError> {
-        let found = finished(state, caller, &self.video).await?;
         let catalogue = catalogue(state).await?;
+        let found = match self.video {
+            Parent::Own(id) => finished(state, caller, id, &catalogue).await?,
+            Parent::Sent(film) => sent(film, self.wish.model.as_deref(), &catalogue).await?,
+        };
         let wish = match self.operation {
-            Operation::Extend => extension(self.wish, &found, &catalogue),
+            Operation::Extend => extension(self.wish, &found),
             _ => remade(self.wish, &found),
         };
         let wish = VideoRequest {
-            model: Some(found.record.model.clone()),
-            size: Some(found.record.size.clone()),
+            model: Some(found.model),
+            size: Some(found.size),
             lineage: Lineage {
                 operation: self.operation,
-                source: Some(self.video),
+                source: found.id,
             },
             ..wish
         };
@@ -117,23 +124,63 @@ impl Call {
     }
 }
 
-/// A finished video of the caller's project.
+/// The video that another is made of.
 struct Found {
-    record: JobRecord,
+    /// Of one of the farm's own.
+    id: Option<String>,
+    model: String,
+    size: String,
+    seconds: u32,
+    frames: u32,
+    /// How often it was extended.
+    extensions: u32,
     film: Source,
 }
 
-async fn finished(state: &ApiState, caller: &Caller, id: &str) -> Result<Found, ApiError> {
-    let view = find(state, caller, id).await?;
+/// A finished video of the caller's project.
+async fn finished(
+    state: &ApiState,
+    caller: &Caller,
+    id: String,
+    catalogue: &Catalogue,
+) -> Result<Found, ApiError> {
+    let view = find(state, caller, &id).await?;
     let film = film_of(&view)?;
-    let record = serde_json::from_value(view.request).map_err(|error| {
+    let record: JobRecord = serde_json::from_value(view.request).map_err(|error| {
         tracing::error!(job = %view.id, %error, "the record of a job cannot be read");
         Refusal::new(
             Code::ServerError,
             "The record of this video cannot be read.",
         )
     })?;
-    Ok(Found { record, film })
+    let model = catalogue.get(&record.model);
+    let fps = model.map_or(record.fps, |model| model.clip.fps);
+    Ok(Found {
+        id: Some(id),
+        frames: record.seconds * fps,
+        model: record.model,
+        size: record.size,
+        seconds: record.seconds,
+        extensions: record.extensions,
+        film,
+    })
+}
+
+/// A film that came with the request, for the model that it names.
+async fn sent(film: Upload, model: Option<&str>, catalogue: &Catalogue) -> Result<Found, ApiError> {
+    let film = Film::measure(film).await?;
+    let name = model.unwrap_or(&catalogue.default_model);
+    let model = catalogue.get(name);
+    let model = model.ok_or_else(|| unknown_model(name, catalogue).about("model"))?;
+    Ok(Found {
+        id: None,
+        model: name.to_owned(),
+        size: model.nearest_size(film.size).to_string(),
+        seconds: film.whole_seconds(),
+        frames: film.frames(model.clip.fps),
+        extensions: 0,
+        film: film.source,
+    })
 }
 
 fn film_of(view: &JobView) -> Result<Source, Refusal> {
@@ -154,10 +201,7 @@ fn film_of(view: &JobView) -> Result<Source, Refusal> {
         }
     }
     match view.artefact(Variant::Film) {
-        Some(film) => Ok(Source {
-            digest: film.digest,
-            bytes: None,
-        }),
+        Some(film) => Ok(Source::stored(film.digest)),
         None => refuse(
             Code::AssetExpired,
             "The film of this video is not kept any more.",
@@ -191,22 +235,20 @@ fn remade(wish: VideoRequest, found: &Found) -> VideoRequest {
         None => wish.strength.or(Some(STRENGTH_DEFAULT)),
     };
     VideoRequest {
-        seconds: Some(found.record.seconds.to_string()),
+        seconds: Some(found.seconds.to_string()),
         video_reference: Some(found.film.clone()),
         strength,
         ..wish
     }
 }
 
-fn extension(wish: VideoRequest, found: &Found, catalogue: &Catalogue) -> VideoRequest {
-    let model = catalogue.get(&found.record.model);
-    let fps = model.map_or(found.record.fps, |model| model.clip.fps);
+fn extension(wish: VideoRequest, found: &Found) -> VideoRequest {
     VideoRequest {
         continues: Some(Continuation {
             source: found.film.clone(),
-            seconds: found.record.seconds,
-            frames: found.record.seconds * fps,
-            extensions: found.record.extensions,
+            seconds: found.seconds,
+            frames: found.frames,
+            extensions: found.extensions,
         }),
         ..wish
     }

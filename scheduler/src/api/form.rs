@@ -11,13 +11,18 @@
 //! Python groups the columns by key, Node interleaves them by object; reading columns fits both.
 //! A rule such as "a repeated key opens a new object" would tear Python's order apart.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, path::PathBuf};
 
-use axum::extract::Multipart;
-use bytes::Bytes;
+use axum::extract::{Multipart, multipart::Field};
 
-use super::node::{Fields, Node, unix_lines};
-use crate::admission::{Code, Refusal};
+use super::{
+    body::JSON_BYTES_MAX,
+    node::{Fields, Node, unix_lines},
+};
+use crate::{
+    admission::{Code, Refusal},
+    artifacts::{Incoming, Upload},
+};
 
 /// Parts of one form.
 pub const PARTS_MAX: usize = 256;
@@ -41,11 +46,11 @@ pub struct Part {
 pub enum PartValue {
     Text(String),
     /// Had a `filename`; the name itself and the declared type are not trusted and not kept.
-    File(Bytes),
+    File(Upload),
 }
 
-/// Reads all parts of a form, in any order, and builds the tree.
-pub async fn read_form(mut form: Multipart) -> Result<Fields, Refusal> {
+/// Reads all parts of a form, in any order, and builds the tree. Large files lie in `folder`, or in memory without one.
+pub async fn read_form(mut form: Multipart, folder: Option<PathBuf>) -> Result<Fields, Refusal> {
     let mut tree = FormTree::default();
     let mut parts = 0;
     while let Some(field) = form.next_field().await.map_err(broken)? {
@@ -71,12 +76,11 @@ pub async fn read_form(mut form: Multipart) -> Result<Fields, Refusal> {
                 "A part of the form has no name.",
             ));
         };
-        let is_file = field.file_name().is_some();
-        let bytes = field.bytes().await.map_err(broken)?;
-        tree.insert(Part {
-            value: part_value(&name, is_file, bytes)?,
-            name,
-        })?;
+        let value = match field.file_name() {
+            Some(_) => PartValue::File(file(field, folder.clone()).await?),
+            None => PartValue::Text(text(field, &name).await?),
+        };
+        tree.insert(Part { name, value })?;
     }
     tree.finish()
 }
@@ -95,27 +99,48 @@ fn too_large(why: String) -> Refusal {
     Refusal::new(Code::RequestTooLarge, format!("Request too large: {why}."))
 }
 
-fn part_value(name: &str, is_file: bool, bytes: Bytes) -> Result<PartValue, Refusal> {
-    if is_file {
-        return Ok(PartValue::File(bytes));
-    }
-    // The exact limit of an image URL counts characters and is checked where the field is read.
-    let limit = if name.ends_with("[image_url]") {
-        IMAGE_URL_CHARS_MAX * 4
-    } else {
-        TEXT_BYTES_MAX
+async fn file(mut field: Field<'_>, folder: Option<PathBuf>) -> Result<Upload, Refusal> {
+    let unkept = |error: std::io::Error| {
+        tracing::error!(%error, "a file of a request cannot be kept");
+        Refusal::new(
+            Code::Overloaded,
+            "The server has no room for this file right now; try again later.",
+        )
     };
-    if bytes.len() > limit && !bytes.starts_with(b"{") && !bytes.starts_with(b"[") {
-        return Err(too_large(format!("'{name}' may have at most {limit} bytes")).about(name));
+    let mut incoming = Incoming::new(folder);
+    while let Some(piece) = field.chunk().await.map_err(broken)? {
+        incoming.push(&piece).await.map_err(unkept)?;
     }
-    let text = String::from_utf8(bytes.into()).map_err(|_| {
+    incoming.finish().await.map_err(unkept)
+}
+
+async fn text(mut field: Field<'_>, name: &str) -> Result<String, Refusal> {
+    let mut bytes = Vec::new();
+    while let Some(piece) = field.chunk().await.map_err(broken)? {
+        bytes.extend_from_slice(&piece);
+        let limit = text_limit(name, &bytes);
+        if bytes.len() > limit {
+            return Err(too_large(format!("'{name}' may have at most {limit} bytes")).about(name));
+        }
+    }
+    let text = String::from_utf8(bytes).map_err(|_| {
         Refusal::new(
             Code::InvalidMultipart,
             format!("The text of '{name}' is not UTF-8."),
         )
         .about(name)
     })?;
-    Ok(PartValue::Text(unix_lines(text)))
+    Ok(unix_lines(text))
+}
+
+/// Bytes of the text of a part that begins so. The exact limit of an image URL counts characters and is checked where
+/// the field is read.
+fn text_limit(name: &str, start: &[u8]) -> usize {
+    match start.first() {
+        Some(b'{' | b'[') => JSON_BYTES_MAX,
+        _ if name.ends_with("[image_url]") => IMAGE_URL_CHARS_MAX * 4,
+        _ => TEXT_BYTES_MAX,
+    }
 }
 
 /// The tree while parts still come.
@@ -263,7 +288,7 @@ impl From<PartValue> for Node {
     fn from(value: PartValue) -> Self {
         match value {
             PartValue::Text(text) => Self::Text(text),
-            PartValue::File(bytes) => Self::File(bytes),
+            PartValue::File(file) => Self::File(file),
         }
     }
 }
@@ -314,7 +339,7 @@ mod tests {
             .try_for_each(|line| {
                 let (name, value) = line.split_once('=').expect("name=value");
                 let value = match value {
-                    "<file>" => PartValue::File(Bytes::from_static(b"bytes")),
+                    "<file>" => PartValue::File(Upload::of("bytes".into())),
                     text => PartValue::Text(text.into()),
                 };
                 tree.insert(Part {
@@ -346,7 +371,7 @@ mod tests {
                 )
             ),
             Node::Text(text) => format!("{text:?}"),
-            Node::File(bytes) => format!("file of {} bytes", bytes.len()),
+            Node::File(file) => format!("file of {} bytes", file.size()),
             other => other.kind().into(),
         }
     }

@@ -13,6 +13,7 @@ mod error;
 mod estimate;
 mod eta;
 mod events;
+mod film;
 mod form;
 mod frame;
 mod hashes;

@@ -2,8 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use bytes::Bytes;
 use serde_json::Number;
+
+use crate::artifacts::Upload;
 
 /// One value of a body. A form knows only texts and files; JSON has no files.
 #[derive(Clone, Debug, PartialEq)]
@@ -12,7 +13,7 @@ pub enum Node {
     Bool(bool),
     Number(Number),
     Text(String),
-    File(Bytes),
+    File(Upload),
     List(Vec<Node>),
     Object(Fields),
 }

@@ -8,8 +8,11 @@ use super::{
     node::{Fields, Node},
     read_given::{is_film, is_sound, keyframes, reference, retake, source, take_id},
 };
-use crate::admission::{
-    Code, Lineage, Operation, Priority, ReferenceFit, Refusal, ShotRequest, VideoRequest,
+use crate::{
+    admission::{
+        Code, Lineage, Operation, Priority, ReferenceFit, Refusal, ShotRequest, VideoRequest,
+    },
+    artifacts::Upload,
 };
 
 /// Fields of the create body that do something.
@@ -158,9 +161,16 @@ pub fn read_many(fields: &mut Fields) -> Result<Many, Refusal> {
 
 /// A request to make a video of another.
 pub struct Derived {
-    /// Id of the other one.
-    pub video: String,
+    pub video: Parent,
     pub wish: VideoRequest,
+}
+
+/// The other video.
+pub enum Parent {
+    /// Id of one of the farm's own.
+    Own(String),
+    /// One that came with the request.
+    Sent(Upload),
 }
 
 /// Reads the body of a remix (whose video the path names), an edit or an extension.
@@ -173,26 +183,33 @@ pub fn read_derived(
         Operation::Extend => EXTENSION_FIELDS,
         _ => REMIX_FIELDS,
     };
-    // An edit may name a model; it is that of its video.
-    if operation == Operation::Edit {
-        text(&mut fields, "model", "")?;
-    }
-    refuse_unknown(&fields, "", &[DERIVED_FIELDS, known, IGNORED_FIELDS])?;
-    let own = take_id(&mut fields, "video")?;
-    if matches!(fields.get("video"), Some(Node::File(_))) {
-        return Err(Refusal::wrong_value(
-            "video",
-            "this server makes videos of its own ones only; send the id of one as 'video[id]'",
-        ));
-    }
-    let video = match (video, own) {
-        (Some(_), Some(_)) => {
-            return Err(Refusal::wrong_value("video", "the path names it already"));
-        }
-        (video, own) => video.or(own).ok_or_else(|| Refusal::missing("video"))?,
+    // An uploaded video has no model of its own; with another an edit may name one, and it changes nothing.
+    let is_sent = matches!(fields.get("video"), Some(Node::File(_)));
+    let model = match is_sent || operation == Operation::Edit {
+        true => text(&mut fields, "model", "")?,
+        false => None,
     };
-    let wish = read_request(fields)?;
+    refuse_unknown(&fields, "", &[DERIVED_FIELDS, known, IGNORED_FIELDS])?;
+    let video = parent(&mut fields, video)?;
+    let wish = VideoRequest {
+        model,
+        ..read_request(fields)?
+    };
     Ok(Derived { video, wish })
+}
+
+/// The video that the path names or the body gives.
+fn parent(fields: &mut Fields, path: Option<String>) -> Result<Parent, Refusal> {
+    let id = take_id(fields, "video")?;
+    let film = source(fields, "video", is_film)?.and_then(|film| film.upload);
+    match (path, id, film) {
+        (Some(_), Some(_), _) | (Some(_), _, Some(_)) => {
+            Err(Refusal::wrong_value("video", "the path names it already"))
+        }
+        (Some(id), None, None) | (None, Some(id), None) => Ok(Parent::Own(id)),
+        (None, None, Some(film)) => Ok(Parent::Sent(film)),
+        (None, _, _) => Err(Refusal::missing("video")),
+    }
 }
 
 /// Reads the body of `POST /v1/videos` and `POST /v1/videos/estimate`.

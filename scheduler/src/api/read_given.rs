@@ -8,7 +8,10 @@ use super::{
     node::{Fields, Node},
     read::{decimal, expected, from_indexes, json_inside, refuse_unknown, text},
 };
-use crate::admission::{Code, Keyframe, Reference, Refusal, Retake, Source};
+use crate::{
+    admission::{Code, Keyframe, Reference, Refusal, Retake, Source},
+    artifacts::Upload,
+};
 
 /// What an image may be in JSON.
 pub const REFERENCE_FIELDS: &[&str] = &["file_id", "image_url"];
@@ -44,7 +47,7 @@ pub fn reference(
     let param = format!("{path}{name}");
     let mut object = match fields.remove(name).map(json_inside) {
         None | Some(Node::Null) => return Ok(None),
-        Some(Node::File(bytes)) => return checked_size(bytes, &param).map(Some),
+        Some(Node::File(file)) => return image_file(&file, &param).map(Some),
         Some(Node::Object(object)) => object,
         Some(Node::Text(_)) => {
             return Err(Refusal::wrong_type(
@@ -78,15 +81,27 @@ pub fn reference(
     }
 }
 
-fn checked_size(bytes: Bytes, param: &str) -> Result<Reference, Refusal> {
-    if bytes.len() > IMAGE_BYTES_MAX {
-        return Err(Refusal::new(
-            Code::InvalidImage,
-            format!("The image in '{param}' has more than {IMAGE_BYTES_MAX} bytes."),
-        )
-        .about(param));
+fn image_file(file: &Upload, param: &str) -> Result<Reference, Refusal> {
+    if file.size() > IMAGE_BYTES_MAX as u64 {
+        return Err(image_too_large(param));
     }
+    let bytes = file.bytes().map_err(|error| {
+        tracing::error!(%error, "a file of a request cannot be read back");
+        Refusal::new(Code::ServerError, "The image cannot be read back.").about(param)
+    })?;
     Ok(Reference(bytes))
+}
+
+fn image_too_large(param: &str) -> Refusal {
+    let why = format!("The image in '{param}' has more than {IMAGE_BYTES_MAX} bytes.");
+    Refusal::new(Code::InvalidImage, why).about(param)
+}
+
+fn checked_size(bytes: Bytes, param: &str) -> Result<Reference, Refusal> {
+    match bytes.len() > IMAGE_BYTES_MAX {
+        true => Err(image_too_large(param)),
+        false => Ok(Reference(bytes)),
+    }
 }
 
 /// `data:image/…;base64,…`. The declared type only has to be an image; the bytes decide.
@@ -193,7 +208,7 @@ pub fn source(
 ) -> Result<Option<Source>, Refusal> {
     match fields.remove(name) {
         None | Some(Node::Null) => Ok(None),
-        Some(Node::File(bytes)) if is_known(&bytes) => Ok(Some(Source::sent(bytes))),
+        Some(Node::File(file)) if is_known(file.head()) => Ok(Some(Source::sent(file))),
         Some(Node::File(_)) => {
             let why = format!("The file in '{name}' is of no kind that this server reads.");
             Err(Refusal::new(Code::InvalidVideo, why).about(name))
@@ -204,7 +219,12 @@ pub fn source(
 
 /// MP4 or MOV, WebM or Matroska.
 pub fn is_film(bytes: &[u8]) -> bool {
-    bytes.get(4..8) == Some(b"ftyp") || bytes.starts_with(b"\x1a\x45\xdf\xa3")
+    bytes.get(4..8) == Some(b"ftyp") || is_matroska(bytes)
+}
+
+/// Matroska, WebM included.
+pub fn is_matroska(bytes: &[u8]) -> bool {
+    bytes.starts_with(b"\x1a\x45\xdf\xa3")
 }
 
 /// A film, WAV, FLAC, Ogg or MP3.

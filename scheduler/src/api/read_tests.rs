@@ -256,7 +256,7 @@ fn any_node() -> impl Strategy<Value = Node> {
         any::<i64>().prop_map(|n| Node::Number(n.into())),
         any::<u64>().prop_map(|n| Node::Number(n.into())),
         "[\\PC\\[\\]{}\",:0-9]{0,20}".prop_map(Node::Text),
-        any::<Vec<u8>>().prop_map(|bytes| Node::File(bytes.into())),
+        any::<Vec<u8>>().prop_map(|bytes| Node::File(Upload::of(bytes.into()))),
     ];
     leaf.prop_recursive(3, 24, 4, |inner| {
         prop_oneof![

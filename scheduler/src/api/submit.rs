@@ -64,8 +64,8 @@ async fn submit(
         let quotes = &state.edge.quotes;
         quotes.apply(quote, caller.project, &mut order, now_ms)
     });
-    for bytes in &order.files {
-        state.artifacts.put_bytes(bytes.clone()).await?;
+    for file in &order.files {
+        state.artifacts.put_upload(file).await?;
     }
     let job = order.into_job(
         Submission {

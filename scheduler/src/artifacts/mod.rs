@@ -10,11 +10,12 @@ mod place;
 mod s3_server;
 #[cfg(test)]
 pub(crate) mod testing;
+mod upload;
 
 use std::{
     io,
     ops::Range,
-    path::Path,
+    path::{Path, PathBuf},
     sync::Arc,
     time::{Duration, Instant, SystemTime},
 };
@@ -28,6 +29,7 @@ use object_store::{
 use schemas::Digest;
 
 pub use place::{ArtifactsUrl, ArtifactsUrlError, S3Settings};
+pub use upload::{Incoming, Upload};
 
 /// Name of the artefact store in the data folder.
 pub const FOLDER: &str = "cas";
@@ -217,6 +219,21 @@ impl Artifacts {
         Ok(stream
             .map_err(move |source| this.failed("read an artefact", source))
             .boxed())
+    }
+
+    /// Where a large file may lie until it is stored: on the disk of a local store, else in the system's temporary
+    /// folder.
+    pub fn waiting_room(&self) -> PathBuf {
+        match &*self.url {
+            ArtifactsUrl::Folder(folder) => folder.clone(),
+            ArtifactsUrl::S3 { .. } => std::env::temp_dir(),
+        }
+    }
+
+    /// Stores a file that came with a request.
+    pub async fn put_upload(&self, upload: &Upload) -> Result<(), ArtifactError> {
+        self.put_stream(upload.digest(), upload.stream()).await?;
+        Ok(())
     }
 
     /// Stores small bytes (a reference image) and answers their digest.

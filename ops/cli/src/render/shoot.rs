@@ -17,10 +17,7 @@ use agent::{
 use anyhow::{Context, Result, bail};
 use diffusion::{Control, Generated, Given, Phase, Start};
 use scheduler::admission::Order;
-use schemas::{
-    Digest,
-    task::{AssembleSpec, BeforeSpec, RenderSpec, TaskSpec},
-};
+use schemas::task::{AssembleSpec, BeforeSpec, RenderSpec, TaskSpec};
 
 use super::{Named, RenderArgs};
 use crate::progress::Bar;
@@ -89,10 +86,10 @@ impl Shoot<'_> {
     /// Everything that tasks name by its digest.
     fn files(&self) -> Result<Files> {
         let mut named = self.named.clone();
-        for bytes in &self.order.files {
-            let digest = Digest::of(bytes);
+        for file in &self.order.files {
+            let digest = file.digest();
             let path = self.dir.join(format!("given-{digest}"));
-            mux::write_file(&path, bytes)?;
+            mux::write_file(&path, &file.bytes()?)?;
             named.insert(digest, path);
         }
         Ok(Files {

@@ -9,6 +9,7 @@ mod nodes;
 mod quota;
 mod reading;
 mod repeats;
+mod uploaded;
 
 use std::{
     collections::BTreeMap,

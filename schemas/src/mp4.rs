@@ -34,7 +34,7 @@ pub struct Track {
     pub kind: TrackKind,
     /// Four letters of the sample entry: `avc1`, `mp4a`.
     pub codec: String,
-    /// Presentation size in pixels; 0 for sound.
+    /// Presentation size in pixels, turned as a player turns it; 0 for sound.
     pub width: u32,
     pub height: u32,
     /// Frames of a picture track, packets of a sound track.
@@ -64,16 +64,20 @@ impl Facts {
 
 /// Reads the facts of the file at `path`; only headers and `moov` are read.
 pub fn read(path: &Path) -> Result<Facts, Mp4Error> {
-    let mut file = File::open(path)?;
-    let end = file.metadata()?.len();
+    read_from(&mut File::open(path)?)
+}
+
+/// Like [`read`], of a file that is open.
+pub fn read_from(file: &mut (impl Read + Seek)) -> Result<Facts, Mp4Error> {
+    let end = file.seek(SeekFrom::End(0))?;
     let (mut at, mut moov, mut mdat_at) = (0, None, None);
     for _ in 0..TOP_BOXES_MAX {
         if at >= end {
             break;
         }
-        let head = top_box(&mut file, at, end)?;
+        let head = top_box(file, at, end)?;
         match &head.kind {
-            b"moov" => moov = Some((at, body(&mut file, &head)?)),
+            b"moov" => moov = Some((at, body(file, &head)?)),
             b"mdat" => mdat_at = mdat_at.or(Some(at)),
             _ => {}
         }
@@ -94,7 +98,7 @@ struct TopBox {
 }
 
 /// The header of the top-level box at `at`: size, kind and, when size is 1, a 64-bit size.
-fn top_box(file: &mut File, at: u64, file_end: u64) -> Result<TopBox, Mp4Error> {
+fn top_box(file: &mut (impl Read + Seek), at: u64, file_end: u64) -> Result<TopBox, Mp4Error> {
     file.seek(SeekFrom::Start(at))?;
     let mut head = [0; 16];
     let cut = Mp4Error::Malformed("it ends inside a box header");
@@ -122,7 +126,7 @@ fn top_box(file: &mut File, at: u64, file_end: u64) -> Result<TopBox, Mp4Error> 
     }
 }
 
-fn body(file: &mut File, head: &TopBox) -> Result<Vec<u8>, Mp4Error> {
+fn body(file: &mut (impl Read + Seek), head: &TopBox) -> Result<Vec<u8>, Mp4Error> {
     let bytes = head.end - head.body_at;
     if bytes > MOOV_BYTES_MAX {
         return Err(Mp4Error::Malformed("its moov box is too large"));
@@ -163,15 +167,12 @@ fn track(trak: &[u8], movie_scale: u32) -> Result<Track, Mp4Error> {
         Some(seconds) => seconds,
         None => media.duration as f64 / f64::from(media.scale),
     };
-    let size_at = tkhd
-        .len()
-        .checked_sub(8)
-        .ok_or_else(missing("a tkhd is too short"))?;
+    let (width, height) = shown_size(tkhd)?;
     Ok(Track {
         kind,
         codec: String::from_utf8_lossy(slice(stsd, 12, 4)?).into_owned(),
-        width: u32_at(tkhd, size_at) >> 16,
-        height: u32_at(tkhd, size_at + 4) >> 16,
+        width,
+        height,
         samples: sample_count(stts)?,
         seconds,
         // 8 bytes before the entry, 8 of its header, 24 to the 16.16 rate.
@@ -179,6 +180,21 @@ fn track(trak: &[u8], movie_scale: u32) -> Result<Track, Mp4Error> {
             TrackKind::Sound => u32_at(slice(stsd, 40, 4)?, 0) >> 16,
             _ => 0,
         },
+    })
+}
+
+/// Width and height of a `tkhd`, which ends with a matrix of nine numbers and both; by a quarter turn they change
+/// places.
+fn shown_size(tkhd: &[u8]) -> Result<(u32, u32), Mp4Error> {
+    let end = tkhd.len().checked_sub(44);
+    let end = end.ok_or(Mp4Error::Malformed("a tkhd is too short"))?;
+    let word = |place: usize| u32_at(tkhd, end + place * 4);
+    let (width, height) = (word(9) >> 16, word(10) >> 16);
+    let turned = word(0) == 0 && word(1) != 0;
+    Ok(if turned {
+        (height, width)
+    } else {
+        (width, height)
     })
 }
 
@@ -324,9 +340,7 @@ mod tests {
     }
 
     fn read_bytes(bytes: &[u8]) -> Result<Facts, Mp4Error> {
-        let file = tempfile::NamedTempFile::new().unwrap();
-        std::fs::write(file.path(), bytes).unwrap();
-        read(file.path())
+        read_from(&mut std::io::Cursor::new(bytes))
     }
 
     #[test]
@@ -344,6 +358,19 @@ mod tests {
         assert!(facts.sound().is_none());
         let slow = read_bytes(&[boxed(b"mdat", b".."), moov].concat()).unwrap();
         assert!(!slow.fast_start);
+    }
+
+    #[test]
+    fn a_quarter_turn_makes_a_film_upright() {
+        let mut tkhd = vec![0; 84];
+        for (at, word) in [(44, 0x10000), (76, 320 << 16), (80, 240 << 16)] {
+            tkhd[at..at + 4].copy_from_slice(&u32::to_be_bytes(word));
+        }
+        assert_eq!(shown_size(&tkhd).unwrap(), (240, 320));
+        tkhd[40..44].copy_from_slice(&0x10000u32.to_be_bytes());
+        tkhd[44..48].fill(0);
+        assert_eq!(shown_size(&tkhd).unwrap(), (320, 240));
+        assert!(shown_size(&tkhd[..40]).is_err());
     }
 
     #[test]
