@@ -5,7 +5,7 @@ use std::{
     time::Duration,
 };
 
-use kernels::{Device, KernelError, Team};
+use kernels::{KernelError, Team};
 
 use crate::{catalogue::Catalogue, metrics::Metrics, mux::Ffmpeg, settings::Settings};
 
@@ -26,14 +26,10 @@ impl Studio {
     /// Whether the device that this node's weights lie on still works.
     ///
     /// # Errors
-    /// As [`Device::check`].
+    /// As [`kernels::Device::check`].
     pub fn check(&self) -> Result<(), KernelError> {
-        let devices = self
-            .catalogue
-            .entries()
-            .iter()
-            .map(|entry| entry.weights.device());
-        devices.map(Device::check).collect()
+        let mut entries = self.catalogue.entries().iter();
+        entries.try_for_each(|entry| entry.weights.device().check())
     }
 }
 
