@@ -112,6 +112,7 @@ impl Desk {
             lease: self.held.lease,
             outcome,
         };
+        self.held.reports();
         let call = || self.client.report(&report);
         self.taken(Client::persist("report", || self.ask(), call).await?)
     }

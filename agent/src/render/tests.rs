@@ -154,6 +154,7 @@ async fn an_engine_that_panics_ends_its_attempt_with_a_report_and_no_file() {
     assert!(message.contains("the latents have no shape"), "{message}");
     assert!(!path.exists() && !path.with_extension("wav").exists());
     let cause = class;
+    assert!(!desk.held.has_reported());
     desk.report(Outcome::Failed {
         cause,
         message,
@@ -161,6 +162,7 @@ async fn an_engine_that_panics_ends_its_attempt_with_a_report_and_no_file() {
     })
     .await
     .unwrap();
+    assert!(desk.held.has_reported());
     let told = server.bodies("report");
     assert_eq!(told[0]["outcome"]["outcome"], "failed");
     assert!(
