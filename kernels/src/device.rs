@@ -296,8 +296,19 @@ impl Cpu {
         chunk_len: usize,
         work: impl Fn(usize, &mut [T]) + Send + Sync,
     ) {
+        self.for_each_piece(out, chunk_len, PARALLEL_ELEMENTS_MIN, work);
+    }
+
+    /// As [`Cpu::for_each_chunk`], on all threads from `parallel_min` elements on.
+    pub(crate) fn for_each_piece<T: Send>(
+        &self,
+        out: &mut [T],
+        chunk_len: usize,
+        parallel_min: usize,
+        work: impl Fn(usize, &mut [T]) + Send + Sync,
+    ) {
         let chunk_len = chunk_len.max(1);
-        if self.threads == 1 || out.len() < PARALLEL_ELEMENTS_MIN || out.len() <= chunk_len {
+        if self.threads == 1 || out.len() < parallel_min || out.len() <= chunk_len {
             out.chunks_mut(chunk_len)
                 .enumerate()
                 .for_each(|(index, chunk)| work(index, chunk));

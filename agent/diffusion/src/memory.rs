@@ -112,9 +112,10 @@ pub fn predict(weights: &Weights, grid: &Grid, load: Load, piece: usize) -> Memo
         0 => 0,
         _ => 2 * latents,
     };
+    let passes = weights.guidance.passes();
+    let step = weights.transformer.values(s, l, text, passes);
     // The sampler's own latents, those of the last step and those being copied out of this one.
-    let passes = weights.guidance.passes() as u64;
-    let denoise = bytes(weights.transformer.values(s, l, text)) + (2 + passes) * latents;
+    let denoise = bytes(step) + (2 + passes as u64) * latents;
     let sound = bytes(weights.audio_decoder.values(l).max(weights.sound_values(l)));
     let pictures = bytes(weights.video_decoder.values(grid.video, piece));
     let upsample = match load.is_refined {

@@ -269,13 +269,17 @@ impl Sampler<'_> {
         positions: &Positions,
         rows: &Step,
     ) -> Result<StepVelocities, KernelError> {
+        let (model, plan) = (self.transformer, self.guidance);
+        let (latents, whole) = ((&state.video, &state.audio), Pass::default());
+        // What comes before the text is done once for all passes that have the same of it.
+        let begun = model.begin(device, latents, positions, rows, whole)?;
         let run = |context: &Context, pass: Pass<'_>| {
-            let latents = (&state.video, &state.audio);
-            self.transformer
-                .velocity(device, latents, context, positions, rows, pass)
+            let tokens = match pass.is_perturbed(0) {
+                true => model.begin(device, latents, positions, rows, pass)?,
+                false => begun.clone(),
+            };
+            model.finish(device, tokens, context, positions, rows, pass)
         };
-        let plan = self.guidance;
-        let whole = Pass::default();
         let perturbed = Pass {
             perturbed_blocks: &plan.perturbed_blocks,
             ..whole
@@ -286,11 +290,14 @@ impl Sampler<'_> {
         };
         let optional = |needed: bool, pass| needed.then(|| run(self.context, pass)).transpose();
         let negative = self.negative.filter(|_| plan.needs_negative());
+        let negative = negative.map(|context| run(context, whole)).transpose()?;
+        let perturbed = optional(plan.needs_perturbed(), perturbed)?;
+        let isolated = optional(plan.needs_isolated(), isolated)?;
         Ok(StepVelocities {
-            conditional: run(self.context, whole)?,
-            negative: negative.map(|context| run(context, whole)).transpose()?,
-            perturbed: optional(plan.needs_perturbed(), perturbed)?,
-            isolated: optional(plan.needs_isolated(), isolated)?,
+            conditional: model.finish(device, begun, self.context, positions, rows, whole)?,
+            negative,
+            perturbed,
+            isolated,
         })
     }
 

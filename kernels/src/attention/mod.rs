@@ -7,7 +7,6 @@ mod blocks;
 mod card;
 mod cpu;
 pub mod cuda;
-mod pack;
 
 use crate::{Device, KernelError, Tensor};
 

@@ -20,5 +20,5 @@ pub use pad::{Prologue, SpacePad};
 pub use stored::HALF_VALUES_MIN;
 
 pub(crate) use pad::{Border, padded};
-pub(crate) use run::{Core, add_product, convolve};
-pub(crate) use tile::{Isa, WIDTHS};
+pub(crate) use run::{Core, convolve, product};
+pub(crate) use tile::{Begin, Isa, WIDTHS};

@@ -131,6 +131,11 @@ impl ConvWeights {
         self.card.as_deref()
     }
 
+    /// The bias [out], zeros where there is none.
+    pub(crate) fn bias(&self) -> &[f32] {
+        &self.bias
+    }
+
     /// Kernel size in (time, height, width).
     pub fn kernel(&self) -> [usize; 3] {
         self.kernel

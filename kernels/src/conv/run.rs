@@ -3,7 +3,7 @@
 use crate::device::Cpu;
 
 use super::pack::{ConvWeights, Panel};
-use super::tile::{Stretch, accumulate};
+use super::tile::{Begin, Stretch, accumulate};
 
 /// Values of a stretch: with 16 columns, 16 KiB of weights, which stay in the first-level cache.
 const STRETCH_MAX: usize = 256;
@@ -51,12 +51,13 @@ pub(crate) fn convolve(
             first,
             pixels: out.len() / channels,
         };
-        all_panels(x, core, &tap_start, span, out);
+        all_panels(x, core, &tap_start, span, None, out);
     });
 }
 
-/// `out += x W^T` for rows of `x`, on the calling thread. `weights` has one tap.
-pub(crate) fn add_product(weights: &ConvWeights, x: &[f32], out: &mut [f32]) {
+/// `out = begin + x W^T` for rows of `x`, on the calling thread; without a row to begin with, what `out`
+/// holds is added to. `weights` has one tap.
+pub(crate) fn product(weights: &ConvWeights, x: &[f32], begin: Option<&[f32]>, out: &mut [f32]) {
     let pixels = out.len() / weights.out_channels();
     let core = Core {
         weights,
@@ -65,24 +66,28 @@ pub(crate) fn add_product(weights: &ConvWeights, x: &[f32], out: &mut [f32]) {
         taps: 1,
         run: weights.in_channels(),
     };
-    all_panels(x, core, &|_, _| Some(0), Span { first: 0, pixels }, out);
+    let span = Span { first: 0, pixels };
+    all_panels(x, core, &|_, _| Some(0), span, begin, out);
 }
 
-/// Adds all products to `out`, the output of `span`.
+/// Adds all products to `out`, the output of `span`, or to the row that each of its pixels begins with; with
+/// such a row the first tap is never left out.
 fn all_panels(
     x: &[f32],
     core: Core<'_>,
     tap_start: &impl Fn(usize, usize) -> Option<usize>,
     span: Span,
+    begin: Option<&[f32]>,
     out: &mut [f32],
 ) {
     let channels = core.weights.out_channels();
     for panel in &core.weights.panels {
         if panel.valid == panel.width {
-            let dst = &mut out[panel.first..];
-            one_panel(x, core, panel, tap_start, span, dst, channels);
+            let begin = begin.map_or(Begin::Sums, |row| Begin::Row(&row[panel.first..]));
+            let dst = (&mut out[panel.first..], channels);
+            one_panel(x, core, panel, tap_start, span, begin, dst);
         } else {
-            narrow_panel(x, core, panel, tap_start, span, out, channels);
+            narrow_panel(x, core, panel, tap_start, span, begin, out);
         }
     }
 }
@@ -123,15 +128,15 @@ fn prefill(weights: &ConvWeights, residual: Option<&[f32]>, out: &mut [f32]) {
     }
 }
 
-/// Adds one panel's products to `dst`, whose pixels are `dst_step` values apart.
+/// Adds one panel's products to `begin`, into `dst`, whose pixels are `dst_step` values apart.
 fn one_panel(
     x: &[f32],
     core: Core<'_>,
     panel: &Panel,
     tap_start: &impl Fn(usize, usize) -> Option<usize>,
     span: Span,
-    dst: &mut [f32],
-    dst_step: usize,
+    begin: Begin<'_>,
+    (dst, dst_step): (&mut [f32], usize),
 ) {
     let width = panel.width;
     let (slab, stretch) = (core.run * width, STRETCH_MAX * width);
@@ -152,6 +157,11 @@ fn one_panel(
                     step: core.step,
                     w,
                     width,
+                    begin: if from == panel.start {
+                        begin
+                    } else {
+                        Begin::Sums
+                    },
                 };
                 accumulate(
                     core.weights.isa,
@@ -172,18 +182,20 @@ fn narrow_panel(
     panel: &Panel,
     tap_start: &impl Fn(usize, usize) -> Option<usize>,
     span: Span,
+    begin: Option<&[f32]>,
     out: &mut [f32],
-    channels: usize,
 ) {
+    let channels = core.weights.out_channels();
     let columns = panel.first..panel.first + panel.valid;
     let mut aside = vec![0.0; span.pixels * panel.width];
     for (row, out) in aside
         .chunks_exact_mut(panel.width)
         .zip(out.chunks_exact(channels))
     {
-        row[..panel.valid].copy_from_slice(&out[columns.clone()]);
+        row[..panel.valid].copy_from_slice(&begin.unwrap_or(out)[columns.clone()]);
     }
-    one_panel(x, core, panel, tap_start, span, &mut aside, panel.width);
+    let dst = (&mut *aside, panel.width);
+    one_panel(x, core, panel, tap_start, span, Begin::Sums, dst);
     for (row, out) in aside
         .chunks_exact(panel.width)
         .zip(out.chunks_exact_mut(channels))

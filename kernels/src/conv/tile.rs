@@ -51,7 +51,7 @@ impl Isa {
         }
     }
 
-    /// `dst[row] += x[row] w` for `rows` rows that are `x_step` and `dst_step` values apart; `w`
+    /// `dst[row] = begin + x[row] w` for `rows` rows that are `step` and `dst_step` values apart; `w`
     /// is a panel of rows of `width` columns.
     pub fn multiply(
         self,
@@ -59,8 +59,15 @@ impl Isa {
         (w, width): (&[f32], usize),
         rows: usize,
         (dst, dst_step): (&mut [f32], usize),
+        begin: Begin<'_>,
     ) {
-        let stretch = Stretch { x, step, w, width };
+        let stretch = Stretch {
+            x,
+            step,
+            w,
+            width,
+            begin,
+        };
         accumulate(self, stretch, rows, dst, dst_step);
     }
 
@@ -70,7 +77,16 @@ impl Isa {
     }
 }
 
-/// One stretch for a run of pixels: `dst[p] += sum over i < k of x[p*step + i] * w[i]`.
+/// What the sums of every pixel begin with.
+#[derive(Clone, Copy)]
+pub(crate) enum Begin<'a> {
+    /// What the output holds.
+    Sums,
+    /// A row at least as long as the panel is wide.
+    Row(&'a [f32]),
+}
+
+/// One stretch for a run of pixels: `dst[p] = begin + sum over i < k of x[p*step + i] * w[i]`.
 #[derive(Clone, Copy)]
 pub(super) struct Stretch<'a> {
     /// Input from the first pixel's first value on.
@@ -81,9 +97,10 @@ pub(super) struct Stretch<'a> {
     pub w: &'a [f32],
     /// Columns of the panel: 8, 16 or 32.
     pub width: usize,
+    pub begin: Begin<'a>,
 }
 
-/// Adds the stretch to `pixels` rows of `dst`, which are `dst_step` values apart.
+/// Computes the stretch into `pixels` rows of `dst`, which are `dst_step` values apart.
 pub(super) fn accumulate(
     isa: Isa,
     stretch: Stretch<'_>,
@@ -101,6 +118,9 @@ pub(super) fn accumulate(
         "output too short"
     );
     assert!(isa.has_width(stretch.width), "no tile of this width");
+    if let Begin::Row(row) = stretch.begin {
+        assert!(row.len() >= stretch.width, "nothing to begin with");
+    }
     let most = isa.pixels(stretch.width);
     let tiles = pixels.div_ceil(most);
     let mut done = 0;
@@ -157,6 +177,9 @@ fn portable<const WIDTH: usize>(
     let (rows, _) = stretch.w.as_chunks::<WIDTH>();
     for pixel in 0..pixels {
         let sums = &mut dst[pixel * dst_step..][..WIDTH];
+        if let Begin::Row(row) = stretch.begin {
+            sums.copy_from_slice(&row[..WIDTH]);
+        }
         for (x, row) in stretch.x[pixel * stretch.step..].iter().zip(rows) {
             sums.iter_mut().zip(row).for_each(|(sum, w)| *sum += x * w);
         }
@@ -167,16 +190,16 @@ fn portable<const WIDTH: usize>(
 mod x86 {
     use std::arch::x86_64::*;
 
-    use super::Stretch;
+    use super::{Begin, Stretch};
 
     macro_rules! tile {
         ($name:ident, $features:literal, $vector:ty, $lanes:literal, $vectors:literal,
          $load:ident, $broadcast:ident, $fma:ident, $store:ident) => {
-            /// Adds a stretch to `P` pixels.
+            /// Computes a stretch for `P` pixels.
             ///
             /// # Safety
-            /// The machine must have the instruction set; `x` must hold `(P-1)*step + k` values and
-            /// `dst` `(P-1)*dst_step + width`, as `accumulate` checks.
+            /// The machine must have the instruction set; `x` must hold `(P-1)*step + k` values,
+            /// `dst` `(P-1)*dst_step + width` and a row to begin with `width`, as `accumulate` checks.
             #[target_feature(enable = $features)]
             pub unsafe fn $name<const P: usize>(
                 stretch: Stretch<'_>,
@@ -186,10 +209,14 @@ mod x86 {
                 const WIDTH: usize = $lanes * $vectors;
                 let (x, step) = (stretch.x.as_ptr(), stretch.step);
                 let (w, dst) = (stretch.w.as_ptr(), dst.as_mut_ptr());
+                let (begin, begin_step) = match stretch.begin {
+                    Begin::Sums => (dst.cast_const(), dst_step),
+                    Begin::Row(row) => (row.as_ptr(), 0),
+                };
                 // SAFETY: all offsets stay inside the lengths of this function's contract.
                 unsafe {
                     let mut sums: [[$vector; $vectors]; P] = std::array::from_fn(|p| {
-                        std::array::from_fn(|v| $load(dst.add(p * dst_step + v * $lanes)))
+                        std::array::from_fn(|v| $load(begin.add(p * begin_step + v * $lanes)))
                     });
                     for i in 0..stretch.w.len() / WIDTH {
                         let row: [$vector; $vectors] =
@@ -268,19 +295,23 @@ mod tests {
                     if !isa.has_width(width) {
                         continue;
                     }
-                    let mut found = vec![1.0; pixels * width];
-                    let stretch = Stretch {
-                        x: &x,
-                        step,
-                        w: &w,
-                        width,
-                    };
-                    accumulate(isa, stretch, pixels, &mut found, width);
-                    for (a, b) in found.iter().zip(&expected) {
-                        assert!(
-                            (a - b).abs() < 1e-4,
-                            "{isa:?} {width} {pixels} {k}: {a} {b}"
-                        );
+                    let ones = [1.0; WIDTH_MAX];
+                    for (begin, before) in [(Begin::Sums, 1.0), (Begin::Row(&ones), f32::NAN)] {
+                        let mut found = vec![before; pixels * width];
+                        let stretch = Stretch {
+                            x: &x,
+                            step,
+                            w: &w,
+                            width,
+                            begin,
+                        };
+                        accumulate(isa, stretch, pixels, &mut found, width);
+                        for (a, b) in found.iter().zip(&expected) {
+                            assert!(
+                                (a - b).abs() < 1e-4,
+                                "{isa:?} {width} {pixels} {k}: {a} {b}"
+                            );
+                        }
                     }
                 }
             }

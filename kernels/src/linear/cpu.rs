@@ -2,7 +2,7 @@
 //! depends on the number of rows alone, never on the number of threads.
 
 use super::Epilogue;
-use crate::conv::{ConvWeights, add_product};
+use crate::conv::{ConvWeights, product};
 use crate::simd::{gelu_tanh, silu, vectorised};
 use crate::{Cpu, Tensor};
 
@@ -59,31 +59,35 @@ fn compute_block(
     out: &mut [f32],
     columns: usize,
 ) {
+    let begin = Some(bias.unwrap_or(weight.bias()));
     match epilogue {
-        Epilogue::None => product(x, weight, bias, out, columns, false),
+        Epilogue::None => product(weight, x, begin, out),
         Epilogue::GeluTanh => {
-            product(x, weight, bias, out, columns, false);
+            product(weight, x, begin, out);
             vectorised(
                 #[inline(always)]
                 || out.iter_mut().for_each(|z| *z = gelu_tanh(*z)),
             );
         }
         Epilogue::Silu => {
-            product(x, weight, bias, out, columns, false);
+            product(weight, x, begin, out);
             vectorised(
                 #[inline(always)]
                 || out.iter_mut().for_each(|z| *z = silu(*z)),
             );
         }
-        Epilogue::Residual => product(x, weight, bias, out, columns, true),
+        Epilogue::Residual => {
+            for row in out.chunks_mut(columns) {
+                let added = row.iter_mut().zip(bias.unwrap_or_default());
+                added.for_each(|(y, b)| *y += b);
+            }
+            product(weight, x, None, out);
+        }
         Epilogue::GatedResidual(gate) => {
             let mut scratch = vec![0.0; out.len()];
-            product(x, weight, bias, &mut scratch, columns, false);
-            for (row, (out, z)) in out
-                .chunks_mut(columns)
-                .zip(scratch.chunks(columns))
-                .enumerate()
-            {
+            product(weight, x, begin, &mut scratch);
+            let rows = out.chunks_mut(columns).zip(scratch.chunks(columns));
+            for (row, (out, z)) in rows.enumerate() {
                 let gate = gate.row(first + row);
                 out.iter_mut()
                     .zip(z)
@@ -93,7 +97,7 @@ fn compute_block(
         }
         Epilogue::GegluTanh => {
             let mut scratch = vec![0.0; out.len() * 2];
-            product(x, weight, None, &mut scratch, columns * 2, false);
+            product(weight, x, begin, &mut scratch);
             vectorised(
                 #[inline(always)]
                 || {
@@ -108,24 +112,4 @@ fn compute_block(
             );
         }
     }
-}
-
-/// out = (keep ? out : 0) + x W^T + bias.
-fn product(
-    x: &[f32],
-    weight: &ConvWeights,
-    bias: Option<&[f32]>,
-    out: &mut [f32],
-    columns: usize,
-    keep: bool,
-) {
-    for row in out.chunks_mut(columns) {
-        match bias {
-            Some(bias) if keep => row.iter_mut().zip(bias).for_each(|(y, b)| *y += b),
-            Some(bias) => row.copy_from_slice(bias),
-            None if keep => {}
-            None => row.fill(0.0),
-        }
-    }
-    add_product(weight, x, out);
 }

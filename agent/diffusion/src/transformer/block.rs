@@ -73,17 +73,8 @@ pub struct BlockRows {
     audio: StreamRows,
 }
 
-/// Connections of this block that a guidance pass does without.
-#[derive(Debug, Clone, Copy)]
-pub struct Cuts {
-    /// Self-attention.
-    pub perturbed: bool,
-    /// Attention between the streams.
-    pub isolated: bool,
-}
-
 /// The tokens of both streams.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Tokens {
     /// [S, D]
     pub video: Tensor,
@@ -232,46 +223,54 @@ impl Block {
         })
     }
 
-    /// Runs the block over the tokens in place.
+    /// The block's self-attention over the tokens, in place; the text has no part in it.
     ///
     /// # Errors
     /// [`KernelError`].
-    pub fn forward(
+    pub fn begin(
+        &self,
+        device: &Device,
+        tokens: &mut Tokens,
+        positions: &Positions,
+        rows: &BlockRows,
+        perturbed: bool,
+    ) -> Result<(), KernelError> {
+        let work = self.work(device);
+        let Tokens { video, audio } = tokens;
+        let place = (&positions.video, positions.video_mask());
+        work.attend_to_self(video, &self.video, &rows.video, place, perturbed)?;
+        let place = (&positions.audio, Mask::None);
+        work.attend_to_self(audio, &self.audio, &rows.audio, place, perturbed)
+    }
+
+    /// The rest of the block behind [`Block::begin`]; without the streams' view of each other when `isolated`.
+    ///
+    /// # Errors
+    /// [`KernelError`].
+    pub fn finish(
         &self,
         device: &Device,
         tokens: &mut Tokens,
         context: &Context,
         positions: &Positions,
         rows: &BlockRows,
-        cuts: Cuts,
+        isolated: bool,
     ) -> Result<(), KernelError> {
-        let work = Work {
-            device,
-            eps: self.eps,
-        };
+        let work = self.work(device);
         let Tokens { video, audio } = tokens;
-        work.attend_to_self(
-            video,
-            &self.video,
-            &rows.video,
-            (&positions.video, positions.video_mask()),
-            cuts.perturbed,
-        )?;
-        work.attend_to_self(
-            audio,
-            &self.audio,
-            &rows.audio,
-            (&positions.audio, Mask::None),
-            cuts.perturbed,
-        )?;
         let mask = context.mask.as_ref();
         work.attend_to_text(video, &self.video, &rows.video, &context.video, mask)?;
         work.attend_to_text(audio, &self.audio, &rows.audio, &context.audio, mask)?;
-        if !cuts.isolated {
+        if !isolated {
             self.attend_across(&work, tokens, rows, positions)?;
         }
         work.feed_forward(&mut tokens.video, &self.video, &rows.video)?;
         work.feed_forward(&mut tokens.audio, &self.audio, &rows.audio)
+    }
+
+    fn work<'a>(&self, device: &'a Device) -> Work<'a> {
+        let eps = self.eps;
+        Work { device, eps }
     }
 
     /// Both directions read the tokens as they were before either.

@@ -10,16 +10,16 @@ struct Sides {
 }
 
 impl Sides {
-    /// Queries and their result; keys and values, once as projected and once repacked.
+    /// Queries and their result; keys and values as projected, and values once repacked.
     fn values(&self) -> usize {
-        self.inner * (2 * self.queries + 4 * self.keys)
+        self.inner * (2 * self.queries + 3 * self.keys)
     }
 }
 
 impl Transformer {
-    /// Peak of a pass over `s` video and `l` audio tokens with `t` text tokens, in values of four
+    /// Peak of a step's passes over `s` video and `l` audio tokens with `t` text tokens, in values of four
     /// bytes; the latents themselves are not counted.
-    pub(crate) fn values(&self, s: usize, l: usize, t: usize) -> usize {
+    pub(crate) fn values(&self, s: usize, l: usize, t: usize, passes: usize) -> usize {
         let (video, audio) = (&self.config.video, &self.config.audio);
         let (wide, narrow) = (video.width(), audio.width());
         let positions = s * (wide + narrow) + 2 * l * narrow;
@@ -61,6 +61,8 @@ impl Transformer {
             forward(s, wide),
             forward(l, narrow),
         ];
-        positions + modulation + tokens + working.into_iter().max().unwrap_or(0)
+        // Those at work and, until the last pass, those that all begin with.
+        let alive = tokens * passes.min(2);
+        positions + modulation + alive + working.into_iter().max().unwrap_or(0)
     }
 }

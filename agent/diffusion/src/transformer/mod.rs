@@ -18,12 +18,13 @@ use crate::latent::Grid;
 use crate::layers::{Linear, Loader};
 use crate::weights::{Component, WeightsError};
 
+pub use block::Tokens;
 pub(crate) use config::read_layout;
 pub use config::{StreamConfig, TransformerConfig};
 pub use modulation::{Times, TokenRows};
 pub use positions::Positions;
 
-use block::{Block, BlockRows, Cuts, Tokens};
+use block::{Block, BlockRows};
 use modulation::AdaLn;
 
 /// Added to the variance in the head's LayerNorm.
@@ -63,6 +64,13 @@ pub struct Pass<'a> {
     /// Video tokens [S] that are keyframes: those above 0 get the model's embedding of one, where it
     /// has it.
     pub keyframes: Option<&'a Tensor>,
+}
+
+impl Pass<'_> {
+    /// Whether the block's self-attention is skipped.
+    pub fn is_perturbed(&self, block: usize) -> bool {
+        self.perturbed_blocks.contains(&block)
+    }
 }
 
 /// Module outputs of one stream at one step, before the blocks add their tables.
@@ -358,12 +366,29 @@ impl Transformer {
     pub fn velocity(
         &self,
         device: &Device,
-        (video, audio): (&Tensor, &Tensor),
+        latents: (&Tensor, &Tensor),
         context: &Context,
         positions: &Positions,
         step: &Step,
         pass: Pass<'_>,
     ) -> Result<Velocity, KernelError> {
+        let tokens = self.begin(device, latents, positions, step, pass)?;
+        self.finish(device, tokens, context, positions, step, pass)
+    }
+
+    /// The part of [`Transformer::velocity`] that comes before the text, and that passes of a step share unless
+    /// [`Pass::is_perturbed`] in the first block differs: the tokens behind that block's self-attention.
+    ///
+    /// # Errors
+    /// [`KernelError`].
+    pub fn begin(
+        &self,
+        device: &Device,
+        (video, audio): (&Tensor, &Tensor),
+        positions: &Positions,
+        step: &Step,
+        pass: Pass<'_>,
+    ) -> Result<Tokens, KernelError> {
         let mut tokens = Tokens {
             video: self.video.proj_in.forward(device, video, Epilogue::None)?,
             audio: self.audio.proj_in.forward(device, audio, Epilogue::None)?,
@@ -371,13 +396,31 @@ impl Transformer {
         if let (Some(embedding), Some(marks)) = (&self.keyframe_embedding, pass.keyframes) {
             mark_keyframes(device, &mut tokens.video, embedding, marks)?;
         }
+        if let (Some(block), Some(rows)) = (self.blocks.first(), step.blocks.first()) {
+            block.begin(device, &mut tokens, positions, rows, pass.is_perturbed(0))?;
+        }
+        Ok(tokens)
+    }
+
+    /// The rest of [`Transformer::velocity`] behind [`Transformer::begin`].
+    ///
+    /// # Errors
+    /// [`KernelError`].
+    pub fn finish(
+        &self,
+        device: &Device,
+        mut tokens: Tokens,
+        context: &Context,
+        positions: &Positions,
+        step: &Step,
+        pass: Pass<'_>,
+    ) -> Result<Velocity, KernelError> {
+        let tokens = &mut tokens;
         for (number, (block, rows)) in self.blocks.iter().zip(&step.blocks).enumerate() {
-            let perturbed = pass.perturbed_blocks.contains(&number);
-            let cuts = Cuts {
-                perturbed,
-                isolated: pass.isolated,
-            };
-            block.forward(device, &mut tokens, context, positions, rows, cuts)?;
+            if number > 0 {
+                block.begin(device, tokens, positions, rows, pass.is_perturbed(number))?;
+            }
+            block.finish(device, tokens, context, positions, rows, pass.isolated)?;
         }
         Ok(Velocity {
             video: self

@@ -181,7 +181,7 @@ fn a_span_is_made_anew_and_the_rest_stays_to_the_byte() {
 #[test]
 fn guidance_of_each_stream_and_its_passes_change_the_clip() {
     let plain = finish(&WEIGHTS, &short(28), Start::Fresh);
-    let changes: [fn(&mut Recipe); 6] = [
+    let changes: [fn(&mut Recipe); 7] = [
         |r| r.guidance.video.scale = Some(4.0),
         |r| r.guidance.audio.scale = Some(0.0),
         |r| r.guidance.video.perturbed = Some(1.0),
@@ -190,6 +190,11 @@ fn guidance_of_each_stream_and_its_passes_change_the_clip() {
         |r| {
             r.guidance.video.perturbed = Some(1.0);
             r.guidance.perturbed_blocks = Some(vec![1, 2]);
+        },
+        // The block whose self-attention passes share where they have the same of it.
+        |r| {
+            r.guidance.video.perturbed = Some(1.0);
+            r.guidance.perturbed_blocks = Some(vec![0]);
         },
     ];
     let mut digests = vec![plain.latents_digest];
