@@ -135,10 +135,19 @@ fn obey(held: &[Arc<Held>], directive: &LeaseDirective, sent_at: BootMs, margin_
             held.yield_soon(reason);
         }
         Directive::Abandon { reason } => {
-            tracing::warn!(task = %directive.task, attempt = directive.attempt, reason, "abandon");
+            let (task, attempt) = (directive.task, directive.attempt);
+            match is_alarming(held) {
+                true => tracing::warn!(%task, attempt, reason, "abandon"),
+                false => tracing::debug!(%task, attempt, reason, "abandon, behind its report"),
+            }
             held.abandon(reason);
         }
     }
+}
+
+/// An answer to a heartbeat from before the report, that comes behind it, only says what is known.
+fn is_alarming(held: &Held) -> bool {
+    !held.has_reported()
 }
 
 #[cfg(test)]
@@ -344,6 +353,9 @@ mod tests {
         };
         obey(&[Arc::clone(&held)], &for_attempt(2), BootMs::now(), 5_000);
         assert_ne!(held.verdict(BootMs::now()), Verdict::Abandon);
+        assert!(is_alarming(&held));
+        held.reports();
+        assert!(!is_alarming(&held), "its report is on the way");
         obey(&[Arc::clone(&held)], &for_attempt(1), BootMs::now(), 5_000);
         assert_eq!(held.verdict(BootMs::now()), Verdict::Abandon);
     }

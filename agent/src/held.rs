@@ -10,7 +10,7 @@
 
 use std::sync::{
     Arc, Mutex, MutexGuard, PoisonError,
-    atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering::Relaxed},
+    atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering::Relaxed},
 };
 
 use schemas::{
@@ -61,6 +61,8 @@ pub struct Held {
     steps: AtomicU32,
     /// 0 while no step has been timed.
     step_ms: AtomicU32,
+    /// The report of its end is on its way.
+    reports: AtomicBool,
 }
 
 impl Held {
@@ -83,6 +85,7 @@ impl Held {
             step: AtomicU32::new(0),
             steps: AtomicU32::new(0),
             step_ms: AtomicU32::new(0),
+            reports: AtomicBool::new(false),
         }
     }
 
@@ -138,6 +141,16 @@ impl Held {
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .clone()
+    }
+
+    /// From now on the scheduler may know that the attempt is over before its agent hears so.
+    pub fn reports(&self) {
+        self.reports.store(true, Relaxed);
+    }
+
+    /// Whether the report of its end was sent: a heartbeat from before it may then be answered with Abandon.
+    pub fn has_reported(&self) -> bool {
+        self.reports.load(Relaxed)
     }
 
     pub fn enter(&self, phase: Phase) {

@@ -133,6 +133,18 @@ impl Device {
         }
     }
 
+    /// Whether the device still works: after a fault of a card every call fails, and only another process can use
+    /// it again.
+    ///
+    /// # Errors
+    /// [`KernelError::Driver`].
+    pub fn check(&self) -> Result<(), KernelError> {
+        match self {
+            Self::Cpu(_) => Ok(()),
+            Self::Cuda(card) => card.gpu.synchronise(),
+        }
+    }
+
     /// Gives memory of a card that nothing uses back, for other processes.
     pub fn trim(&self) {
         if let Self::Cuda(card) = self {

@@ -169,6 +169,17 @@ fn write_secret(path: &Path, text: &str) -> Result<(), BootstrapError> {
     std::fs::rename(&half, path).map_err(failed)
 }
 
+/// Why a key cannot be of this account, and what to do.
+pub fn no_project(name: &str, level: Option<Level>) -> String {
+    match level {
+        Some(Level::Org) => format!(
+            "'{name}' is an org, and keys are those of projects: make one with \
+             'dailies quota add PROJECT --under {name}'"
+        ),
+        _ => format!("there is no project '{name}': see 'dailies quota'"),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::os::unix::fs::PermissionsExt;

@@ -1,5 +1,7 @@
 //! Checkpoints that cannot be resumed and engines that break: told, counted, and never the film's end.
 
+mod card;
+
 use diffusion::{Clip, Sink};
 use kernels::Device;
 use schemas::{AgentId, BootId, TaskId, agent::LeaseRef, task::TaskKind};
@@ -152,6 +154,7 @@ async fn an_engine_that_panics_ends_its_attempt_with_a_report_and_no_file() {
     assert!(message.contains("the latents have no shape"), "{message}");
     assert!(!path.exists() && !path.with_extension("wav").exists());
     let cause = class;
+    assert!(!desk.held.has_reported());
     desk.report(Outcome::Failed {
         cause,
         message,
@@ -159,6 +162,7 @@ async fn an_engine_that_panics_ends_its_attempt_with_a_report_and_no_file() {
     })
     .await
     .unwrap();
+    assert!(desk.held.has_reported());
     let told = server.bodies("report");
     assert_eq!(told[0]["outcome"]["outcome"], "failed");
     assert!(

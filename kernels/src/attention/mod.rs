@@ -7,6 +7,7 @@ mod blocks;
 mod card;
 mod cpu;
 pub mod cuda;
+mod path;
 
 use crate::{Device, KernelError, Tensor};
 

@@ -10,7 +10,7 @@ use anyhow::{Context, Result, bail};
 use clap::{Args, Subcommand};
 use scheduler::{
     Running, Scheduler, Settings, StartError,
-    bootstrap::{key_hash, new_key},
+    bootstrap::{key_hash, new_key, no_project},
     core::rows::{AccountRow, KeyRow, Level, Priority},
     leader::LeaderError,
     store::Store,
@@ -215,7 +215,10 @@ async fn create(running: &Running, new: NewKey<'_>) -> Result<()> {
         row.level == Level::Project && new.project.is_none_or(|name| row.name == name)
     };
     let missing = match new.project {
-        Some(name) => format!("there is no project {name}: see 'dailies quota'"),
+        Some(name) => {
+            let named = accounts.iter().find(|row| row.name == name);
+            no_project(name, named.map(|row| row.level))
+        }
         None => "the database has no project".into(),
     };
     let project = accounts.iter().find(asked).context(missing)?.id;

@@ -144,11 +144,19 @@ pub async fn run(args: QuotaArgs) -> Result<()> {
             table(&[done.account]);
         }
         Some(QuotaCommand::Add { account, under }) => {
-            let mut body = json!({"name": account});
+            let mut body = json!({"name": &account});
             if let Some(org) = under {
                 body["parent"] = org.into();
             }
-            table(&[api.add_account(&body).await?]);
+            let added = api.add_account(&body).await?;
+            let is_org = added.parent.is_none();
+            table(&[added]);
+            if is_org {
+                println!(
+                    "{account} is an org; films and keys are of its projects: \
+                     dailies quota add PROJECT --under {account}"
+                );
+            }
         }
         Some(QuotaCommand::Set(set)) => {
             let changed = api.set_quota(&set.account, &changes(&set)?).await?;

@@ -65,7 +65,9 @@ const HELP: &str = "Examples:
   dailies simulate --from 2026-11-26 --to 2026-11-27                   what this farm did that day, decided again
   dailies simulate --from 2026-11-26 --to 2026-11-27 --devices +8:cpu  and what eight more devices would have done
 
-Every decision is made by the scheduler's own core; only rendering is replaced by its duration.";
+Every decision is made by the scheduler's own core; only rendering is replaced by its duration.
+A scenario brings its own devices and times (shot_s, speed), whatever farm is near: it is the same on every machine.
+To ask with the times that a farm has measured, replay its log: --from and --to with --devices, --quota or --policy.";
 
 /// `+8:gpu`.
 #[derive(Clone, Debug)]

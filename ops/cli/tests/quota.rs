@@ -106,8 +106,17 @@ fn a_second_project_has_keys_and_quota_of_its_own() {
             .refused(dir, &["add", "shorts"])
             .contains("exists already")
     );
+    let org = serving.told(dir, &["add", "studio"]);
+    assert!(org.contains("quota add PROJECT --under studio"), "{org}");
     serving.told(dir, &["grant", "shorts", "1"]);
+    let key = ["keys", "create", "k", "--project", "studio"];
+    let refused = dailies(dir).args(key).output().unwrap();
+    let told = String::from_utf8_lossy(&refused.stderr);
+    assert!(told.contains("--under studio"), "{told}");
     drop(serving);
+    let refused = dailies(dir).args(key).output().unwrap();
+    let told = String::from_utf8_lossy(&refused.stderr);
+    assert!(told.contains("--under studio"), "{told}");
     let made = dailies(dir)
         .args(["keys", "create", "k", "--project", "shorts"])
         .output();

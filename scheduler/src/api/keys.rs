@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     admission::{Code, Refusal},
-    bootstrap::{key_hash, new_key},
+    bootstrap::{key_hash, new_key, no_project},
     core::rows::{AccountRow, KeyRow, Level, Priority},
 };
 
@@ -58,7 +58,8 @@ pub async fn create(
             .iter()
             .flat_map(|name| name.chars().take(80))
             .collect();
-        Refusal::wrong_value("project", format!("there is no project '{shown}'"))
+        let named = accounts.iter().find(|row| row.name == shown);
+        Refusal::wrong_value("project", no_project(&shown, named.map(|row| row.level)))
     };
     let key = new_key().map_err(|error| {
         tracing::error!(error = &error as &dyn std::error::Error, "no key was made");

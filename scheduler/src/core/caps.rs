@@ -7,8 +7,9 @@ use schemas::{AccountId, JobId, TaskId};
 
 use super::{
     Farm,
+    command::Refusal,
     explain::Waiting,
-    rows::{JobState, TaskState},
+    rows::{JobState, NewTask, TaskState},
 };
 
 /// What runs for an account and those below it.
@@ -56,6 +57,22 @@ impl Farm {
                 self.loads.remove(&account);
             }
         }
+    }
+
+    /// A group that is larger than an account may have devices at once could never start. One that may have none is
+    /// held back by its operator, and its films wait.
+    pub(super) fn group_over_cap(&self, account: AccountId, tasks: &[NewTask]) -> Option<Refusal> {
+        let devices = tasks.iter().map(|task| task.spec.devices()).max()?;
+        self.path(account).into_iter().find_map(|account| {
+            let max = self.quotas.get(&account)?.devices_max?;
+            let name = &self.accounts[&account].name;
+            let why = format!(
+                "'{name}' may use {max} devices at once, and each shot asks for {devices}; ask for fewer, \
+                 or have an operator allow more: dailies quota set {name} --devices {devices}"
+            );
+            let param = "devices";
+            (devices > 1 && (1..devices).contains(&max)).then_some(Refusal::NeverStarts { param, why })
+        })
     }
 
     /// The first account from the task's up whose budget is used up, or whose cap a grant of it would break.

@@ -331,7 +331,13 @@ impl Farm {
     }
 
     /// Takes over what heartbeats had told, and since when lenders were short, without deciding anything.
-    pub fn note_progress(&mut self, leases: &[LeaseProgress], short: &[(AccountId, String, i64)]) {
+    /// What was known of work at `now` does not look as if it had stood still since it was known last.
+    pub fn note_progress(
+        &mut self,
+        leases: &[LeaseProgress],
+        short: &[(AccountId, String, i64)],
+        now: i64,
+    ) {
         self.takes_none = false;
         let short = short.iter();
         let short = short.map(|(account, pool, since)| ((*account, pool.clone()), *since));
@@ -340,6 +346,7 @@ impl Farm {
             let task = self.tasks.get_mut(&told.lease.task);
             if let Some(live) = task.and_then(|task| task.live.as_mut()) {
                 live.tell(told);
+                live.moved_at_ms = now;
             }
         }
     }

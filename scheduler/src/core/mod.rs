@@ -65,7 +65,7 @@ pub(crate) mod model;
 #[cfg(test)]
 pub(crate) mod simulation;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
 

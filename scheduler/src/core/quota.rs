@@ -320,7 +320,11 @@ impl Farm {
         let level = match above {
             None => Level::Org,
             Some(Some(Level::Org)) => Level::Project,
-            Some(_) => return Err(invalid("a project belongs to an org")),
+            Some(_) => {
+                let why = "a project belongs to an org, and what was named is none; \
+                           'dailies quota' shows which there are";
+                return Err(invalid(why));
+            }
         };
         let created_at_ms = self.now;
         self.add_account(AccountRow {

@@ -61,6 +61,7 @@ impl Farm {
         let window = job.window.as_deref();
         let expected = expected(&job.tasks);
         self.never_starts(window, job.not_before_ms, job.deadline_ms, expected)
+            .or_else(|| self.group_over_cap(account, &job.tasks))
             .or_else(|| self.over_budget(account))
             .or_else(|| self.over_quota(account, job.hold))
     }

@@ -9,13 +9,16 @@ use plotters::{
     style::{BLACK, Color, IntoFont, Palette, Palette99, PaletteColor, RGBColor, WHITE},
 };
 
-use super::report::{Report, clock};
+use super::report::{Report, Sample, clock};
 
 const SIZE: (u32, u32) = (960, 420);
 const GREY: RGBColor = RGBColor(120, 120, 120);
 
 /// Axes reach this far at least: fewer marks than numbers would repeat some.
 const AXIS_MIN: u32 = 10;
+
+/// Fewer hours would repeat marks of the time, which are minutes.
+const TIME_MIN_H: f64 = 0.25;
 
 /// The error of a drawing library that never fails on text in memory, were it to.
 type Drawn<T> = Result<T, Box<dyn std::error::Error>>;
@@ -27,14 +30,39 @@ pub fn svg(report: &Report) -> Drawn<String> {
     Ok(text)
 }
 
+/// The time that the picture shows: where nothing happens for most of it, that in which something does.
+fn time(samples: &[Sample]) -> (f64, f64) {
+    let (from, to) = (samples[0].at_h, samples[samples.len() - 1].at_h);
+    let works = |sample: &&Sample| sample.waiting > 0 || sample.busy.iter().any(|n| *n > 0);
+    let mut busy = samples.iter().filter(works).map(|sample| sample.at_h);
+    let first = busy.next().unwrap_or(from);
+    let last = busy.next_back().unwrap_or(first);
+    let wide = (last - first).max(TIME_MIN_H);
+    match busy_is_short(wide, to - from) {
+        true => {
+            let begin = (first - wide / 10.0).max(from);
+            (begin, (last.max(first + wide) + wide / 10.0).min(to))
+        }
+        false => (from, to.max(from + 1e-6)),
+    }
+}
+
+fn busy_is_short(busy_h: f64, whole_h: f64) -> bool {
+    busy_h < whole_h / 2.0
+}
+
 fn draw(report: &Report, text: &mut String) -> Drawn<()> {
     let area = SVGBackend::with_string(text, SIZE).into_drawing_area();
     area.fill(&WHITE)?;
-    let samples = &report.samples;
-    let (from, to) = (
-        samples[0].at_h,
-        samples[samples.len() - 1].at_h.max(samples[0].at_h + 1e-6),
-    );
+    let samples = match report.exact.is_empty() {
+        true => &report.samples,
+        false => &report.exact,
+    };
+    let (from, to) = time(samples);
+    let samples: Vec<&Sample> = samples
+        .iter()
+        .filter(|sample| (from..=to).contains(&sample.at_h))
+        .collect();
     let waiting = samples.iter().map(|s| s.waiting).max().unwrap_or(0);
     let waiting = waiting.max(AXIS_MIN);
     let devices = report.devices.max(AXIS_MIN.into()) as f64;
@@ -70,7 +98,7 @@ fn draw(report: &Report, text: &mut String) -> Drawn<()> {
             .iter()
             .map(|s| (s.at_h, f64::from(s.busy[..=index].iter().sum::<u32>())));
         chart
-            .draw_series(AreaSeries::new(tops, 0.0, colour.filled()))?
+            .draw_series(AreaSeries::new(tops, 0.0, colour.filled()).border_style(colour))?
             .label(name)
             .legend(move |(x, y)| {
                 Rectangle::new(

@@ -133,7 +133,7 @@ impl Replay {
                 return Applied::Other;
             }
             Event::Progress { leases, short } => {
-                self.farm.note_progress(leases, short);
+                self.farm.note_progress(leases, short, self.now);
                 return Applied::Other;
             }
             Event::Silent { .. } => return Applied::Other,

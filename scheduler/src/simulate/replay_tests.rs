@@ -1,7 +1,10 @@
 //! Recorded nights decided again, as they were and otherwise.
 
 use super::*;
-use crate::{core::limits::Limits, store::events::StoredEvent};
+use crate::{
+    core::{event::EventRow, limits::Limits},
+    store::events::StoredEvent,
+};
 
 /// The night of `dailies simulate`: a node dies, urgent films take devices.
 fn night() -> (Vec<StoredEvent>, Scope) {
@@ -110,4 +113,100 @@ fn limits_of_accounts_are_named_as_people_name_them() {
     );
     assert!(instant_ms("2026-11-26").is_ok() && instant_ms("2026-11-26T19:00").is_ok());
     assert!(instant_ms("yesterday").is_err());
+}
+
+#[test]
+fn a_reclaim_is_decided_again_as_it_was() {
+    let log = world::World::new(&tests::lent()).log();
+    // Since when the lender lacked devices of its own is told with each that is taken back.
+    let lacks = |row: &StoredEvent| row.payload.contains("\"short\":[[");
+    assert!(log.iter().any(lacks), "nothing was taken back");
+    let scope = Scope {
+        from_ms: 0,
+        to_ms: log.last().unwrap().at_ms + 1,
+        price_per_device_hour: 2.0,
+    };
+    let replayed = replay(&log, &scope, &Limits::default(), None).unwrap();
+    assert_eq!(replayed.check.difference, None);
+    assert!(replayed.check.grants > 48, "{:?}", replayed.check);
+    let gave_way = |row: &&StoredEvent| row.payload.contains("\"outcome\":\"released\"");
+    let gave_way = log.iter().filter(gave_way).count();
+    let told: u64 = replayed.recorded.rows.iter().map(|row| row.yields).sum();
+    assert_eq!((gave_way, told), (4, 4), "{}", replayed.recorded);
+}
+
+#[test]
+fn probes_and_what_was_told_of_memory_are_decided_again_as_they_were() {
+    let (rows, limits) = crate::core::tests::log(
+        "hello a gpu gib=80 no-ffmpeg
+         hello b gpu gib=24 no-ffmpeg
+         job
+         grant a
+         succeed s0#1 told=40
+         beat a xid=94
+         job
+         grant a
+         grant b
+         wait 599000
+         hello a gpu gib=80 no-ffmpeg
+         hello b gpu gib=24 no-ffmpeg
+         grant a
+         wait 1000
+         grant a
+         probe a fine
+         grant b
+         grant a
+         job
+         job frames=9
+         grant b
+         succeed 2/s0#1 told=40",
+    );
+    let stored = |row: EventRow| StoredEvent {
+        seq: row.seq,
+        at_ms: row.at_ms,
+        payload: row.payload,
+    };
+    let log: Vec<StoredEvent> = rows.into_iter().map(stored).collect();
+    let has = |kind: &str| log.iter().any(|row| row.payload.contains(kind));
+    assert!(
+        has("\"kind\":\"probed\"") && has("foretold_bytes"),
+        "{log:?}"
+    );
+    let scope = Scope {
+        from_ms: 0,
+        to_ms: log.last().unwrap().at_ms + 1,
+        price_per_device_hour: 2.0,
+    };
+    let replayed = replay(&log, &scope, &limits, None).unwrap();
+    assert_eq!(replayed.check.difference, None);
+    assert_eq!(replayed.check.grants, 3);
+    // A farm that does not know what was told would give b the second film.
+    let mut forgot = log.clone();
+    for row in &mut forgot {
+        row.payload = row.payload.replace("foretold_bytes", "unknown");
+    }
+    let check = replay(&forgot, &scope, &limits, None).unwrap().check;
+    assert!(check.difference.is_some(), "{check:?}");
+}
+
+#[test]
+fn a_film_of_a_sparse_day_can_be_seen() {
+    let sample = |at_h, busy| Sample {
+        at_h,
+        busy: vec![busy],
+        up: 1,
+        waiting: 0,
+    };
+    let mut report = run(&Scenario::night()).unwrap();
+    report.tenants = vec!["studio".into()];
+    report.samples = vec![sample(0.0, 0), sample(24.0, 0)];
+    report.exact = [(0.0, 0), (9.5, 0), (9.5, 1), (9.6, 1), (9.6, 0), (24.0, 0)]
+        .map(|(at_h, busy)| sample(at_h, busy))
+        .to_vec();
+    let picture = svg(&report).unwrap();
+    // The marks of the time are those around half past nine.
+    assert!(
+        picture.contains("09:30") && !picture.contains("12:00"),
+        "{picture}"
+    );
 }

@@ -24,6 +24,9 @@ pub struct Report {
     /// When the last film ended or the story was over, in hours of the scenario.
     pub ended_h: f64,
     pub samples: Vec<Sample>,
+    /// The same with every change, where these are few.
+    #[serde(skip)]
+    pub exact: Vec<Sample>,
     /// Tenants in the scenario's order.
     pub tenants: Vec<String>,
 }
@@ -99,6 +102,9 @@ impl FilmRecord {
     }
 }
 
+/// Changes of a run that are kept; beyond them the samples say enough.
+const CHANGES_MAX: usize = 4_000;
+
 /// Notes what happens while the story plays.
 pub struct Recorder {
     films: BTreeMap<JobId, FilmRecord>,
@@ -113,6 +119,8 @@ pub struct Recorder {
     devices: usize,
     node_failures: u32,
     samples: Vec<Sample>,
+    /// Before and behind each change, while there are few: what is shorter than between two samples is seen all the same.
+    changes: Vec<Sample>,
     every_ms: i64,
     begin_ms: i64,
 }
@@ -133,6 +141,7 @@ impl Recorder {
             devices,
             node_failures: 0,
             samples: Vec::new(),
+            changes: Vec::new(),
             every_ms: ((to - from) / SAMPLES).max(1),
             begin_ms: from,
         }
@@ -153,11 +162,36 @@ impl Recorder {
     }
 
     pub fn submitted(&mut self, film: FilmRecord) {
-        self.waiting += 1;
-        self.films.insert(film.id, film);
+        let now = film.submitted_ms;
+        self.changes(now, |all| {
+            all.waiting += 1;
+            all.films.insert(film.id, film);
+        });
+    }
+
+    fn changes(&mut self, now: i64, change: impl FnOnce(&mut Self)) {
+        let before = self.now(now);
+        change(self);
+        let after = self.now(now);
+        if self.changes.len() <= CHANGES_MAX {
+            self.changes.extend([before, after]);
+        }
+    }
+
+    fn now(&self, now: i64) -> Sample {
+        Sample {
+            at_h: ms_hours(now),
+            busy: self.busy.clone(),
+            up: self.up,
+            waiting: self.waiting,
+        }
     }
 
     pub fn started(&mut self, job: JobId, devices: u32, now: i64) {
+        self.changes(now, |all| all.start(job, devices, now));
+    }
+
+    fn start(&mut self, job: JobId, devices: u32, now: i64) {
         let film = film_mut(&mut self.films, job);
         film.busy_since.push((now, devices));
         self.busy[film.tenant] += devices;
@@ -169,6 +203,10 @@ impl Recorder {
 
     /// Devices no longer work for the film, for whatever reason.
     pub fn stopped(&mut self, job: JobId, devices: u32, now: i64) {
+        self.changes(now, |all| all.stop(job, devices, now));
+    }
+
+    fn stop(&mut self, job: JobId, devices: u32, now: i64) {
         let film = film_mut(&mut self.films, job);
         let works = film.busy_since.iter().rposition(|(_, on)| *on == devices);
         let (since, _) = film
@@ -209,18 +247,19 @@ impl Recorder {
     }
 
     pub fn sample(&mut self, now: i64) {
-        self.samples.push(Sample {
-            at_h: ms_hours(now),
-            busy: self.busy.clone(),
-            up: self.up,
-            waiting: self.waiting,
-        });
+        let sample = self.now(now);
+        self.samples.push(sample);
     }
 
     pub fn report(mut self, scenario: &Scenario, end: i64) -> Report {
         self.sample(end);
         self.devices_up(0, end);
-        for sample in &mut self.samples {
+        let mut exact = match self.changes.len() <= CHANGES_MAX {
+            true => [self.samples.clone(), std::mem::take(&mut self.changes)].concat(),
+            false => Vec::new(),
+        };
+        exact.sort_by(|a, b| a.at_h.total_cmp(&b.at_h));
+        for sample in self.samples.iter_mut().chain(&mut exact) {
             sample.busy.resize(scenario.tenants.len(), 0); // some came later
         }
         for film in self.films.values_mut() {
@@ -247,6 +286,7 @@ impl Recorder {
             node_failures: self.node_failures,
             ended_h: ms_hours(end.max(self.begin_ms)),
             samples: self.samples,
+            exact,
             tenants: scenario
                 .tenants
                 .iter()

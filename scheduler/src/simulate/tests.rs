@@ -315,8 +315,8 @@ fn an_account_that_had_much_waits_at_most_until_its_work_is_aged() {
     assert!(wait_s <= bound_s, "{wait_s} s: {report}");
 }
 
-#[test]
-fn devices_of_an_account_are_lent_while_it_sleeps_and_are_back_within_minutes() {
+/// Four nodes of two devices, half of them of each of two accounts; the second begins later.
+pub(super) fn lent() -> Scenario {
     let four = StoryCapacity {
         nominal: 4,
         borrow: 4,
@@ -330,6 +330,12 @@ fn devices_of_an_account_are_lent_while_it_sleeps_and_are_back_within_minutes() 
     };
     let mut scenario = story(4, 2, Vec::new());
     scenario.tenants = vec![tenant("batch", 0.0, 40), tenant("owner", 2.5, 8)];
+    scenario
+}
+
+#[test]
+fn devices_of_an_account_are_lent_while_it_sleeps_and_are_back_within_minutes() {
+    let mut scenario = lent();
     let report = run(&scenario).unwrap();
     let before = report
         .samples

@@ -37,6 +37,7 @@ use super::{
     Farm,
     agent::agent_id,
     command::{Command, LeaseReply, Reply, Submitted},
+    event::EventRow,
     limits::Limits,
     model::{FOREIGN, Model, PROJECT, SECOND, accounts, job, stretch, weights, widen},
     nodes::{NodeChange, NodeOrder},
@@ -69,6 +70,15 @@ fn check(script: &str, expected: Expect) {
         writeln!(told, "{line:<26}{said}").unwrap();
     }
     expected.assert_eq(&told);
+}
+
+/// The log of a script, and the limits that it was written under.
+pub(crate) fn log(script: &str) -> (Vec<EventRow>, Limits) {
+    let mut world = World::new();
+    for line in script.lines().map(str::trim) {
+        world.run(line);
+    }
+    (world.model.events, world.limits)
 }
 
 impl World {

@@ -184,6 +184,24 @@ fn every_metered_account_of_the_path_must_have_it() {
 }
 
 #[test]
+fn a_group_larger_than_its_account_may_have_is_refused_with_what_to_do() {
+    check(
+        "limit org devices=2
+         job devices=4
+         job devices=2
+         limit org devices=0
+         job devices=2",
+        expect![[r#"
+            limit org devices=2       Now
+            job devices=4             refused: the job could never start: 'org' may use 2 devices at once, and each shot asks for 4; ask for fewer, or have an operator allow more: dailies quota set org --devices 4
+            job devices=2             created 2
+            limit org devices=0       Now
+            job devices=2             created 3
+        "#]],
+    );
+}
+
+#[test]
 fn an_overdraft_lends_and_an_account_can_be_freed_again() {
     check(
         "limit project metered=true overdraft=10
