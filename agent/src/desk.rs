@@ -9,7 +9,7 @@ use std::{
 };
 
 use diffusion::{Checkpoint, DiffusionError};
-use kernels::Team;
+use kernels::{KernelError, Team};
 use schemas::{
     Digest,
     agent::{CheckpointRef, CheckpointReport, FailureClass, Outcome, Report, WriteAnswer},
@@ -202,6 +202,19 @@ impl Broken {
         }
         self
     }
+
+    /// The same with what it was seen to take, where it ran out of memory and did not say itself.
+    pub fn having_taken(mut self, bytes: Option<u64>) -> Self {
+        if let Self::Failed {
+            class: FailureClass::OutOfMemory,
+            peak_bytes: peak_bytes @ None,
+            ..
+        } = &mut self
+        {
+            *peak_bytes = bytes;
+        }
+        self
+    }
 }
 
 impl From<ClientError> for Broken {
@@ -222,7 +235,8 @@ impl From<DiffusionError> for Broken {
         tracing::error!(error = %chain(&error), "the engine failed");
         let class = match &error {
             DiffusionError::Recipe { .. } | DiffusionError::Tokenizer(_) => FailureClass::Rejected,
-            DiffusionError::OutOfMemory { .. } => FailureClass::OutOfMemory,
+            error if error.is_out_of_memory() => FailureClass::OutOfMemory,
+            DiffusionError::Kernel(KernelError::Driver { .. }) => FailureClass::DeviceFault,
             DiffusionError::Numeric { .. } => FailureClass::Numeric,
             _ => FailureClass::Internal,
         };

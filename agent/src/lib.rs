@@ -94,6 +94,11 @@ pub enum AgentError {
     },
     #[error("a worker of the agent stopped at a broken invariant")]
     Worker,
+    #[error(
+        "the GPU is lost to this process: start the agent again. If that fails too, see 'nvidia-smi' and the \
+         kernel's log, and restart the machine"
+    )]
+    DeviceLost(#[source] kernels::KernelError),
 }
 
 /// An agent at work.
@@ -279,7 +284,8 @@ impl Node {
         stop.cancel();
         let _ = tokio::task::spawn_blocking(move || heart.join()).await;
         tracing::info!(workers = ended.len(), "the agent has left");
-        Ok(())
+        let lost = ended.into_iter().find_map(Result::err);
+        lost.map_or(Ok(()), |lost| Err(AgentError::DeviceLost(lost)))
     }
 
     fn hello(&self) -> Hello {

@@ -175,7 +175,7 @@ mod tests {
             polls: Arc::default(),
             scratch: scratch.path().into(),
         };
-        worker.run().await;
+        worker.run().await.unwrap();
         let reports = server.bodies("probe");
         assert_eq!(reports.len(), 1);
         assert_eq!(

@@ -260,14 +260,22 @@ async fn take(
         })
     };
     let engine = desk.blocking(shoot).await;
-    // A checkpoint on its way is worth nothing now, and after the report it would be refused.
-    saver.abort();
+    // A checkpoint on its way is worth nothing after the end, and behind the report it would be refused. To a run
+    // that found no memory it is worth its steps: another node goes on from it.
+    if !matches!(&engine, Ok((((Err(error), ..), _), _)) if error.is_out_of_memory()) {
+        saver.abort();
+    }
     let _ = saver.await;
     let (((generated, steps_run, mut times, device_us, peak_bytes), written), all_us) = engine?;
+    let broken = |error| {
+        Broken::from(error)
+            .beside(loaded_bytes)
+            .having_taken(peak_bytes)
+    };
     // FFmpeg works beside the engine; only what it needs beyond it counts.
     times.mux_us = Some(all_us.saturating_sub(device_us));
     Ok(Taken {
-        generated: generated.map_err(|error| Broken::from(error).beside(loaded_bytes))?,
+        generated: generated.map_err(broken)?,
         written,
         device_us,
         steps_run,

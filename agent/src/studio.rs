@@ -22,6 +22,17 @@ impl Studio {
     }
 }
 
+impl Studio {
+    /// Whether the device that this node's weights lie on still works.
+    ///
+    /// # Errors
+    /// As [`kernels::Device::check`].
+    pub fn check(&self) -> Result<(), KernelError> {
+        let mut entries = self.catalogue.entries().iter();
+        entries.try_for_each(|entry| entry.weights.device().check())
+    }
+}
+
 pub struct Studio {
     pub catalogue: Catalogue,
     pub ffmpeg: Ffmpeg,

@@ -9,7 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use kernels::Team;
+use kernels::{KernelError, Team};
 use schemas::{
     agent::{
         LeaseAnswer, LeaseOffer, LeaseRequest, MemoryTold, Outcome, Phase, ProbeReport, Times,
@@ -48,18 +48,34 @@ pub struct Worker {
 
 impl Worker {
     /// Works until the agent drains.
-    pub async fn run(self) {
+    ///
+    /// # Errors
+    /// What the device says once it works no more; the whole agent drains then.
+    pub async fn run(self) -> Result<(), KernelError> {
         let draining = self.leases.draining.clone();
         while !draining.is_cancelled() {
             let offer = tokio::select! {
                 biased;
-                () = draining.cancelled() => return,
+                () = draining.cancelled() => return Ok(()),
                 offer = self.lease() => offer,
             };
             if let Some((offer, sent_at)) = offer {
                 self.work(*offer, sent_at).await;
             }
+            // Behind a fault everything would fail here that works elsewhere.
+            if let Err(lost) = self.check().await {
+                tracing::error!(device = self.device, error = %lost, "the device is lost");
+                self.leases.drain();
+                return Err(lost);
+            }
         }
+        Ok(())
+    }
+
+    async fn check(&self) -> Result<(), KernelError> {
+        let studio = Arc::clone(&self.studio);
+        let looked = tokio::task::spawn_blocking(move || studio.check()).await;
+        looked.unwrap_or(Ok(()))
     }
 
     /// One long poll, repeated with the same id until it is answered.

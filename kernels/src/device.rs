@@ -96,6 +96,14 @@ impl Device {
         Some(kib * 1024)
     }
 
+    /// Bytes of one value of what [`Tensor::activations`] makes.
+    pub fn activation_bytes(&self) -> u64 {
+        match self {
+            Self::Cpu(_) => Element::F32.size_bytes() as u64,
+            Self::Cuda(_) => Element::BF16.size_bytes() as u64,
+        }
+    }
+
     /// Memory of the card in all, in bytes; absent on the processor, whose memory is the machine's.
     pub fn card_bytes(&self) -> Option<u64> {
         match self {
@@ -122,6 +130,18 @@ impl Device {
         match self {
             Self::Cpu(_) => Ok(()),
             Self::Cuda(card) => card.gpu.reserve(bytes),
+        }
+    }
+
+    /// Whether the device still works: after a fault of a card every call fails, and only another process can use
+    /// it again.
+    ///
+    /// # Errors
+    /// [`KernelError::Driver`].
+    pub fn check(&self) -> Result<(), KernelError> {
+        match self {
+            Self::Cpu(_) => Ok(()),
+            Self::Cuda(card) => card.gpu.synchronise(),
         }
     }
 

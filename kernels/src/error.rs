@@ -47,9 +47,9 @@ pub enum KernelError {
         why: String,
     },
     /// The memory for a tensor could not be had.
-    #[error("out of memory: {need_bytes} bytes more are needed")]
+    #[error("out of memory: {} more are needed", amount(*need_bytes))]
     OutOfMemory {
-        /// Size of the allocation that failed.
+        /// Size of the allocation that failed; 0 where the driver does not say what it wanted.
         need_bytes: u64,
     },
     /// A library that this needs is not on the machine.
@@ -89,6 +89,13 @@ pub enum KernelError {
         /// The operating system's reason.
         reason: String,
     },
+}
+
+fn amount(bytes: u64) -> String {
+    match bytes {
+        0 => "some bytes".into(),
+        bytes => format!("{bytes} bytes"),
+    }
 }
 
 impl KernelError {

@@ -57,6 +57,12 @@ pub enum DiffusionError {
 }
 
 impl DiffusionError {
+    /// Whether memory was lacking: as foretold, or in the middle of a run.
+    pub fn is_out_of_memory(&self) -> bool {
+        let in_the_middle = matches!(self, Self::Kernel(KernelError::OutOfMemory { .. }));
+        in_the_middle || matches!(self, Self::OutOfMemory { .. })
+    }
+
     /// A [`DiffusionError::Recipe`].
     pub(crate) fn recipe(field: &'static str, reason: impl Into<String>) -> Self {
         Self::Recipe {

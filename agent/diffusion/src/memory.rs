@@ -1,5 +1,6 @@
 //! How much memory a run will take, told before it begins: the tensors that are alive at the fullest
-//! moment of each part, counted from the shapes as the code of that part makes them.
+//! moment of each part, counted from the shapes as the code of that part makes them and in the types that the
+//! device keeps them in. Beside a card, what the processor keeps is not counted.
 //!
 //! A clip's parts are made one after the other, so the peak is that of the greediest. Only the picture
 //! decoder can trade memory for speed: its pieces shrink before a run is refused.
@@ -12,11 +13,23 @@ use crate::latent::Grid;
 use crate::model::Weights;
 use crate::recipe::Recipe;
 
-const FLOAT_BYTES: u64 = 4;
 /// Values of the picture decoder's largest tensor at a time, where memory allows: 8 MiB.
 const PIECE_VALUES: usize = 2 << 20;
 /// What a thread keeps for blocks of rows on their way through a product.
 const THREAD_BYTES: u64 = 192 << 10;
+
+/// Bytes of values that are F32 on every device.
+pub(crate) fn floats(values: usize) -> u64 {
+    values as u64 * size_of::<f32>() as u64
+}
+
+/// Of what the processor keeps, what counts: nothing beside a card.
+pub(crate) fn of_host(device: &Device, bytes: u64) -> u64 {
+    match device.card_bytes() {
+        Some(_) => 0,
+        None => bytes,
+    }
+}
 
 /// Predicted bytes of a run beyond the weights, which are `weights`; what a sink keeps is its own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -84,13 +97,14 @@ impl Load {
         }
     }
 
-    /// Values that encoding what is given takes.
-    fn encoding(&self, weights: &Weights) -> usize {
+    /// Bytes that encoding what is given takes.
+    fn encoding(&self, weights: &Weights) -> u64 {
         let [height, width] = self.size;
         let video = weights.video_encoder.as_ref().filter(|_| self.pictures > 0);
         let audio = weights.audio_encoder.as_ref().filter(|_| self.samples > 0);
-        let video = video.map_or(0, |encoder| encoder.values([self.pictures, height, width]));
-        video.max(audio.map_or(0, |encoder| encoder.values(self.samples)))
+        let video = video.map_or(0, |encoder| encoder.bytes([self.pictures, height, width]));
+        let audio = audio.map_or(0, |encoder| encoder.values(self.samples));
+        video.max(audio as u64 * weights.device.activation_bytes())
     }
 }
 
@@ -101,35 +115,36 @@ pub fn predict(weights: &Weights, grid: &Grid, load: Load, piece: usize) -> Memo
         grid.video_tokens() + load.stills * grid.frame_tokens(),
         grid.audio,
     );
-    let bytes = |values: usize| values as u64 * FLOAT_BYTES;
-    let latents = bytes(s * config.video.in_channels + l * config.audio.in_channels);
-    let text = weights.text_tokens();
-    let context = 2 * bytes(text * (config.video.context + config.audio.context));
-    let threads = weights.device.threads() as u64 * THREAD_BYTES;
-    let kept = context + threads;
+    let (device, text) = (&weights.device, weights.text_tokens());
+    let active = |values: usize| values as u64 * device.activation_bytes();
+    let of_host = |bytes| of_host(device, bytes);
+    let values = s * config.video.in_channels + l * config.audio.in_channels;
+    let latents = floats(values);
+    let context = 2 * active(text * (config.video.context + config.audio.context));
+    let kept = context + of_host(device.threads() as u64 * THREAD_BYTES);
     // What is given stays, as it is and as the steps use it.
     let held = match load.pictures + load.samples {
-        0 => 0,
-        _ => 2 * latents,
+        0 => [0; 2],
+        _ => [of_host(latents), latents],
     };
     let passes = weights.guidance.passes();
-    let step = weights.transformer.values(s, l, text, passes);
-    // The sampler's own latents, those of the last step and those being copied out of this one.
-    let denoise = bytes(step) + (2 + passes as u64) * latents;
-    let sound = bytes(weights.audio_decoder.values(l).max(weights.sound_values(l)));
-    let pictures = bytes(weights.video_decoder.values(grid.video, piece));
+    let step = weights.transformer.bytes(device, (s, l, text), passes);
+    // The sampler's own latents and what its passes find; those of the last step are out already.
+    let denoise = step + latents + active(passes * values) + of_host(latents);
+    let spectrogram = active(weights.audio_decoder.values(l));
+    let pictures = active(weights.video_decoder.values(grid.video, piece));
     let upsample = match load.is_refined {
-        true => bytes(weights.upsampling_values(grid.shrunk(2).video)),
+        true => active(weights.upsampling_values(grid.shrunk(2).video)),
         false => 0,
     };
     Memory {
         weights: weights.bytes,
-        encode: kept + bytes(weights.text_values()),
-        given: kept + held / 2 + bytes(load.encoding(weights)),
-        upsample: kept + held + 2 * latents + upsample,
-        denoise: kept + held + denoise,
-        sound: kept + latents + sound,
-        pictures: kept + latents + pictures,
+        encode: kept + active(weights.text_values()),
+        given: kept + held[0] + load.encoding(weights),
+        upsample: kept + held[0] + held[1] + of_host(2 * latents) + upsample,
+        denoise: kept + held[0] + held[1] + denoise,
+        sound: kept + of_host(latents) + spectrogram.max(floats(weights.sound_values(l))),
+        pictures: kept + of_host(latents) + pictures,
         piece,
     }
 }

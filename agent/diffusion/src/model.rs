@@ -114,8 +114,9 @@ impl Parts {
     }
 
     /// Bytes of all tensors once they are loaded.
-    fn loaded_bytes(&self) -> u64 {
-        self.all().iter().map(|part| part.loaded_bytes()).sum()
+    fn loaded_bytes(&self, device: &Device) -> u64 {
+        let parts = self.all();
+        parts.iter().map(|part| part.loaded_bytes(device)).sum()
     }
 
     /// Digest over every file that the run depends on.
@@ -195,7 +196,7 @@ impl Weights {
     /// what was found; [`DiffusionError::OutOfMemory`] when they would not fit.
     pub fn open(dir: &Path, device: &Device) -> Result<Self, DiffusionError> {
         let parts = Parts::open(dir)?;
-        memory::check_weights(parts.loaded_bytes(), device)?;
+        memory::check_weights(parts.loaded_bytes(device), device)?;
         Ok(Self::load(dir, &parts, device)?)
     }
 
@@ -206,7 +207,8 @@ impl Weights {
     /// [`DiffusionError::Weights`] for a folder without a transformer, or one of other latents.
     pub fn with_refiner(mut self, dir: &Path) -> Result<Self, DiffusionError> {
         let part = Component::open(dir, PARTS[2])?;
-        memory::check_weights(part.value_count(), &self.device)?;
+        let bytes = part.loaded_bytes(&self.device);
+        memory::check_weights(bytes, &self.device)?;
         let refiner = Transformer::load(&part, &self.device)?;
         let (own, other) = (self.transformer.config(), refiner.config());
         let shape = |config: &TransformerConfig| {
@@ -225,7 +227,7 @@ impl Weights {
         let mut hasher = blake3::Hasher::new();
         hasher.update(&self.digest);
         hasher.update(part.digest()?.as_bytes());
-        self.bytes += part.value_count() * size_of::<f32>() as u64;
+        self.bytes += bytes;
         self.digest = *hasher.finalize().as_bytes();
         self.refiner = Some(refiner);
         Ok(self)
@@ -248,6 +250,7 @@ impl Weights {
             true => Some(AudioEncoder::load(&parts.audio_vae, device)?),
             false => None,
         };
+        let tables = audio_encoder.as_ref().map_or(0, AudioEncoder::table_bytes);
         let upsampler = open_upsampler(dir, &video_decoder)?;
         let vocoder = Vocoder::load(&parts.vocoder, device)?;
         let compression = compression(&video_decoder, &audio_decoder);
@@ -281,7 +284,7 @@ impl Weights {
             upsampler,
             refiner: None,
             vocoder,
-            bytes: parts.loaded_bytes(),
+            bytes: parts.loaded_bytes(device) + tables,
             text,
             contexts: Mutex::default(),
         };

@@ -120,7 +120,7 @@ impl Recipe {
             .filter(|seconds| !(*seconds > 0.0 && seconds.is_finite()))
         {
             let reason = format!("must be seconds above 0, is {window}");
-            return Err(DiffusionError::recipe("window_s", reason));
+            return Err(DiffusionError::recipe("attention_window", reason));
         }
         self.given.check(self, info)
     }
@@ -330,9 +330,9 @@ mod tests {
         );
         assert_eq!(
             refusal(|r| r.window_s = Some(0.0)),
-            "window_s: must be seconds above 0, is 0"
+            "attention_window: must be seconds above 0, is 0"
         );
-        assert!(refusal(|r| r.window_s = Some(f32::NAN)).starts_with("window_s"));
+        assert!(refusal(|r| r.window_s = Some(f32::NAN)).starts_with("attention_window"));
         assert_eq!(refusal(|r| r.fps = 0), "fps: must be 1 to 120, is 0");
         assert_eq!(refusal(|r| r.steps = Some(0)), "steps: must be 1 to 200");
         let nan = GuidanceChanges::scale(Some(f32::NAN));

@@ -1,5 +1,7 @@
 //! Checkpoints that cannot be resumed and engines that break: told, counted, and never the film's end.
 
+mod card;
+
 use diffusion::{Clip, Sink};
 use kernels::Device;
 use schemas::{AgentId, BootId, TaskId, agent::LeaseRef, task::TaskKind};

@@ -6,7 +6,7 @@
 // list u32 [heads or 1, query tiles, list_most] names the blocks of keys that each tile sees, in order, and
 // counts how many; null: all. A tile that sees none gives zeros. Tiles are dealt out as without lists, so
 // blocks are done together when tiles see about as many.
-constexpr u32 KEY_STAGES = 2, SUBTILES = HEAD / 64, QUERY_ROWS = 64 * CONSUMERS;
+constexpr u32 SUBTILES = HEAD / 64, QUERY_ROWS = 64 * CONSUMERS;
 constexpr u32 QUERY_SUBTILE = QUERY_ROWS * 128, KEY_SUBTILE = BLOCK_K * 128;
 constexpr u32 QUERY_TILE = QUERY_SUBTILE * SUBTILES, KEY_TILE = KEY_SUBTILE * SUBTILES;
 constexpr u32 HOPPER_THREADS = 128 * (CONSUMERS + 1);

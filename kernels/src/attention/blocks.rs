@@ -3,7 +3,7 @@
 
 use std::ops::Range;
 
-use super::{OP, cuda};
+use super::{OP, cuda, path};
 use crate::{Device, KernelError};
 
 /// What a kernel takes at a time.
@@ -26,7 +26,7 @@ impl Grid {
     pub fn of(device: &Device, d: usize) -> Self {
         match device {
             Device::Cpu(_) => Self::CPU,
-            Device::Cuda(card) => cuda::grid_of(card.gpu(), d),
+            Device::Cuda(card) => path::grid_of(card.gpu(), d),
         }
     }
 }

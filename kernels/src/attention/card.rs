@@ -1,6 +1,7 @@
 //! `attention` of tensors that lie on a card.
 
-use super::cuda::{DeviceMask, Inputs, attention as on_card, best_path, has_kernel};
+use super::cuda::{DeviceMask, Inputs, attention as on_card, best_path};
+use super::path::has_kernel;
 use super::{Heads, Mask};
 use crate::cuda::Element;
 use crate::rope::cuda::Columns;

@@ -1,128 +1,12 @@
 //! `attention` on a GPU: mma.sync on every card, wgmma and TMA on compute capability 9.0.
 
-use super::{Grid, Heads, Mask, OP};
+use super::path::Variant;
+use super::{Grid, Heads, OP};
 use crate::KernelError;
 use crate::cuda::{Arguments, Array, Element, Gpu, Launch, MapShape};
 use crate::rope::cuda::Columns;
 
-/// Which kernel computes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Path {
-    /// mma.sync: any card, any mask, heads of up to 256 that are a multiple of 8.
-    Mma,
-    /// wgmma and TMA: compute capability 9.0, no mask, heads of 64 or 128.
-    Hopper,
-    /// As `Hopper`, heads of 128 alone: blocks of 176 keys.
-    HopperWide,
-}
-
-/// The fastest path that a card and a call allow; blocks of 176 keys were 3 to 9 % faster on an H100 at
-/// 6k to 100k tokens.
-pub fn best_path(gpu: &Gpu, d: usize, mask: Mask<'_>) -> Path {
-    let plain = matches!(mask, Mask::None | Mask::Keys(_) | Mask::Blocks(_));
-    match (gpu.card().is_hopper() && plain, d) {
-        (true, 64) => Path::Hopper,
-        (true, 128) => Path::HopperWide,
-        _ => Path::Mma,
-    }
-}
-
-/// Widest head that a kernel has.
-const HEAD_MAX: usize = 256;
-
-/// Whether there is a kernel for heads of `d`.
-pub(super) fn has_kernel(d: usize) -> bool {
-    d.is_multiple_of(8) && (1..=HEAD_MAX).contains(&d)
-}
-
-/// What the fastest path takes at a time; heads that have no kernel are the processor's.
-pub(super) fn grid_of(gpu: &Gpu, d: usize) -> Grid {
-    let variant = variant(best_path(gpu, d, Mask::None), d);
-    variant.map_or(Grid::CPU, |variant| variant.grid)
-}
-
-/// What a path takes at a time for heads of `d`.
-///
-/// # Errors
-/// [`KernelError::Unsupported`] for heads that it does not have.
-pub fn grid(path: Path, d: usize) -> Result<Grid, KernelError> {
-    variant(path, d)
-        .map(|variant| variant.grid)
-        .ok_or_else(|| missing(path, d))
-}
-
-fn missing(path: Path, d: usize) -> KernelError {
-    KernelError::unsupported(OP, format!("heads of {d} through {path:?}"))
-}
-
-/// A kernel for heads of some widths.
-struct Variant {
-    module: &'static str,
-    /// The module that reads lists of blocks.
-    listed: &'static str,
-    grid: Grid,
-    /// Width that heads are filled up to.
-    head: usize,
-    threads: u32,
-}
-
-fn variant(path: Path, d: usize) -> Option<Variant> {
-    let (module, listed, queries, keys, head, threads) = match (path, d) {
-        _ if !has_kernel(d) => return None,
-        (Path::Mma, 1..=64) => (
-            "attention_mma_64",
-            "attention_mma_64_lists",
-            128,
-            64,
-            64,
-            128,
-        ),
-        (Path::Mma, 65..=128) => (
-            "attention_mma_128",
-            "attention_mma_128_lists",
-            128,
-            64,
-            128,
-            256,
-        ),
-        (Path::Mma, _) => (
-            "attention_mma_256",
-            "attention_mma_256_lists",
-            128,
-            32,
-            256,
-            256,
-        ),
-        (Path::Hopper, 64) => (
-            "attention_hopper_64",
-            "attention_hopper_64",
-            192,
-            128,
-            64,
-            512,
-        ),
-        (Path::Hopper, 128) => (
-            "attention_hopper_128",
-            "attention_hopper_128",
-            128,
-            128,
-            128,
-            384,
-        ),
-        (Path::HopperWide, 128) => {
-            let name = "attention_hopper_128_wide";
-            (name, name, 128, 176, 128, 384)
-        }
-        _ => return None,
-    };
-    Some(Variant {
-        module,
-        listed,
-        grid: Grid { queries, keys },
-        head,
-        threads,
-    })
-}
+pub use super::path::{Path, best_path, grid};
 
 /// A [`super::BlockList`] in a machine's memory.
 #[derive(Debug, Clone)]
@@ -243,7 +127,9 @@ pub fn attention(
     }
     match path {
         Path::Mma => mma(gpu, inputs, d, heads, mask, o, lse),
-        Path::Hopper | Path::HopperWide => hopper(gpu, path, inputs, d, heads, mask, o, lse),
+        Path::Hopper | Path::HopperWide | Path::HopperDeep => {
+            hopper(gpu, path, inputs, d, heads, mask, o, lse)
+        }
     }
 }
 
@@ -276,11 +162,7 @@ fn mma(
     o: &Array,
     lse: Option<&Array>,
 ) -> Result<(), KernelError> {
-    let variant = variant(Path::Mma, d).ok_or_else(|| missing(Path::Mma, d))?;
-    let Grid {
-        queries: block_q,
-        keys: block_k,
-    } = variant.grid;
+    let variant = Variant::of(Path::Mma, d)?;
     let (queries, keys) = (inputs.q.rows.row_count(), inputs.k.rows.row_count());
     let (mut visible, mut causal, mut additive, mut list) = (keys, [0, 0, 0], None, None);
     match mask {
@@ -325,9 +207,13 @@ fn mma(
     gpu.launch(&Launch {
         module: list.map_or(variant.module, |_| variant.listed),
         entry: "attention_mma",
-        blocks: [queries.div_ceil(block_q) as u32, heads.query as u32, 1],
+        blocks: [
+            queries.div_ceil(variant.grid.queries) as u32,
+            heads.query as u32,
+            1,
+        ],
         threads: variant.threads,
-        shared_bytes: ((block_q + 4 * block_k) * variant.head * 2 + 128) as u32,
+        shared_bytes: (variant.tile_bytes() + 128) as u32,
         arguments: Arguments::new()
             .long(inputs.q.address())
             .long(inputs.k.address())
@@ -355,7 +241,7 @@ fn hopper(
     o: &Array,
     lse: Option<&Array>,
 ) -> Result<(), KernelError> {
-    let variant = variant(path, d).ok_or_else(|| missing(path, d))?;
+    let variant = Variant::of(path, d)?;
     let (queries, all) = (inputs.q.rows.row_count(), inputs.k.rows.row_count());
     let (keys, list) = match mask {
         DeviceMask::None => (all, None),
@@ -378,13 +264,12 @@ fn hopper(
         [queries, keys, heads.query, heads.key, o.last_dim(), tiles].map(|word| word as u32);
     let strides = list.map_or([0, 0], DeviceBlocks::strides);
     let scale_log2 = heads.scale * std::f32::consts::LOG2_E;
-    let tile_bytes = (rows + 4 * block_k) * d * 2;
     gpu.launch(&Launch {
         module: list.map_or(variant.module, |_| variant.listed),
         entry: "attention_hopper",
         blocks: [(tiles as u32).min(gpu.card().multiprocessors), 1, 1],
         threads: variant.threads,
-        shared_bytes: (tile_bytes + 1024 + 128) as u32,
+        shared_bytes: (variant.tile_bytes() + 1024 + 256) as u32,
         arguments: Arguments::new()
             .bytes(map(inputs.q, heads.query, queries, rows)?)
             .bytes(map(inputs.k, heads.key, keys, block_k)?)

@@ -7,6 +7,7 @@ mod blocks;
 mod card;
 mod cpu;
 pub mod cuda;
+mod path;
 
 use crate::{Device, KernelError, Tensor};
 
@@ -44,6 +45,15 @@ pub struct Heads {
     pub key: usize,
     /// Factor of every score, usually 1/sqrt(d).
     pub scale: f32,
+}
+
+/// Values, kept as activations are, that attending to `keys` rows of `width` takes beside its operands.
+pub fn scratch_values(device: &Device, keys: usize, width: usize) -> usize {
+    match device {
+        // The values, turned round.
+        Device::Cpu(_) => keys * width,
+        Device::Cuda(_) => 0,
+    }
 }
 
 /// Attends; see the module.

@@ -72,6 +72,7 @@ pub(super) fn cases(scale: Scale, hopper: bool) -> Vec<Case> {
     if hopper {
         for (path, d) in [
             (Path::Hopper, 64),
+            (Path::HopperDeep, 64),
             (Path::Hopper, 128),
             (Path::HopperWide, 128),
         ] {
@@ -87,17 +88,21 @@ pub(super) fn cases(scale: Scale, hopper: bool) -> Vec<Case> {
         }
     }
     if scale == Scale::Model {
-        let paths = [
-            (Path::Mma, true),
-            (Path::Hopper, hopper),
-            (Path::HopperWide, hopper),
-        ];
-        for (path, _) in paths.iter().filter(|(_, here)| *here) {
-            push(*path, Kind::None, [6144, 6144, 32, 32, 128]);
-            push(*path, Kind::None, [14_080, 1024, 32, 32, 128]);
-            push(*path, Kind::Lists, [6144, 6100, 32, 32, 128]);
-            if *path != Path::HopperWide {
-                push(*path, Kind::None, [6144, 126, 32, 32, 64]);
+        let paths = [Path::Mma, Path::Hopper, Path::HopperWide, Path::HopperDeep];
+        for path in paths
+            .into_iter()
+            .filter(|path| hopper || *path == Path::Mma)
+        {
+            for (kind, shape) in [
+                (Kind::None, [6144, 6144, 32, 32, 128]),
+                (Kind::None, [14_080, 1024, 32, 32, 128]),
+                (Kind::Lists, [6144, 6100, 32, 32, 128]),
+                (Kind::None, [6144, 6144, 32, 32, 64]),
+                (Kind::None, [6144, 126, 32, 32, 64]),
+            ] {
+                if grid(path, shape[4]).is_ok() {
+                    push(path, kind, shape);
+                }
             }
         }
     }

@@ -27,11 +27,16 @@ const HOPPER_IN_MIN: usize = 32;
 /// Whether wgmma and TMA can do it: stride 1, no dilation, channels in steps of 8. What is mirrored outside
 /// is written around a copy first, so borders must be alike on both sides and thinner than the picture.
 fn on_hopper(gpu: &Gpu, weights: &DeviceConv, geometry: &Geometry) -> bool {
-    let [out, _, inner] = [0, 1, 2].map(|dim| weights.weights.dims()[dim]);
-    gpu.card().is_hopper()
+    is_tiled_on_hopper(gpu, weights)
         && geometry.stride == [1; 3]
         && geometry.dilation == 1
         && (geometry.space == SpacePad::Zero || weights.is_centred(geometry))
+}
+
+/// Whether the card has wgmma and TMA and the channels fill their tiles.
+pub(super) fn is_tiled_on_hopper(gpu: &Gpu, weights: &DeviceConv) -> bool {
+    let [out, _, inner] = [0, 1, 2].map(|dim| weights.weights.dims()[dim]);
+    gpu.card().is_hopper()
         && inner.is_multiple_of(8)
         && inner >= HOPPER_IN_MIN
         && out >= HOPPER_OUT_MIN

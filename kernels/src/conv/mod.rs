@@ -12,11 +12,13 @@ pub mod cuda;
 mod pack;
 mod pad;
 mod run;
+mod scratch;
 mod stored;
 mod tile;
 
 pub use pack::ConvWeights;
 pub use pad::{Prologue, SpacePad};
+pub use scratch::scratch_values;
 pub use stored::HALF_VALUES_MIN;
 
 pub(crate) use pad::{Border, padded};

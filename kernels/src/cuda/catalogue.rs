@@ -297,15 +297,39 @@ pub static MODULES: &[Module] = &[
     attention_mma("attention_mma_256_lists", &[("HEAD", 256), ("LISTS", 1)]),
     attention_hopper(
         "attention_hopper_64",
-        &[("HEAD", 64), ("BLOCK_K", 128), ("CONSUMERS", 3)],
+        &[
+            ("HEAD", 64),
+            ("BLOCK_K", 128),
+            ("CONSUMERS", 3),
+            ("KEY_STAGES", 2),
+        ],
+    ),
+    attention_hopper(
+        "attention_hopper_64_deep",
+        &[
+            ("HEAD", 64),
+            ("BLOCK_K", 128),
+            ("CONSUMERS", 3),
+            ("KEY_STAGES", 4),
+        ],
     ),
     attention_hopper(
         "attention_hopper_128",
-        &[("HEAD", 128), ("BLOCK_K", 128), ("CONSUMERS", 2)],
+        &[
+            ("HEAD", 128),
+            ("BLOCK_K", 128),
+            ("CONSUMERS", 2),
+            ("KEY_STAGES", 2),
+        ],
     ),
     attention_hopper(
         "attention_hopper_128_wide",
-        &[("HEAD", 128), ("BLOCK_K", 176), ("CONSUMERS", 2)],
+        &[
+            ("HEAD", 128),
+            ("BLOCK_K", 176),
+            ("CONSUMERS", 2),
+            ("KEY_STAGES", 2),
+        ],
     ),
 ];
 

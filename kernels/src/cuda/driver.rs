@@ -66,6 +66,10 @@ unsafe impl Sync for Driver {}
 
 fn failed(op: &'static str) -> impl Fn(DriverError) -> KernelError {
     move |error| {
+        // Also loading a kernel or a graph may find no memory.
+        if error.0 == sys::CUresult::CUDA_ERROR_OUT_OF_MEMORY {
+            return KernelError::OutOfMemory { need_bytes: 0 };
+        }
         let name = format!("{:?}", error.0);
         KernelError::Driver {
             op,

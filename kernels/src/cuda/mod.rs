@@ -13,6 +13,7 @@ mod cache;
 mod catalogue;
 mod driver;
 mod emulator;
+mod faulty;
 mod launch;
 #[cfg(test)]
 mod layout;
@@ -31,6 +32,7 @@ pub use cache::{KernelStore, Origin};
 pub use catalogue::{ARCHS, Act, Cards, MODULES, Module, arch_of};
 pub use driver::{Driver, Graph, Timer};
 pub use emulator::{Emulator, EmulatorError};
+pub use faulty::{Fault, Faulty};
 pub use launch::{Arguments, Card, Gpu, Launch, Machine, MapShape, Memory, MemoryWatch};
 pub use libs::{Libraries, Library, Presence};
 pub use lt::{After, Blas, PlanKey};

@@ -104,6 +104,16 @@ pub enum Epilogue<'a> {
     GegluTanh,
 }
 
+/// Values, kept as activations are, that a product of `outputs` values with [`Epilogue::GatedResidual`] takes
+/// beside its operands, blocks of rows aside.
+pub fn gated_scratch_values(device: &Device, outputs: usize) -> usize {
+    match device {
+        // NVIDIA's library does not know the gate.
+        Device::Cuda(card) if card.gpu().blas().is_some() => outputs,
+        _ => 0,
+    }
+}
+
 /// Multiplies every row of `x` by a weight matrix; see the module.
 ///
 /// # Errors

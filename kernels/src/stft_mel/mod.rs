@@ -154,6 +154,15 @@ impl MelWeights {
         self.basis.kernel()[2]
     }
 
+    /// Bytes of its tables, F32 on every device.
+    pub fn bytes(&self) -> u64 {
+        let values = |table: &ConvWeights| {
+            let taps: usize = table.kernel().iter().product();
+            table.out_channels() * table.in_channels() * taps
+        };
+        (values(&self.basis) + values(&self.filters)) as u64 * size_of::<f32>() as u64
+    }
+
     /// Number of mel bins.
     pub fn bins(&self) -> usize {
         self.filters.out_channels()

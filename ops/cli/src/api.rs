@@ -23,12 +23,17 @@ use serde_json::Value;
 
 use crate::{
     ask::AskArgs,
-    film::FilmArgs,
+    film::{FilmArgs, MODEL_DEFAULT},
     given::{self, GivenArgs, Retake},
 };
 
+/// The data folder of a scheduler that was not told otherwise.
+pub const DATA_DEFAULT: &str = "data";
+/// Where such a one listens.
+pub const URL_DEFAULT: &str = "http://127.0.0.1:8080";
 const CALL_TIMEOUT: Duration = Duration::from_secs(60);
-const DOWNLOAD_TIMEOUT: Duration = Duration::from_secs(3_600);
+/// Of calls that send or fetch a film.
+const FILES_TIMEOUT: Duration = Duration::from_secs(3_600);
 const QUOTA: &str = "organization/quota";
 const NODES: &str = "organization/nodes";
 const KEYS: &str = "organization/keys";
@@ -43,14 +48,14 @@ pub struct ServerArgs {
         long,
         global = true,
         env = "DAILIES_URL",
-        default_value = "http://127.0.0.1:8080"
+        default_value = URL_DEFAULT
     )]
     pub url: String,
     /// API key [default: the file api-key in the data folder]
     #[arg(long, global = true, env = "DAILIES_API_KEY", hide_env_values = true)]
     pub key: Option<String>,
     /// Data folder of a scheduler on this machine.
-    #[arg(long, global = true, env = "DAILIES_DATA", default_value = "data")]
+    #[arg(long, global = true, env = "DAILIES_DATA", default_value = DATA_DEFAULT)]
     pub data: PathBuf,
 }
 
@@ -129,7 +134,7 @@ pub struct ParentArgs {
     /// The film: its id on the farm (video_…), or a file.
     #[arg(value_name = "ID|FILE")]
     pub film: String,
-    /// Model for a film that is a file; those of the farm keep theirs [default: sora-2]
+    /// Model for a film that is a file; those of the farm keep theirs [default: builtin]
     #[arg(long)]
     model: Option<String>,
 }
@@ -141,12 +146,15 @@ impl ParentArgs {
 
     /// Names the film in a form that is about no other.
     pub fn named(&self, form: Form) -> Result<Form> {
-        let form = match self.is_file() {
-            true => form.part("video", file(Path::new(&self.film))?),
-            false => form.text("video[id]", self.film.clone()),
+        let (form, model) = match self.is_file() {
+            true => {
+                let film = file(Path::new(&self.film))?;
+                (form.part("video", film), Some(MODEL_DEFAULT))
+            }
+            false => (form.text("video[id]", self.film.clone()), None),
         };
-        Ok(match &self.model {
-            Some(model) => form.text("model", model.clone()),
+        Ok(match self.model.as_deref().or(model) {
+            Some(model) => form.text("model", model.to_owned()),
             None => form,
         })
     }
@@ -214,7 +222,7 @@ impl Api {
 
     /// Hands a form to one of the calls that make a video, or, as a dry run, say what it would cost.
     pub async fn post<A: DeserializeOwned>(&self, path: &str, form: Form) -> Result<A> {
-        let request = self.call(Method::POST, path).await.timeout(CALL_TIMEOUT);
+        let request = self.call(Method::POST, path).await.timeout(FILES_TIMEOUT);
         self.json(request.multipart(form)).await
     }
 
@@ -231,7 +239,7 @@ impl Api {
             false => form.text("prompts", serde_json::to_string(prompts)?),
         };
         let request = self.call(Method::POST, "videos/estimate").await;
-        self.json(request.timeout(CALL_TIMEOUT).multipart(form))
+        self.json(request.timeout(FILES_TIMEOUT).multipart(form))
             .await
     }
 
@@ -330,7 +338,7 @@ impl Api {
         let request = self
             .call(Method::GET, &format!("videos/{id}/content"))
             .await;
-        let mut answer = self.send(request.timeout(DOWNLOAD_TIMEOUT)).await?;
+        let mut answer = self.send(request.timeout(FILES_TIMEOUT)).await?;
         let announced = answer.content_length();
         let mut file = std::fs::File::create(path)
             .with_context(|| format!("cannot write {}", path.display()))?;

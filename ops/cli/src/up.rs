@@ -2,12 +2,15 @@
 //!
 //! Scheduler and agent talk over loopback HTTP like any other two: nothing here is a short cut.
 
+use std::path::Path;
+
 use agent::Settings;
 use anyhow::{Result, bail};
 use clap::Args;
 use scheduler::{Running, Scheduler};
 
 use crate::{
+    api::{DATA_DEFAULT, URL_DEFAULT},
     serve::{ServeArgs, greet},
     signals,
 };
@@ -48,14 +51,25 @@ pub async fn run(args: UpArgs) -> Result<()> {
     ended
 }
 
+/// What to type next, with what differs from the defaults of a command.
+fn first_command(url: &str, data: &Path) -> String {
+    let mut command = "ready     dailies submit \"a red ball bounces\" -o film.mp4".to_owned();
+    if url != URL_DEFAULT {
+        command += &format!(" --url {url}");
+    }
+    if data != Path::new(DATA_DEFAULT) {
+        command += &format!(" --data {}", data.display());
+    }
+    command
+}
+
 /// Runs the agent until this process is asked to end. The scheduler lives longer than the agent,
 /// so that what the agent gives back is taken.
 async fn farm(running: &Running, node: Settings) -> Result<()> {
     let agent = agent::start(node, running.agent_token()).await?;
-    greet(
-        running,
-        "ready     dailies submit \"a red ball bounces\" -o film.mp4",
-    );
+    let key = running.api_key_file();
+    let data = key.parent().unwrap_or(Path::new(DATA_DEFAULT));
+    greet(running, &first_command(&running.url(), data));
     let drain = agent.drain_handle();
     let mut left = Box::pin(agent.join());
     let why = tokio::select! {
@@ -68,5 +82,21 @@ async fn farm(running: &Running, node: Settings) -> Result<()> {
     tokio::select! {
         left = &mut left => Ok(left?),
         why = signals::asked_to_end() => bail!("{} again: left without draining", why?),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_command_names_what_is_not_where_commands_look() {
+        let told = first_command(URL_DEFAULT, Path::new(DATA_DEFAULT));
+        assert!(!told.contains("--"), "{told}");
+        let told = first_command("http://127.0.0.1:9", Path::new("/srv/farm"));
+        assert!(
+            told.ends_with("--url http://127.0.0.1:9 --data /srv/farm"),
+            "{told}"
+        );
     }
 }

@@ -115,12 +115,7 @@ fn a_farm_takes_what_the_engine_takes() {
     ];
     made(&farm, dir, &edit, "edit.mp4");
     assert_eq!(frames(&dir.join("edit.mp4")), 32);
-    made(
-        &farm,
-        dir,
-        &["remix", "given.mp4", "a ball", "--model", "builtin"],
-        "anew.mp4",
-    );
+    made(&farm, dir, &["remix", "given.mp4", "a ball"], "anew.mp4");
     assert_eq!(frames(&dir.join("anew.mp4")), 16);
     let none = farm.refused(dir, &["extend", "blue.png", "on"]);
     assert!(none.contains("of no kind that this server reads"), "{none}");

@@ -88,6 +88,11 @@ impl AudioEncoder {
         })
     }
 
+    /// Bytes of the tables that no file has.
+    pub(crate) fn table_bytes(&self) -> u64 {
+        self.mel.bytes()
+    }
+
     /// Channels and mel bins of a spectrogram.
     pub fn spectrum(&self) -> (usize, usize) {
         (self.layout.in_channels, self.layout.bins)

@@ -3,7 +3,7 @@
 use super::{AudioDecoder, AudioEncoder};
 
 impl AudioDecoder {
-    /// Peak of [`AudioDecoder::spectrogram`] for `tokens` latents, in values of four bytes.
+    /// Peak of [`AudioDecoder::spectrogram`] for `tokens` latents, in values of activations.
     pub(crate) fn values(&self, tokens: usize) -> usize {
         let widths = &self.layout.widths;
         let (mut rows, mut bins) = (tokens, self.layout.latent_bins());
@@ -32,7 +32,7 @@ impl AudioDecoder {
 }
 
 impl AudioEncoder {
-    /// Peak of [`AudioEncoder::heard`] for so many samples, in values of four bytes.
+    /// Peak of [`AudioEncoder::heard`] for so many samples, in values of activations.
     pub(crate) fn values(&self, samples: usize) -> usize {
         let (channels, mut bins) = self.spectrum();
         let mut rows = self.rows(samples / channels);

@@ -3,7 +3,7 @@
 use super::TextEncoder;
 
 impl TextEncoder {
-    /// Peak of [`TextEncoder::encode`] in values of four bytes.
+    /// Peak of [`TextEncoder::encode`] in values of activations.
     pub(crate) fn values(&self) -> usize {
         let tokens = self.tokens();
         let states = tokens * self.gemma.hidden() * self.gemma.states();

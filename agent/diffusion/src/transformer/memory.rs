@@ -1,6 +1,9 @@
 //! Values that are alive at the fullest moment of a step, counted as `block.rs` and `layers/` make them.
 
+use kernels::{Device, attention, linear};
+
 use super::Transformer;
+use crate::memory::floats;
 
 /// One attention: rows and widths of both sides.
 struct Sides {
@@ -10,16 +13,22 @@ struct Sides {
 }
 
 impl Sides {
-    /// Queries and their result; keys and values as projected, and values once repacked.
-    fn values(&self) -> usize {
-        self.inner * (2 * self.queries + 3 * self.keys)
+    /// Queries and their result, keys and values, and what attending takes.
+    fn values(&self, device: &Device) -> usize {
+        let scratch = attention::scratch_values(device, self.keys, self.inner);
+        2 * self.inner * (self.queries + self.keys) + scratch
     }
 }
 
 impl Transformer {
-    /// Peak of a step's passes over `s` video and `l` audio tokens with `t` text tokens, in values of four
-    /// bytes; the latents themselves are not counted.
-    pub(crate) fn values(&self, s: usize, l: usize, t: usize, passes: usize) -> usize {
+    /// Peak of a step's passes over `s` video and `l` audio tokens with `t` text tokens, in bytes; the latents
+    /// themselves are not counted.
+    pub(crate) fn bytes(
+        &self,
+        device: &Device,
+        (s, l, t): (usize, usize, usize),
+        passes: usize,
+    ) -> u64 {
         let (video, audio) = (&self.config.video, &self.config.audio);
         let (wide, narrow) = (video.width(), audio.width());
         let positions = s * (wide + narrow) + 2 * l * narrow;
@@ -32,7 +41,7 @@ impl Transformer {
                 keys: tokens,
                 inner,
             };
-            tokens * inner + sides.values()
+            tokens * inner + sides.values(device)
         };
         let text = |tokens, inner, context| {
             let sides = Sides {
@@ -40,7 +49,7 @@ impl Transformer {
                 keys: t,
                 inner,
             };
-            tokens * inner + t * context + sides.values()
+            tokens * inner + t * context + sides.values(device)
         };
         let across = |queries, keys| {
             let sides = Sides {
@@ -48,9 +57,11 @@ impl Transformer {
                 keys,
                 inner: narrow,
             };
-            2 * tokens + sides.values()
+            2 * tokens + sides.values(device)
         };
-        let forward = |tokens, width| 5 * tokens * width;
+        let forward = |tokens, width| {
+            5 * tokens * width + linear::gated_scratch_values(device, tokens * width)
+        };
         let working = [
             own(s, wide),
             own(l, narrow),
@@ -63,6 +74,8 @@ impl Transformer {
         ];
         // Those at work and, until the last pass, those that all begin with.
         let alive = tokens * passes.min(2);
-        positions + modulation + alive + working.into_iter().max().unwrap_or(0)
+        let activations = alive + working.into_iter().max().unwrap_or(0);
+        // Tables are F32 on every device.
+        floats(positions + modulation) + activations as u64 * device.activation_bytes()
     }
 }

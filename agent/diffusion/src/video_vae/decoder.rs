@@ -5,7 +5,6 @@
 //! the two frames that each convolution keeps, whatever the length of the clip.
 
 use kernels::conv::{ConvWeights, Prologue};
-use kernels::conv3d::TimePad;
 use kernels::patchify::unpatchify;
 use kernels::space_depth::{Strides, Write, depth_to_space};
 use kernels::to_frames::to_frames;
@@ -77,9 +76,9 @@ impl VideoDecoder {
         &self.layers
     }
 
-    /// Copies around the clip's ends.
-    pub(super) fn time(&self) -> TimePad {
-        self.borders.time
+    /// What lies around frames.
+    pub(super) fn borders(&self) -> &Borders {
+        &self.borders
     }
 
     /// Decodes the sampler's normalised latents, [f*h*w, channel] with tokens in (frame, row,

@@ -6,6 +6,7 @@ use kernels::space_depth::{Strides, Write, space_to_depth};
 use kernels::{Device, KernelError, Tensor};
 
 use crate::convolution::Source;
+use crate::memory::{floats, of_host};
 use crate::weights::{Component, WeightsError};
 
 use super::config::{self, Block, COLOURS, Compression, Layout};
@@ -26,31 +27,28 @@ pub struct VideoEncoder {
 }
 
 impl VideoEncoder {
-    /// Peak of [`VideoEncoder::latents`] in values of four bytes: what `encode` has alive, from the top down. Larger
+    /// Peak of [`VideoEncoder::latents`] in bytes: what `encode` has alive, from the top down. Larger
     /// pictures are encoded in tiles and need no more than this.
-    pub(crate) fn values(&self, [frames, height, width]: [usize; 3]) -> usize {
-        let patch = self.layout.patch;
+    pub(crate) fn bytes(&self, [frames, height, width]: [usize; 3]) -> u64 {
+        let (patch, borders) = (self.layout.patch, &self.borders);
         let pixels = frames * height * width * COLOURS;
         let mut at = Extent {
             frames,
             rows: height / patch,
             columns: width / patch,
         };
-        // The bytes, their values twice on their way to the device, and the patches, which all stay until the end.
-        let kept = pixels / 4 + 3 * pixels;
-        let first = COLOURS * patch * patch;
-        let mut peak = at.bordered(first) + at.of(self.conv_in.out_channels());
+        // The bytes and their values on their way to the device, which are the processor's; the values there and
+        // the patches. All stay until the end.
+        let kept = of_host(&borders.device, pixels as u64 + floats(pixels)) + floats(pixels);
+        let mut peak = at.convolving(borders, &self.conv_in, Prologue::None);
         for block in &self.blocks {
-            peak = peak.max(block.values(&mut at));
+            peak = peak.max(block.values(borders, &mut at));
         }
-        let deep = self.conv_out.in_channels();
-        let mid = if self.mid.is_empty() {
-            0
-        } else {
-            at.resnet(deep)
-        };
-        let last = at.of(deep) + at.bordered(deep) + at.of(self.conv_out.out_channels());
-        kept + peak.max(mid).max(last)
+        let mid = self.mid.first().map_or(0, |mid| at.resnet(borders, mid));
+        let last = at.of(self.conv_out.in_channels());
+        let last = last + at.convolving(borders, &self.conv_out, NORM_SILU);
+        let activations = pixels + peak.max(mid).max(last);
+        kept + activations as u64 * borders.device.activation_bytes()
     }
 
     /// Reads the encoder's half of the component.
@@ -164,27 +162,29 @@ impl Extent {
         self.frames * self.rows * self.columns * channels
     }
 
-    /// The same with a border of a pixel, as a convolution reads it.
-    fn bordered(&self, channels: usize) -> usize {
-        self.frames * (self.rows + 2) * (self.columns + 2) * channels
+    /// The copies that a convolution makes of its input, and its output.
+    fn convolving(&self, borders: &Borders, weights: &ConvWeights, prologue: Prologue) -> usize {
+        let images = (self.frames, [self.rows, self.columns]);
+        borders.copies(weights, images, prologue) + self.of(weights.out_channels())
     }
 
-    /// A resnet: what it got, the first convolution's output, that with a border, the second's output.
-    fn resnet(&self, channels: usize) -> usize {
-        3 * self.of(channels) + self.bordered(channels)
+    /// A resnet: what it got, the first convolution's output, and the second at work.
+    fn resnet(&self, borders: &Borders, resnet: &Resnet) -> usize {
+        let second = resnet.convolutions()[1];
+        2 * self.of(resnet.channels()) + self.convolving(borders, second, NORM_SILU)
     }
 }
 
 impl DownBlock {
     /// Peak of the block; `at` is its output's extent afterwards.
-    fn values(&self, at: &mut Extent) -> usize {
-        let channels = self.resnets.first().map(Resnet::channels);
-        let resnets = channels.map_or(0, |channels| at.resnet(channels));
+    fn values(&self, borders: &Borders, at: &mut Extent) -> usize {
+        let resnet = self.resnets.first();
+        let resnets = resnet.map_or(0, |resnet| at.resnet(borders, resnet));
         let Some(down) = &self.downsampler else {
             return resnets;
         };
         let (given, flat) = (down.conv.in_channels(), down.conv.out_channels());
-        let convolving = at.of(given) + at.bordered(given) + at.of(flat);
+        let convolving = at.of(given) + at.convolving(borders, &down.conv, Prologue::None);
         let before = at.of(given) + at.of(flat);
         let [st, sh, sw] = down.strides;
         *at = Extent {

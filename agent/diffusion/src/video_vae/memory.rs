@@ -1,10 +1,12 @@
 //! Values that are alive at the fullest moment of decoding pictures: the flow of `decoder.rs` with
 //! counts of frames in place of frames.
 
+use kernels::conv::{ConvWeights, Prologue};
 use kernels::conv3d::TimePad;
 
 use super::VideoDecoder;
 use super::decoder::Layer;
+use super::resnet::{Borders, NORM_SILU};
 use super::stream::KEPT;
 
 /// Frames of a size that come to a layer.
@@ -26,12 +28,6 @@ impl Size {
     fn values(&self) -> usize {
         self.of(self.frames, self.channels)
     }
-
-    /// Values of a convolution's input of `frames` frames and of the same with a border of a pixel.
-    fn bordered(&self, frames: usize) -> usize {
-        let padded = (self.rows + 2) * (self.columns + 2) * self.channels;
-        self.of(frames, self.channels) + frames * padded
-    }
 }
 
 /// What a layer keeps between pieces, in frames.
@@ -49,8 +45,8 @@ impl Kept {
 }
 
 /// The decoding under way.
-struct Trace {
-    is_causal: bool,
+struct Trace<'a> {
+    borders: &'a Borders,
     piece: usize,
     /// Values that all layers keep.
     kept: usize,
@@ -58,10 +54,10 @@ struct Trace {
 }
 
 impl VideoDecoder {
-    /// Peak of [`VideoDecoder::pictures`] in values of four bytes.
+    /// Peak of [`VideoDecoder::pictures`] in values of activations.
     pub(crate) fn values(&self, [f, rows, columns]: [usize; 3], piece: usize) -> usize {
         let mut trace = Trace {
-            is_causal: self.time() == TimePad::Causal,
+            borders: self.borders(),
             piece,
             kept: 0,
             peak: 0,
@@ -78,7 +74,13 @@ impl VideoDecoder {
     }
 }
 
-impl Trace {
+impl Trace<'_> {
+    /// Values of a convolution's input of `frames` frames and of the copies that it makes.
+    fn input(&self, x: Size, frames: usize, weights: &ConvWeights, prologue: Prologue) -> usize {
+        let copies = (self.borders).copies(weights, (frames, [x.rows, x.columns]), prologue);
+        x.of(frames, x.channels) + copies
+    }
+
     /// `waiting` values lie in front of earlier layers.
     fn run(
         &mut self,
@@ -117,7 +119,11 @@ impl Trace {
 
     /// Frames that a convolution is given and those that it answers for.
     fn seam(&self, seam: &mut Option<usize>, frames: usize, are_last: bool) -> (usize, usize) {
-        let (mut before, mut after) = if self.is_causal { (KEPT, 0) } else { (1, 1) };
+        let (mut before, mut after) = if self.borders.time == TimePad::Causal {
+            (KEPT, 0)
+        } else {
+            (1, 1)
+        };
         if seam.is_some() || frames == 0 {
             before = 0;
         }
@@ -140,7 +146,12 @@ impl Trace {
     ) -> Size {
         let before = x.of(kept.frames(), x.channels);
         let (given, first) = self.seam(&mut kept.seams[0], x.frames, are_last);
-        let convolving = x.values() + x.bordered(given);
+        let (weights, prologue) = match layer {
+            Layer::Conv(weights, prologue) => (weights, *prologue),
+            Layer::Resnet(resnet) => (resnet.convolutions()[0], NORM_SILU),
+            Layer::Up(up) => (&up.conv, Prologue::None),
+        };
+        let convolving = x.values() + self.input(x, given, weights, prologue);
         let next = match layer {
             Layer::Conv(weights, _) => {
                 let channels = weights.out_channels();
@@ -151,11 +162,12 @@ impl Trace {
                     ..x
                 }
             }
-            Layer::Resnet(_) => {
+            Layer::Resnet(resnet) => {
                 self.alive(waiting + convolving + x.of(first, x.channels));
                 let (given, second) = self.seam(&mut kept.seams[1], first, are_last);
                 // Carried, the first convolution's output, the second's input and output.
-                let working = x.of(x.frames + first + second, x.channels) + x.bordered(given);
+                let input = self.input(x, given, resnet.convolutions()[1], NORM_SILU);
+                let working = x.of(x.frames + first + second, x.channels) + input;
                 self.alive(waiting + working);
                 kept.carried += x.frames;
                 kept.carried -= second;

@@ -1,6 +1,6 @@
 //! Convolutions and resnets of the video autoencoder.
 
-use kernels::conv::{ConvWeights, Prologue, SpacePad};
+use kernels::conv::{ConvWeights, Prologue, SpacePad, scratch_values};
 use kernels::conv3d::{Conv3dOptions, TimePad, conv3d};
 use kernels::{Device, KernelError, Tensor};
 
@@ -39,6 +39,16 @@ impl Borders {
             time,
             space,
         }
+    }
+
+    /// Values of activations that a convolution of so many frames of [rows, columns] takes beside its operands.
+    pub fn copies(
+        &self,
+        weights: &ConvWeights,
+        images: (usize, [usize; 2]),
+        prologue: Prologue,
+    ) -> usize {
+        scratch_values(&self.device, weights, images, self.space, prologue)
     }
 
     /// `conv(prologue(x)) + residual`
@@ -101,6 +111,11 @@ impl Resnet {
             })
         };
         (0..count).map(load).collect()
+    }
+
+    /// Its two convolutions.
+    pub fn convolutions(&self) -> [&ConvWeights; 2] {
+        [&self.conv1, &self.conv2]
     }
 
     /// Channels of all its tensors.

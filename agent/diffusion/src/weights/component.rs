@@ -158,14 +158,20 @@ impl Component {
         dims.map_or(0, |dims| dims.iter().product::<usize>() as u64)
     }
 
-    /// Bytes of all tensors together once they are loaded: large matrices keep a half-precision type,
-    /// all else becomes F32.
-    pub fn loaded_bytes(&self) -> u64 {
+    /// Bytes of all tensors together once they are loaded: large matrices keep a half-precision type, on a card
+    /// all do, all else becomes F32.
+    pub fn loaded_bytes(&self, device: &Device) -> u64 {
+        let halves_min = match device.card_bytes() {
+            Some(_) => 0,
+            None => HALF_VALUES_MIN,
+        };
         let bytes = |name: &str| {
             let dims = self.dims(name).unwrap_or_default();
             let values = dims.iter().product::<usize>();
             let packed = dims.len() > 1 && !name.ends_with("embed_tokens.weight");
-            let size = match packed && values >= HALF_VALUES_MIN && self.is_half(name) {
+            // A card multiplies with BF16 whatever the file has.
+            let is_half = halves_min == 0 || self.is_half(name);
+            let size = match packed && values >= halves_min && is_half {
                 true => 2,
                 false => 4,
             };

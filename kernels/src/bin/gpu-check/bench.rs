@@ -5,7 +5,7 @@ use std::error::Error;
 use serde_json::{Value, json};
 
 use kernels::attention::Heads;
-use kernels::attention::cuda::{DeviceMask, Inputs, Path, attention};
+use kernels::attention::cuda::{DeviceMask, Inputs, Path, attention, grid};
 use kernels::conv::SpacePad;
 use kernels::conv::cuda::{self as conv, DeviceConv, Geometry, conv_on};
 use kernels::conv3d::TimePad;
@@ -34,6 +34,7 @@ pub const GROUPS: &[&str] = &[
     "attention/Mma",
     "attention/Hopper",
     "attention/HopperWide",
+    "attention/HopperDeep",
     "conv3d/Mma",
     "conv3d/Hopper",
 ];
@@ -206,6 +207,7 @@ pub fn run(card: &Card, group: &str) -> Outcome {
         "attention/Mma" => attentions(card, Path::Mma),
         "attention/Hopper" => attentions(card, Path::Hopper),
         "attention/HopperWide" => attentions(card, Path::HopperWide),
+        "attention/HopperDeep" => attentions(card, Path::HopperDeep),
         _ => Err(format!("there is no group '{group}'").into()),
     }
 }
@@ -298,10 +300,7 @@ fn attentions(card: &Card, path: Path) -> Outcome {
         say(json!({"kind": "skipped", "why": format!("{path:?} attention: not for this card")}));
         return Ok(());
     }
-    for [tokens, d] in ATTENTIONS
-        .iter()
-        .filter(|[_, d]| path != Path::HopperWide || *d == 128)
-    {
+    for [tokens, d] in ATTENTIONS.iter().filter(|[_, d]| grid(path, *d).is_ok()) {
         let width = HEADS * d;
         let gpu = &card.gpu;
         let packed = random(gpu, Element::BF16, &[*tokens, 3 * width], 5)?;

@@ -68,8 +68,8 @@ def attention(torch, shapes, heads):
         if not found:
             continue
         best = min(found, key=found.get)
-        for path in ("Mma", "Hopper", "HopperWide"):
-            if path == "HopperWide" and d != 128:
+        for path in ("Mma", "Hopper", "HopperWide", "HopperDeep"):
+            if d != {"HopperWide": 128, "HopperDeep": 64}.get(path, d):
                 continue
             say(kind="op", name=f"attention {path}", shape=f"{tokens}x{d}", torch_ms=found[best], torch_backend=best, torch_all=found)
 

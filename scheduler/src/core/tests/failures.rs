@@ -394,11 +394,12 @@ fn what_ran_out_of_memory_goes_to_a_larger_device() {
 }
 
 #[test]
-fn on_the_largest_device_it_may_try_again_as_it_is() {
+fn on_the_largest_device_it_may_try_again_as_it_is_from_its_last_step() {
     check(
         "hello a gib=24
          job
          grant a
+         checkpoint s0#1 2
          fail s0#1 out_of_memory peak=30
          needs s0
          wait 3000
@@ -407,10 +408,11 @@ fn on_the_largest_device_it_may_try_again_as_it_is() {
             hello a gib=24            Online
             job                       created 1
             grant a                   s0#1 Leased, from step 0, 0 inputs
+            checkpoint s0#1 2         Leased
             fail s0#1 out_of_memory peak=30Ready
             needs s0                  None
             wait 3000                 s0 Ready, film Blocked
-            grant a                   s0#2 Leased, from step 0, 0 inputs
+            grant a                   s0#2 Leased, from step 2, 0 inputs
         "#]],
     );
 }
