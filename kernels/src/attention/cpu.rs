@@ -52,8 +52,9 @@ struct Panel {
     totals: Vec<f32>,
 }
 
+/// By the tile of an instruction set that this machine has.
 pub(super) fn attention(
-    cpu: &Cpu,
+    (cpu, isa): (&Cpu, Isa),
     q: &Tensor,
     k: &Tensor,
     v: &Tensor,
@@ -61,8 +62,8 @@ pub(super) fn attention(
     mask: Mask<'_>,
     o: &mut Tensor,
 ) {
-    let (isa, row) = (Isa::detect(), q.last_dim());
-    let (keys, d) = (k.row_count(), row / heads.query);
+    let (row, keys) = (q.last_dim(), k.row_count());
+    let d = row / heads.query;
     cpu.count_product(super::work(q.row_count(), keys, heads.query, d, mask));
     let widest = WIDTHS.into_iter().find(|width| isa.has_width(*width));
     let inputs = Inputs {

@@ -9,7 +9,7 @@ mod cpu;
 pub mod cuda;
 mod path;
 
-use crate::{Device, KernelError, Tensor};
+use crate::{Device, KernelError, Tensor, conv::Isa};
 
 pub use blocks::{BlockList, Grid};
 
@@ -99,7 +99,7 @@ pub fn attention(
         Mask::None | Mask::Keys(_) | Mask::Causal { .. } => {}
     }
     match device {
-        Device::Cpu(cpu) => cpu::attention(cpu, q, k, v, heads, mask, o),
+        Device::Cpu(cpu) => cpu::attention((cpu, Isa::detect()), q, k, v, heads, mask, o),
         Device::Cuda(card) => return card::attention(card, q, k, v, heads, mask, o),
     }
     Ok(())
@@ -224,8 +224,11 @@ mod tests {
     }
 
     #[test]
-    fn every_mask_and_odd_shape_agrees_with_double_precision() {
+    fn every_mask_and_odd_shape_agrees_with_double_precision_on_every_instruction_set() {
         let device = Device::cpu(2).unwrap();
+        let Device::Cpu(cpu) = &device else {
+            panic!("a processor")
+        };
         for (queries, keys, query, key, d) in [
             (1, 1, 1, 1, 2),
             (3, 300, 2, 2, 64),
@@ -263,9 +266,16 @@ mod tests {
             let lists = lists.map(|(a, b, heads)| random_list([queries, keys], [a, b], heads));
             masks.extend(lists.iter().map(Mask::Blocks));
             for mask in masks {
-                let mut o = tensor(&[queries, query * d], vec![f32::NAN; queries * query * d]);
-                attention(&device, &q, &k, &v, heads, mask, &mut o).unwrap();
-                assert_close(o.f32s(), &reference(&q, &k, &v, heads, mask), 1e-5);
+                let expected = reference(&q, &k, &v, heads, mask);
+                let by = |isa| {
+                    let mut o = tensor(&[queries, query * d], vec![f32::NAN; queries * query * d]);
+                    cpu::attention((cpu, isa), &q, &k, &v, heads, mask, &mut o);
+                    assert_close(o.f32s(), &expected, 1e-5);
+                    o
+                };
+                let fused: Vec<Tensor> = Isa::all().into_iter().map(by).skip(1).collect();
+                let bits = fused.windows(2).all(|two| two[0].f32s() == two[1].f32s());
+                assert!(bits, "a wider tile changes bits");
             }
         }
     }

@@ -179,7 +179,7 @@ mod tests {
 
     #[test]
     fn panels_cover_every_output_channel_once() {
-        for isa in [Isa::Portable, Isa::detect()] {
+        for isa in Isa::all() {
             for out in 1..=100 {
                 let panels = panels(isa, out, 27);
                 let mut next = 0;
