@@ -388,7 +388,7 @@ mod tests {
     use std::sync::atomic::AtomicU32;
 
     use super::*;
-    use crate::scripted::serve;
+    use crate::scripted::{self, serve};
 
     #[test]
     fn only_addresses_of_http_are_taken() {
@@ -415,15 +415,7 @@ mod tests {
         });
         // Port 1 is nobody's.
         let client = Client::new(&format!("http://127.0.0.1:1,{}", server.url), "t").unwrap();
-        let hello = Hello {
-            name: "node".into(),
-            boot: "01890000-0000-7000-8000-000000000001".parse().unwrap(),
-            version: "test".into(),
-            devices: Vec::new(),
-            weights: Vec::new(),
-            ffmpeg: None,
-            group_max: 1,
-        };
+        let hello = scripted::hello();
         let gone = client.hello(&hello).await.unwrap_err();
         assert!(gone.to_string().contains("127.0.0.1:1."), "{gone}");
         for _ in 0..2 {

@@ -157,18 +157,14 @@ mod tests {
         time::Instant,
     };
 
-    use schemas::{
-        AgentId, BootId, TaskId,
-        agent::{Hello, LeaseRef},
-        task::TaskKind,
-    };
+    use schemas::{AgentId, BootId, TaskId, agent::LeaseRef, task::TaskKind};
     use serde_json::{Value, json};
 
     use super::*;
     use crate::{
         client::Try,
         held::Verdict,
-        scripted::{Scripted, serve},
+        scripted::{self, Scripted, serve},
     };
 
     const ID: &str = "01890000-0000-7000-8000-000000000001";
@@ -220,17 +216,8 @@ mod tests {
             .build()
             .unwrap();
         let client = Client::new(&server.url, "token").unwrap();
-        let hello = Hello {
-            name: "node".into(),
-            boot: ID.parse::<BootId>().unwrap(),
-            version: "test".into(),
-            devices: Vec::new(),
-            weights: Vec::new(),
-            ffmpeg: None,
-            group_max: 1,
-        };
         let joined = runtime
-            .block_on(Membership::join(&client, hello, || Try::Now))
+            .block_on(Membership::join(&client, scripted::hello(), || Try::Now))
             .unwrap();
         let (leases, stop) = (Arc::new(Leases::default()), CancellationToken::new());
         let xids = XidLog::default();

@@ -98,7 +98,6 @@ mod tests {
     use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
     use kernels::Device;
-    use schemas::{BootId, agent::Hello};
     use serde_json::json;
 
     use super::*;
@@ -109,7 +108,7 @@ mod tests {
         membership::Membership,
         metrics::Metrics,
         mux::Ffmpeg,
-        scripted::serve,
+        scripted::{self, serve},
         settings::Settings,
         work::Worker,
     };
@@ -155,16 +154,9 @@ mod tests {
             _ => Some(json!({"answer": "idle", "why": "test"})),
         });
         let client = Client::new(&server.url, "token").unwrap();
-        let hello = Hello {
-            name: "node".into(),
-            boot: ID.parse::<BootId>().unwrap(),
-            version: "test".into(),
-            devices: Vec::new(),
-            weights: Vec::new(),
-            ffmpeg: None,
-            group_max: 1,
-        };
-        let membership = Membership::join(&client, hello, || Try::Now).await.unwrap();
+        let membership = Membership::join(&client, scripted::hello(), || Try::Now)
+            .await
+            .unwrap();
         let scratch = tempfile::tempdir().unwrap();
         let worker = Worker {
             device: 3,

@@ -9,6 +9,7 @@ use std::{
     thread,
 };
 
+use schemas::agent::Hello;
 use serde_json::Value;
 
 /// Path and body of a call to a JSON answer, or `None` to close the connection without one.
@@ -33,6 +34,19 @@ pub fn serve(script: impl Fn(&str, Value) -> Option<Value> + Send + Sync + 'stat
         }
     });
     Scripted { url, calls }
+}
+
+/// What a node without devices says of itself.
+pub fn hello() -> Hello {
+    Hello {
+        name: "node".into(),
+        boot: "01890000-0000-7000-8000-000000000001".parse().unwrap(),
+        version: "test".into(),
+        devices: Vec::new(),
+        weights: Vec::new(),
+        ffmpeg: None,
+        group_max: 1,
+    }
 }
 
 impl Scripted {

@@ -5,14 +5,16 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use kernels::KernelError;
 use kernels::cuda::{Fault, Faulty, Gpu, Nowhere};
-use schemas::{
-    JobId,
-    agent::{Hello, LeaseAnswer},
-    task::TaskSpec,
-};
+use schemas::{JobId, agent::LeaseAnswer, task::TaskSpec};
 
 use super::*;
-use crate::{client::Try, held::Leases, membership::Membership, scripted::Scripted, work::Worker};
+use crate::{
+    client::Try,
+    held::Leases,
+    membership::Membership,
+    scripted::{self, Scripted},
+    work::Worker,
+};
 
 const JOB: &str = "video_01a204f270e977dbaafb9f87995ca914ba495b0b877f76f5";
 const STEPS: u32 = 4;
@@ -118,16 +120,9 @@ async fn work(
     leases: Arc<Leases>,
 ) -> Result<(), KernelError> {
     let client = Client::new(&server.url, "token").unwrap();
-    let hello = Hello {
-        name: "node".into(),
-        boot: ID.parse::<BootId>().unwrap(),
-        version: "test".into(),
-        devices: Vec::new(),
-        weights: Vec::new(),
-        ffmpeg: None,
-        group_max: 1,
-    };
-    let membership = Membership::join(&client, hello, || Try::Now).await.unwrap();
+    let membership = Membership::join(&client, scripted::hello(), || Try::Now)
+        .await
+        .unwrap();
     let scratch = tempfile::tempdir().unwrap();
     let worker = Worker {
         device: 0,
