@@ -167,15 +167,7 @@ fn gpu(gpus: &Gpus) -> Finding {
 
 /// CUDA's libraries: what each one that is missing would bring, and where to get it.
 fn cuda(libraries: &Libraries) -> Finding {
-    let describe = |library: Library| match libraries.has(library) {
-        true => format!("{} is here", library.file()),
-        false => format!(
-            "{} is missing, so {}; {}",
-            library.file(),
-            library.without(),
-            library.remedy()
-        ),
-    };
+    let describe = |library| libraries.tell(library);
     // Without a driver the others are of no use, so nobody is sent to fetch them.
     let detail = match libraries.has(Library::Driver) {
         true => Library::ALL.map(describe).join(". "),
