@@ -181,7 +181,8 @@ fn fitting(info: &ModelInfo, frames: impl Fn(Size) -> Option<u32>) -> (Vec<(u32,
     (sizes, longest)
 }
 
-/// Finds the built-in model: [`VARIABLE`], beside the executable, in the sources it was built from.
+/// Finds the built-in model: [`VARIABLE`], where the executable was installed, beside it, in the sources it was
+/// built from.
 ///
 /// # Errors
 /// [`CatalogueError::NoBuiltin`] with every place that was tried. A folder named by the variable
@@ -201,15 +202,13 @@ fn builtin_places() -> Vec<PathBuf> {
     let sources = Path::new(env!("CARGO_MANIFEST_DIR"))
         .join("weights")
         .join(BUILTIN);
-    let installed = std::env::current_exe().ok().and_then(|program| {
-        Some(
-            program
-                .parent()?
-                .join("../share/dailies/weights")
-                .join(BUILTIN),
-        )
+    let program = std::env::current_exe().ok();
+    let folder = program.as_deref().and_then(Path::parent);
+    let installed = ["../share/dailies/weights", "weights"].map(|place| {
+        let place = folder.map(|folder| folder.join(place));
+        place.map(|place| place.join(BUILTIN))
     });
-    installed.into_iter().chain([sources]).collect()
+    installed.into_iter().flatten().chain([sources]).collect()
 }
 
 fn first_weights(places: &[PathBuf]) -> Result<PathBuf, CatalogueError> {

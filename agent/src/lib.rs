@@ -34,6 +34,7 @@ mod soundtrack;
 pub mod splice;
 mod stills;
 mod studio;
+pub mod trial;
 pub mod wav;
 pub mod work;
 pub mod xids;

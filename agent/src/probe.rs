@@ -71,7 +71,7 @@ fn render(
 }
 
 /// The smallest picture of the model and a few of its frames.
-fn recipe(info: &ModelInfo) -> Recipe {
+pub(crate) fn recipe(info: &ModelInfo) -> Recipe {
     let area = |size: &&diffusion::Size| size.width * size.height;
     let size = info.sizes.iter().min_by_key(area);
     let (width, height) = size.map_or((64, 64), |size| (size.width, size.height));

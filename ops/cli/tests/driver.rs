@@ -154,3 +154,38 @@ fn a_machine_without_kernels_and_their_compiler_is_refused_before_a_film_begins(
         );
     }
 }
+
+#[test]
+fn a_doctor_who_renders_names_a_card_that_cannot_and_is_content_with_a_processor_alone() {
+    let folder = folder("render");
+    let (code, told) = said(&folder, &["doctor", "--render"]);
+    assert!(
+        told.contains("processor, ") && told.contains("right\n"),
+        "{told}"
+    );
+    assert!(told.contains("all right"), "{told}");
+    assert_eq!(code, Some(0), "{told}");
+    assert_eq!(
+        fs::read_dir(&folder).unwrap().count(),
+        0,
+        "nothing is written"
+    );
+    let flags = ["-DVERSION=13000", "-DINIT=0", "-DMAJOR=9"];
+    if library(&folder, "libcuda.so", DRIVER, &flags).is_none() {
+        println!("skipped: no C compiler");
+        return;
+    }
+    let (code, told) = said(&folder, &["doctor", "--render"]);
+    assert_eq!(code, Some(1), "{told}");
+    for words in [
+        "processor, ",
+        "right\n",
+        "GPU 0",
+        "WRONG",
+        "kernels.pack",
+        "device = \"cpu\"",
+    ] {
+        assert!(told.contains(words), "'{words}' is not in: {told}");
+    }
+    assert!(!told.contains("panicked"), "{told}");
+}
