@@ -114,23 +114,22 @@ fn weights(settings: &Settings) -> Vec<Finding> {
         Ok(catalogue) => catalogue,
         Err(why) => return vec![Finding::missing("weights", why)],
     };
-    let findings = catalogue.entries().iter().map(|entry| {
-        let info = entry.weights.info();
-        let words = match info.vocabulary.len() {
+    let findings = catalogue.sets().iter().map(|set| {
+        let told = &set.told;
+        let words = match told.vocabulary.len() {
             0 => "any words".to_string(),
             count => format!("{count} known words"),
         };
-        let sizes: Vec<String> = info
-            .sizes
-            .iter()
-            .map(|size| format!("{}x{}", size.width, size.height))
+        let sizes = told.sizes.iter();
+        let sizes: Vec<String> = sizes
+            .map(|(width, height)| format!("{width}x{height}"))
             .collect();
         let detail = format!(
             "'{}' ({}), {}, {words}, at {}",
-            entry.name,
-            info.name,
+            told.name,
+            told.title,
             sizes.join(" "),
-            entry.dir.display()
+            set.dir.display()
         );
         Finding::found("weights", detail)
     });

@@ -54,7 +54,12 @@ impl Farm {
     }
 
     fn node(&self, name: &str, memory_gib: u64) -> Node {
-        let card = Nowhere::with_memory("Card", (8, 0), memory_gib << 30);
+        self.node_with(name, memory_gib << 30, Vec::new())
+    }
+
+    /// One that has these weights besides the built-in ones.
+    fn node_with(&self, name: &str, memory_bytes: u64, weights: Vec<String>) -> Node {
+        let card = Nowhere::with_memory("Card", (8, 0), memory_bytes);
         let machine = Arc::new(Faulty::new(Arc::new(card)));
         let device = Device::cuda(Gpu::new(machine.clone()), 1).expect("a thread");
         let settings = Settings {
@@ -62,6 +67,7 @@ impl Farm {
             name: name.into(),
             scratch: self.folder.path().join(name),
             checkpoint_steps: 1,
+            weights,
             ..Settings::default()
         };
         let token = self.scheduler.agent_token();
@@ -86,8 +92,12 @@ impl Farm {
     }
 
     fn submit(&self, seconds: &str) -> String {
+        self.submit_to("builtin", seconds)
+    }
+
+    fn submit_to(&self, model: &str, seconds: &str) -> String {
         let request = json!({
-            "model": "builtin", "prompt": "a red ball falls", "size": "64x64", "seconds": seconds,
+            "model": model, "prompt": "a red ball falls", "size": "64x64", "seconds": seconds,
             "steps": STEPS, "seed": 11,
         });
         let (status, video) = self.api.post("/videos", &request).expect("it answers");
@@ -243,4 +253,36 @@ fn an_agent_whose_card_is_lost_ends_with_its_reason_and_its_film_is_made_elsewhe
     assert_eq!(farm.notice("poison"), None);
     whole.leave(&farm).expect("it leaves");
     farm.end(1);
+}
+
+#[test]
+fn a_card_with_memory_for_one_set_of_weights_renders_with_two_and_refuses_nothing() {
+    let folder = agent::catalogue::find_builtin().expect("the built-in model");
+    let roomy = Nowhere::with_memory("Card", (8, 0), 8 << 30);
+    let roomy = Device::cuda(Gpu::new(Arc::new(roomy)), 1).expect("a thread");
+    let kept = (8 << 30) - roomy.free_bytes().expect("it tells");
+    let weights = diffusion::Weights::open(&folder, &roomy).expect("they open");
+    let recipe = diffusion::Recipe {
+        width: 64,
+        height: 64,
+        frames: 1 + weights.info().fps,
+        ..diffusion::Recipe::with_defaults("", 1, weights.info())
+    };
+    let plan = weights.plan(&recipe).expect("it can be made");
+    // A set and a run have room, another half of a set too.
+    let bytes = kept + plan.memory_least_bytes + weights.bytes() / 2;
+
+    let farm = Farm::start();
+    let other = format!("other={}", folder.display());
+    let node = farm.node_with("node", bytes, vec![other]);
+    let films: Vec<String> = ["other", "builtin", "builtin", "other"]
+        .map(|model| farm.submit_to(model, "1"))
+        .into();
+    for film in &films {
+        let (film, _) = wait_for_film(&farm.api, film);
+        assert_eq!(film["attempt"], 1, "{film}");
+    }
+    assert_eq!((node.attempts("failed"), node.steps()), (0, 4 * STEPS));
+    node.leave(&farm).expect("it leaves");
+    farm.end(films.len());
 }
