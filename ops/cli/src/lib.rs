@@ -31,6 +31,7 @@ mod summary;
 mod tensors;
 mod up;
 mod watch;
+mod when;
 
 use std::{io::IsTerminal, process::ExitCode};
 
@@ -70,8 +71,10 @@ enum Command {
     List(list::ListArgs),
     /// Follow a film to its end, and save it.
     Watch(watch::WatchArgs),
-    /// End films that are not finished, and remove them.
-    Cancel(cancel::CancelArgs),
+    /// End films that are not finished; what is finished stays.
+    Cancel(cancel::IdsArgs),
+    /// Remove films for good, finished or not.
+    Delete(cancel::IdsArgs),
     /// Run the scheduler alone, for agents on other nodes.
     Serve(serve::ServeArgs),
     /// Run an agent that renders for a scheduler elsewhere.
@@ -140,7 +143,8 @@ async fn dispatch(command: Command) -> Result<()> {
         Command::Remix(args) => or_asked_to_end(remix::run(args)).await,
         Command::List(args) => list::run(args).await,
         Command::Watch(args) => or_asked_to_end(watch::run(args)).await,
-        Command::Cancel(args) => cancel::run(args).await,
+        Command::Cancel(args) => cancel::cancel(args).await,
+        Command::Delete(args) => cancel::delete(args).await,
         Command::Serve(args) => serve::run(args).await,
         Command::Agent(args) => agent_cmd::run(args).await,
         Command::Nodes(args) => nodes::run(args).await,

@@ -68,6 +68,7 @@ pub async fn run(args: ServeArgs) -> Result<()> {
 /// True when it was asked to end; false when another scheduler may have taken over, to whom this
 /// one may be the next standby.
 async fn serve(settings: Settings) -> Result<bool> {
+    let token = settings.data.join("agent-token").display().to_string();
     let has_others = settings.database().is_postgres();
     let running = tokio::select! {
         running = Scheduler::stand_by(settings) => running?,
@@ -76,7 +77,7 @@ async fn serve(settings: Settings) -> Result<bool> {
     let url = running.url();
     greet(
         &running,
-        &format!("agents    dailies agent --scheduler {url} --token-file FILE"),
+        &format!("agents    dailies agent --scheduler {url} --token-file {token}"),
     );
     let asked = tokio::select! {
         why = signals::asked_to_end() => Some(why?),

@@ -47,6 +47,7 @@ use tokio_util::sync::CancellationToken;
 use tower_http::catch_panic::CatchPanicLayer;
 
 pub use agents::{AgentApi, agent_api};
+pub use frame::unknown_url;
 pub use limits::RateSettings;
 pub use standby::{Standby, standby_api};
 

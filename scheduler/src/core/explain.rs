@@ -155,19 +155,19 @@ impl Waiting {
                 nodes.join(", ")
             ),
             Self::DevicesDraining { devices } => format!(
-                "{} that could do it are held back, leave or do not answer",
+                "no device is left for it: {} cordoned, leaving or silent",
                 many(u64::from(*devices), "device")
             ),
             Self::DevicesQuarantined {
                 devices,
                 first_return_ms,
             } => {
-                let devices = many(u64::from(*devices), "device");
+                let (some, are) = (many(u64::from(*devices), "device"), is(*devices));
                 let back = match first_return_ms {
                     Some(at) => format!("one is tried again in {}", span(at - now)),
-                    None => "an operator must release them".into(),
+                    None => "only an operator brings them back".into(),
                 };
-                format!("{devices} that could do it are out for their faults; {back}")
+                format!("{some} that could do it {are} in quarantine; {back}")
             }
             Self::BudgetStopped { account, until_ms } => format!(
                 "the budget of '{account}' is used up; it is looked at again in {}",
@@ -215,7 +215,10 @@ impl Waiting {
             Self::DevicesBusy {
                 devices,
                 earliest_ms: Some(at),
-            } => format!("{}; one is free in {}", busy(*devices), span(at - now)),
+            } => match at - now {
+                ..1_000 => format!("{}; one is free any moment", busy(*devices)),
+                left => format!("{}; one is free in {}", busy(*devices), span(left)),
+            },
             Self::DevicesBusy { devices, .. } => busy(*devices),
             Self::NothingWaits => "nothing waits that this device could do".into(),
             Self::AgentDrains => "the agent takes no new work".into(),
@@ -338,7 +341,18 @@ mod tests {
                 devices: 1,
                 earliest_ms: Some(now - 5)
             }),
-            "the only device for it is busy; one is free in 0 s"
+            "the only device for it is busy; one is free any moment"
+        );
+        assert_eq!(
+            said(Waiting::DevicesQuarantined {
+                devices: 1,
+                first_return_ms: None
+            }),
+            "1 device that could do it is in quarantine; only an operator brings them back"
+        );
+        assert_eq!(
+            said(Waiting::DevicesDraining { devices: 2 }),
+            "no device is left for it: 2 devices cordoned, leaving or silent"
         );
     }
 }

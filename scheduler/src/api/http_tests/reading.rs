@@ -267,6 +267,16 @@ async fn what_is_not_served_is_404_or_405_with_the_error_body() {
             "{method} {path}"
         );
     }
+    for (path, advice) in [
+        ("/v1/videos/characters", "describe in each prompt"),
+        ("/v1/webhook_endpoints", "poll the video"),
+        ("/v1/batches/batch_1", "a create for each film"),
+        ("/v1/files", "with the request"),
+    ] {
+        let answer = farm.get(path).await.json();
+        let message = answer["error"]["message"].as_str().unwrap();
+        assert!(message.contains(advice), "{message}");
+    }
     let put = farm.call(Method::PUT, "/v1/videos").await;
     assert_eq!(put.error(), (405, "method_not_allowed".into()));
     assert_eq!(put.header("allow"), "GET,HEAD,POST");
