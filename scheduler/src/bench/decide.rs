@@ -1,9 +1,13 @@
-//! The core alone: decisions at each depth of the queue, the memory of a waiting job, preemption.
+//! The core alone: decisions at each depth of the queue, the memory of a waiting job, preemption, a night.
 
-use std::time::{Duration, Instant};
+use std::{
+    collections::BTreeMap,
+    time::{Duration, Instant},
+};
 
+use jiff::{civil, tz::TimeZone};
 use schemas::{
-    Digest,
+    AccountId, Digest,
     agent::{CheckpointRef, Directive, HeartbeatAnswer, LeaseOffer, Outcome, Report},
     task::TaskKind,
 };
@@ -17,12 +21,14 @@ use crate::core::{
     Farm,
     command::{Command, LeaseReply, Reply},
     limits::Limits,
+    quota::{QuotaChange, QuotaOrder},
     rows::Band,
+    windows::{AtEnd, EVERY_DAY, Window},
 };
 
 /// Everything about the core; resident memory is only told where the system tells it.
 pub fn measure(plan: &Plan) -> Vec<Row> {
-    let mut bench = Bench::new(plan);
+    let mut bench = Bench::new(plan, MORNING_MS);
     let mut rows = Vec::new();
     for depth in &plan.waiting {
         rows.extend(bench.fill(*depth));
@@ -31,6 +37,50 @@ pub fn measure(plan: &Plan) -> Vec<Row> {
     rows.push(bench.copy());
     drop(bench);
     rows.push(preempt(plan));
+    rows.extend(night(plan));
+    rows
+}
+
+/// Ten at night to six in the morning, UTC.
+fn overnight() -> Window {
+    Window {
+        zone: TimeZone::UTC,
+        weekdays: EVERY_DAY.to_vec(),
+        start: civil::time(22, 0, 0, 0),
+        end: civil::time(6, 0, 0, 0),
+        at_end: AtEnd::Finish,
+        fit: false,
+        prices: None,
+    }
+}
+
+/// When others begin, and the evening before the night: the films come within two minutes.
+const MORNING_MS: i64 = 1_000;
+const EVENING_MS: i64 = OPENS_MS - 180_000;
+/// Ten at night, and eight the next morning, of the first day.
+const OPENS_MS: i64 = 22 * 3_600_000;
+const DEADLINE_MS: i64 = 32 * 3_600_000;
+
+/// A farm with rules of capacity, and its night: a batch that comes in the evening, the opening of its
+/// window, and decisions after that.
+fn night(plan: &Plan) -> Vec<Row> {
+    let mut bench = Bench::new(plan, EVENING_MS);
+    bench.share_out();
+    bench.occupy(FREE_NODES.min(plan.nodes / 2));
+    bench.at_night = true;
+    let depth = plan.waiting.iter().copied().max().unwrap_or(0);
+    let mut rows = bench.fill(depth);
+    while bench.now + 5_000 < OPENS_MS {
+        bench.now += 5_000;
+        bench.stay_alive();
+    }
+    bench.now = OPENS_MS;
+    let began = Instant::now();
+    bench.apply(Command::Tick);
+    let name = format!("opening of the night, {depth} waiting");
+    let took_ms = began.elapsed().as_secs_f64() * 1e3;
+    rows.push(Row::new(name, took_ms, "ms", bench.conditions()));
+    rows.extend(bench.decide(depth));
     rows
 }
 
@@ -48,19 +98,27 @@ struct Bench<'a> {
     /// What the busy nodes work at, by node.
     running: Vec<Vec<LeaseOffer>>,
     heard_ms: i64,
+    /// Films are for the night.
+    at_night: bool,
 }
 
 impl<'a> Bench<'a> {
-    fn new(plan: &'a Plan) -> Self {
+    fn new(plan: &'a Plan, now: i64) -> Self {
+        let windows = BTreeMap::from([("overnight".to_owned(), overnight())]);
+        let limits = Limits {
+            windows,
+            ..Limits::default()
+        };
         let mut bench = Self {
             plan,
-            farm: Farm::empty(Limits::default(), 1),
-            now: 1_000,
+            farm: Farm::empty(limits, 1),
+            now,
             jobs: 0,
             polls: 0,
             waiting: 0,
             running: Vec::new(),
-            heard_ms: 0,
+            heard_ms: now,
+            at_night: false,
         };
         for row in accounts(plan) {
             bench.apply(Command::AddAccount(row));
@@ -73,6 +131,28 @@ impl<'a> Bench<'a> {
 
     fn apply(&mut self, command: Command) -> Reply {
         self.farm.apply(command, self.now).reply
+    }
+
+    /// Every org has its part of the devices, and lends and borrows what is idle.
+    fn share_out(&mut self) {
+        let orgs: Vec<AccountId> = accounts(self.plan)
+            .into_iter()
+            .filter(|row| row.parent.is_none())
+            .map(|row| row.id)
+            .collect();
+        let devices = self.plan.nodes as u32 * self.plan.devices_a_node;
+        let pool = hello(self.plan, 0).devices[0].class.clone();
+        for account in &orgs {
+            let order = QuotaOrder {
+                actor: "bench".into(),
+                account: *account,
+                change: QuotaChange::Capacity {
+                    pool: pool.clone(),
+                    limits: Some([devices / orgs.len() as u32, devices, devices]),
+                },
+            };
+            self.apply(Command::OrderQuota(Box::new(order)));
+        }
     }
 
     /// Gives work to all nodes but the first `free` ones.
@@ -101,18 +181,25 @@ impl<'a> Bench<'a> {
         let mut sample = Sample::default();
         for _ in 0..count {
             let command = self.submit(Band::Standard);
+            self.stay_alive();
             let began = Instant::now();
             self.apply(command);
             sample.add(began.elapsed());
         }
         self.waiting = depth;
         let told = self.conditions();
-        let name = format!("submit in the core, {depth} waiting");
+        let kind = if self.at_night { "for the night, " } else { "" };
+        let name = format!("submit in the core, {kind}{depth} waiting");
         let mut rows = vec![Row::new(name, sample.mean_ns() / 1e3, "us", told.clone())];
         let grown = before.zip(resident_bytes());
         if let Some((before, after)) = grown.filter(|(before, after)| after > before) {
             let bytes = (after - before) as f64 / count as f64;
-            let name = format!("memory of a waiting job, {depth} waiting");
+            let kind = if self.at_night {
+                "job for the night"
+            } else {
+                "job"
+            };
+            let name = format!("memory of a waiting {kind}, {depth} waiting");
             let told = format!("{told}; growth of resident memory by {count} jobs");
             rows.push(Row::new(name, bytes, "B", told));
         }
@@ -122,7 +209,12 @@ impl<'a> Bench<'a> {
     fn submit(&mut self, band: Band) -> Command {
         self.jobs += 1;
         self.now += i64::from(self.jobs.is_multiple_of(10));
-        Command::Submit(Box::new(job(self.plan, self.jobs, band)))
+        let mut job = job(self.plan, self.jobs, band);
+        if self.at_night {
+            job.window = Some("overnight".into());
+            job.deadline_ms = Some(DEADLINE_MS);
+        }
+        Command::Submit(Box::new(job))
     }
 
     fn conditions(&self) -> String {
@@ -163,7 +255,8 @@ impl<'a> Bench<'a> {
         [("p50", 0.5), ("p99", 0.99), ("p99.9", 0.999)]
             .into_iter()
             .map(|(name, share)| {
-                let name = format!("decision {name}, {depth} waiting");
+                let kind = if self.at_night { "at night, " } else { "" };
+                let name = format!("decision {name}, {kind}{depth} waiting");
                 Row::new(name, sample.quantile_ns(share) / 1e3, "us", told.clone())
             })
             .collect()
@@ -211,7 +304,7 @@ fn offered(reply: Reply) -> Box<LeaseOffer> {
 /// An urgent film comes to a farm that is wholly at work: all that the core does until the film has
 /// a device. The victim's step and the way of its checkpoint come on top.
 fn preempt(plan: &Plan) -> Row {
-    let mut bench = Bench::new(plan);
+    let mut bench = Bench::new(plan, MORNING_MS);
     bench.occupy(0);
     // Longer than work is left alone, and not so long without a step that it has stalled.
     for _ in 0..13 {

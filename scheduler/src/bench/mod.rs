@@ -111,6 +111,9 @@ mod tests {
             "decision p99.9, 40 waiting",
             "submit in the core, 40 waiting",
             "preempt to the first step of the urgent film",
+            "submit in the core, for the night, 40 waiting",
+            "opening of the night, 40 waiting",
+            "decision p99, at night, 40 waiting",
         ];
         check(&rows, &names);
     }

@@ -1,11 +1,13 @@
 //! Jobs that wait behind others of their kind, packed: the queue holds only the first of each line.
 //!
-//! A line is one account, band, rank and kind of shots (weights, size, devices); its jobs are alike in all that the order of
-//! service looks at but their age, so the first stands for all. When it begins or ends, the next one is
-//! unpacked and takes its place. That keeps the queue, a copy of the farm and a restart small,
-//! however many jobs wait.
+//! A line is one account, band, rank, kind of shots (weights, size, devices) and time that they may start in; its jobs
+//! are alike in all that the order of service looks at but their age, so the first stands for all. When it begins or
+//! ends, the next one is unpacked and takes its place. A line whose jobs may not start yet is asleep: none of its tasks
+//! counts as eligible until it wakes. That keeps the queue, a copy of the farm and a restart small, however many
+//! jobs wait, and a night's opening short.
 
 use std::{
+    cmp::Ordering,
     collections::{BTreeMap, VecDeque},
     sync::Arc,
 };
@@ -14,7 +16,7 @@ use schemas::{AccountId, GpuMicros, JobId};
 
 use super::{
     limits::PREEMPT_LOOKED_AT,
-    packed::{CLASSES_MAX, Head, Line},
+    packed::{CLASSES_MAX, Head, Line, Wishes},
     rows::Band,
 };
 
@@ -37,10 +39,10 @@ pub(super) struct Backlog {
     last: LineId,
     /// Where each packed job is.
     index: Vec<Arc<BTreeMap<JobId, (LineId, i64)>>>,
-    /// Unpacked jobs that a line must have.
-    at_least: u32,
     /// Eligible tasks of each band.
     ready: [u64; 3],
+    /// Devices that eligible tasks wait for, by account.
+    devices: BTreeMap<AccountId, u64>,
 }
 
 #[derive(Clone, Debug)]
@@ -48,6 +50,8 @@ struct Row {
     line: Line,
     /// Its unpacked jobs that wait.
     heads: u32,
+    /// Its jobs could start now.
+    is_awake: bool,
     chunks: VecDeque<Arc<Chunk>>,
 }
 
@@ -73,7 +77,7 @@ struct Entry {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Sum {
     pub jobs: u64,
-    /// Tasks that could start.
+    /// Tasks that need no others.
     pub ready: u64,
     /// Tasks that wait for those.
     pub blocked: u64,
@@ -113,51 +117,75 @@ impl Default for Backlog {
             lines: BTreeMap::new(),
             last: 0,
             index: vec![Arc::default(); PARTS],
-            at_least: HEADS,
             ready: [0; 3],
+            devices: BTreeMap::new(),
         }
     }
 }
 
 impl Backlog {
-    /// Whether jobs are packed at all from now on.
-    pub fn allow(&mut self, packing: bool) {
-        self.at_least = if packing { HEADS } else { u32::MAX };
+    pub fn find(&self, line: &Line) -> Option<LineId> {
+        self.numbers.get(line).copied()
     }
 
-    /// The line with this number, made if there is none.
-    pub fn line(&mut self, line: Line) -> LineId {
-        if let Some(number) = self.numbers.get(&line) {
-            return *number;
-        }
+    /// A new line, asleep.
+    pub fn add(&mut self, line: Line) -> LineId {
         self.last += 1;
-        self.numbers.insert(line, self.last);
+        self.numbers.insert(line.clone(), self.last);
         let row = Row {
             line,
             heads: 0,
+            is_awake: false,
             chunks: VecDeque::new(),
         };
         self.lines.insert(self.last, row);
         self.last
     }
 
+    pub fn line(&self, id: LineId) -> Option<&Line> {
+        self.lines.get(&id).map(|row| &row.line)
+    }
+
+    /// The jobs of a line may start from now on, or no more.
+    pub fn wake(&mut self, id: LineId, is_awake: bool) {
+        let row = self.row(id);
+        if std::mem::replace(&mut row.is_awake, is_awake) != is_awake {
+            let ready = row.before(i64::MAX).ready as i64;
+            self.count(id, if is_awake { ready } else { -ready });
+        }
+    }
+
+    /// So many tasks of a line begin to be eligible; fewer than none end to be so.
+    fn count(&mut self, id: LineId, by: i64) {
+        let line = &self.lines[&id].line;
+        let devices = self.devices.entry(line.account).or_default();
+        let ready = &mut self.ready[line.band as usize];
+        let counted = "only what was counted is taken off";
+        *ready = ready.checked_add_signed(by).expect(counted);
+        *devices = devices
+            .checked_add_signed(by * i64::from(line.devices))
+            .expect(counted);
+    }
+
     /// Puts a job at the end of its line. Jobs of a line come in the order of their submission.
-    pub fn push(&mut self, head: &Head, bytes: &[u8]) {
-        let id = self.line(head.line);
-        let chunks = &mut self.row(id).chunks;
+    pub fn push(&mut self, id: LineId, head: &Head, bytes: &[u8]) {
+        let row = self.row(id);
+        let (is_awake, chunks) = (row.is_awake, &mut row.chunks);
         if chunks.back().is_none_or(|last| last.entries.len() == CHUNK) {
             chunks.push_back(Arc::default());
         }
         let last = chunks.back_mut().expect("one was just made sure of");
         Arc::make_mut(last).push(head, bytes);
         self.index_of(head.job).insert(head.job, (id, head.seq));
-        self.ready[head.line.band as usize] += u64::from(head.ready);
+        if is_awake {
+            self.count(id, head.ready.into());
+        }
     }
 
     /// The bytes of the first job of a line that lacks unpacked ones.
     pub fn pop_if_due(&mut self, id: LineId) -> Option<Vec<u8>> {
         let row = self.lines.get(&id)?;
-        if row.heads >= self.at_least {
+        if row.heads >= HEADS {
             return None;
         }
         let seq = row.chunks.front()?.entries[0].seq;
@@ -172,14 +200,16 @@ impl Backlog {
 
     fn take_at(&mut self, id: LineId, seq: i64) -> Option<Vec<u8>> {
         let row = self.row(id);
-        let band = row.line.band as usize;
+        let is_awake = row.is_awake;
         let at = row.chunks.partition_point(|chunk| chunk.last() < seq);
         let chunk = Arc::make_mut(row.chunks.get_mut(at)?);
         let (entry, bytes) = chunk.remove(seq)?;
         if chunk.entries.is_empty() {
             row.chunks.remove(at);
         }
-        self.ready[band] -= u64::from(entry.ready);
+        if is_awake {
+            self.count(id, -i64::from(entry.ready));
+        }
         Some(bytes)
     }
 
@@ -196,16 +226,14 @@ impl Backlog {
             .checked_add_signed(by)
             .expect("only what was counted is taken off");
         if row.heads == 0 && row.chunks.is_empty() {
-            let line = row.line;
-            self.lines.remove(&id);
-            self.numbers.remove(&line);
+            let row = self.lines.remove(&id).expect("it was just there");
+            self.numbers.remove(&row.line);
         }
     }
 
     /// Whether a new job of the line would wait behind an unpacked one.
-    pub fn has_heads(&self, line: &Line) -> bool {
-        let row = self.numbers.get(line).and_then(|id| self.lines.get(id));
-        row.is_some_and(|row| row.heads >= self.at_least)
+    pub fn has_heads(&self, id: LineId) -> bool {
+        self.lines.get(&id).is_some_and(|row| row.heads >= HEADS)
     }
 
     pub fn bytes(&self, job: JobId) -> Option<&[u8]> {
@@ -265,29 +293,41 @@ impl Backlog {
         rows.fold(Sum::default(), Sum::and)
     }
 
-    /// Jobs of an account that are served before those of this rank and number, in one band.
-    pub fn ahead(&self, account: AccountId, band: Band, rank: i32, seq: i64) -> Sum {
-        let line = |class, rank| Line {
+    /// Eligible tasks of an account that are served before a job of this rank and number, in one band.
+    pub fn ahead(&self, account: AccountId, band: Band, rank: i32, seq: i64) -> u64 {
+        let first = Line {
             account,
             band,
-            classes: [class; CLASSES_MAX],
-            rank,
+            classes: [0; CLASSES_MAX],
+            rank: i32::MIN,
+            devices: 0,
+            wishes: Wishes::default(),
         };
-        let own = line(0, i32::MIN)..=line(u32::MAX, i32::MAX);
-        let rows = self.numbers.range(own).map(|(line, id)| {
-            let row = &self.lines[id];
-            match line.rank.cmp(&rank) {
-                std::cmp::Ordering::Less => row.before(i64::MAX),
-                std::cmp::Ordering::Equal => row.before(seq),
-                std::cmp::Ordering::Greater => Sum::default(),
-            }
-        });
-        rows.fold(Sum::default(), Sum::and)
+        let own = self.numbers.range(first..);
+        let own = own.take_while(|(line, _)| (line.account, line.band) == (account, band));
+        let rows = own.map(|(_, id)| &self.lines[id]);
+        rows.filter(|row| row.is_awake)
+            .map(|row| match row.line.rank.cmp(&rank) {
+                Ordering::Less => row.before(i64::MAX).ready,
+                Ordering::Equal => row.before(seq).ready,
+                Ordering::Greater => 0,
+            })
+            .sum()
     }
 
     /// Eligible tasks of packed jobs.
     pub fn ready(&self, band: Band) -> u64 {
         self.ready[band as usize]
+    }
+
+    /// Devices that eligible tasks of an account itself wait for.
+    pub fn devices(&self, account: AccountId) -> u64 {
+        self.devices.get(&account).copied().unwrap_or(0)
+    }
+
+    /// Accounts of which packed jobs wait or did so.
+    pub fn accounts(&self) -> Vec<AccountId> {
+        self.devices.keys().copied().collect()
     }
 
     pub fn holds(&self, job: JobId) -> bool {

@@ -108,22 +108,35 @@ impl Farm {
 
     /// Counts anew what works and waits: after a rebuild, and when the rules change.
     pub(super) fn recount_capacity(&mut self) {
-        self.pack_or_not();
         self.pool_used.clear();
         self.eligible.clear();
+        self.eligible_packed.clear();
         if self.capacities.is_empty() {
             return;
         }
         for id in self.tasks.keys().copied().collect::<Vec<_>>() {
             match self.task_at(id).row.state {
                 TaskState::Leased(holder) => self.count_pool(id, holder, 1),
-                TaskState::Ready { eligible_at_ms, .. } => {
-                    let entry = self.entry(id, eligible_at_ms);
-                    if self.queue.contains(&entry) {
-                        self.count_eligible(id, 1);
-                    }
-                }
+                _ if self.could_start(id) => self.count_eligible(id, 1),
                 _ => {}
+            }
+        }
+        for account in self.backlog.accounts() {
+            self.count_packed(account);
+        }
+    }
+
+    /// What waits packed for an account itself has changed, or may have.
+    pub(super) fn count_packed(&mut self, account: AccountId) {
+        if self.capacities.is_empty() {
+            return;
+        }
+        let now = self.backlog.devices(account) as u32;
+        let was = self.eligible_packed.insert(account, now).unwrap_or(0);
+        let by = now.cast_signed() - was.cast_signed();
+        if by != 0 {
+            for account in self.path(account) {
+                add(self.eligible.entry(account).or_default(), by);
             }
         }
     }

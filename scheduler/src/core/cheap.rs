@@ -4,11 +4,12 @@
 //! the devices can do in it; the next job takes the next cheapest. Only time before the latest start is used,
 //! and a job that found no hour may start at once: cheapness never costs a deadline or a night.
 
-use schemas::{JobId, TaskId};
+use schemas::JobId;
 
 use super::{
     Farm,
-    rows::{JobRow, JobState, TaskState},
+    packed::Whole,
+    rows::{JobState, NewJob, TaskState},
     start::{Expected, latest_start_ms, until_ms},
     tariff::{HOUR_MS, Series},
 };
@@ -20,19 +21,19 @@ impl Farm {
     /// The start of the job in the cheapest hour with room; notes what it fills there.
     pub(super) fn cheapest_start(
         &mut self,
-        row: &JobRow,
+        job: &NewJob,
         from: i64,
         expected: Expected,
     ) -> Option<i64> {
-        let name = row.window.clone()?;
-        let window = self.window_of(row)?;
+        let name = job.window.clone()?;
+        let window = self.limits.windows.get(&name)?;
         let series = window.prices.clone()?;
         let mut starts = Vec::new();
         for opening in window.openings(from).take(OPENINGS_MAX) {
-            let until = until_ms(window, opening, expected)
-                .min(latest_start_ms(row, expected).unwrap_or(i64::MAX));
+            let until = until_ms(window, opening, expected.late_ms())
+                .min(latest_start_ms(job.deadline_ms, expected).unwrap_or(i64::MAX));
             add_starts(&mut starts, opening.opens_ms.max(from), until);
-            if row.deadline_ms.is_none() && !starts.is_empty() {
+            if job.deadline_ms.is_none() && !starts.is_empty() {
                 break; // without a deadline the next night is as good as it gets
             }
         }
@@ -54,18 +55,21 @@ impl Farm {
     }
 
     /// After a rebuild: what was planned before stays planned.
-    pub(super) fn note_planned(&mut self, id: TaskId) {
-        let row = &self.task_at(id).row;
-        let TaskState::Ready { eligible_at_ms, .. } = row.state else {
+    pub(super) fn note_planned(&mut self, whole: &Whole) {
+        let (JobState::Waiting, Some(_), Some(window)) = (
+            whole.job.state,
+            whole.job.could_start_ms,
+            whole.job.window.as_deref(),
+        ) else {
             return;
         };
-        let (job, estimate_us) = (&self.job_at(row.job).row, row.device_us());
-        if eligible_at_ms > self.now
-            && job.state == JobState::Waiting
-            && job.could_start_ms.is_some()
-            && let Some(window) = job.window.clone()
-        {
-            self.plan(&window, eligible_at_ms, estimate_us);
+        for task in &whole.tasks {
+            match task.state {
+                TaskState::Ready { eligible_at_ms, .. } if eligible_at_ms > self.now => {
+                    self.plan(window, eligible_at_ms, task.device_us());
+                }
+                _ => {}
+            }
         }
     }
 

@@ -22,7 +22,7 @@ use super::{
     group::Group,
     limits::{CLAIM_LEAST_MS, CLAIMS_MAX, LATE_PERCENT, PASSED_MAX},
     outlook::Plan,
-    rows::{AgentRow, TaskRow, TaskState},
+    rows::{AgentRow, TaskRow},
     timers::Timer,
 };
 
@@ -141,15 +141,6 @@ impl Farm {
         self.claims.placed = kept;
     }
 
-    fn could_start(&self, id: TaskId) -> bool {
-        self.tasks
-            .get(&id)
-            .is_some_and(|task| match task.row.state {
-                TaskState::Ready { eligible_at_ms, .. } => eligible_at_ms <= self.now,
-                _ => false,
-            })
-    }
-
     /// The task that has claimed this free device, once all of its group are free.
     pub(super) fn claim_due(&self, agent: AgentId, device: u32) -> Option<(TaskId, Group)> {
         let (task, _) = self.claim_on((agent, device))?;
@@ -177,11 +168,10 @@ impl Farm {
 
     fn binds(&self, by: TaskId, task: TaskId) -> bool {
         let of = |id| self.job_at(self.task_at(id).row.job);
-        let row = &self.task_at(by).row;
-        let TaskState::Ready { eligible_at_ms, .. } = row.state else {
+        let Some(starts_ms) = self.task_at(by).queued_ms else {
             return false;
         };
-        let is_aged = self.aged_at_ms(of(by), eligible_at_ms) <= self.now;
+        let is_aged = self.aged_at_ms(of(by), starts_ms) <= self.now;
         (of(by).row.band <= of(task).row.band || is_aged) && self.capped(by).is_none()
     }
 

@@ -41,7 +41,6 @@ impl Farm {
         };
         let step = self.task_at(id).resume_step();
         let now = self.now;
-        let may_go_on_ms = self.may_go_on_ms(id);
         let mut ended = None;
         self.change_task(id, |row| {
             blame(row, &holder, class, &message);
@@ -52,13 +51,10 @@ impl Farm {
                 row.used.0 = row.used.0 / i64::from(saved_step) * i64::from(step);
             }
             row.state = match verdict(row, class) {
-                Verdict::Retry => {
-                    let retry_ms = now + backoff_ms(row, class);
-                    TaskState::Ready {
-                        eligible_at_ms: retry_ms.max(may_go_on_ms),
-                        backoff: (retry_ms >= may_go_on_ms).then_some(class),
-                    }
-                }
+                Verdict::Retry => TaskState::Ready {
+                    eligible_at_ms: now + backoff_ms(row, class),
+                    backoff: Some(class),
+                },
                 Verdict::End(error) => {
                     ended = Some(error);
                     TaskState::Failed {

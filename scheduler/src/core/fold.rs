@@ -14,7 +14,7 @@ use super::{
     expiry::ExpiryRow,
     limits::{Limits, RECENT_MS},
     memory::Needs,
-    packed::{Whole, head, pack, split_first},
+    packed::{Whole, head, pack, split_first, unpack},
     queue::Queue,
     quota::QuotaRow,
     rows::{
@@ -105,6 +105,7 @@ impl Farm {
             stopped: BTreeMap::new(),
             pool_used: BTreeMap::new(),
             eligible: BTreeMap::new(),
+            eligible_packed: BTreeMap::new(),
             short_since: BTreeMap::new(),
             recent: BTreeMap::new(),
             attempts_seen: [0; 2],
@@ -242,9 +243,8 @@ impl Farm {
             .filter(|row| matches!(row.state, TaskState::Leased(_)))
             .map(|row| row.id)
             .collect();
-        let tasks: Vec<_> = whole.tasks.iter().map(|row| row.id).collect();
+        self.note_planned(&whole);
         self.enter(whole, None);
-        tasks.into_iter().for_each(|id| self.note_planned(id));
         for id in leased {
             self.timers.arm(expires_at_ms, Timer::Lease(id));
             let mut live = LiveLease::new(expires_at_ms, self.now);
@@ -272,7 +272,12 @@ impl Farm {
         all.sort_unstable_by_key(|(seq, _)| *seq);
         for (_, bytes) in all {
             let head = head(bytes, &self.shapes).expect("it was read before");
-            self.backlog.push(&head, bytes);
+            if head.is_planned {
+                let whole = unpack(bytes, &self.shapes).expect("it was read before");
+                self.note_planned(&whole);
+            }
+            let line = self.line(&head.line);
+            self.backlog.push(line, &head, bytes);
         }
         for band in Band::ALL {
             self.queue.note_packed(band, self.backlog.ready(band));

@@ -7,10 +7,11 @@ use schemas::{AccountId, JobId};
 use super::{
     Farm, Job, Task,
     backlog::{LineId, Sum},
-    packed::{Whole, head, pack, unpack},
+    packed::{Line, Whole, head, pack, unpack},
     queue::Place,
     rows::{Band, JobState, TaskRow},
-    start::Expected,
+    start::{Expected, opening, start_ms},
+    timers::Timer,
 };
 
 impl Farm {
@@ -21,18 +22,56 @@ impl Farm {
         let placed = packed
             .as_deref()
             .and_then(|bytes| head(bytes, &self.shapes));
-        match (&packed, placed) {
-            (Some(bytes), Some(head)) if self.backlog.has_heads(&head.line) => {
-                self.backlog.push(&head, bytes);
-                self.queue
-                    .note_packed(head.line.band, self.backlog.ready(head.line.band));
+        let Some((bytes, head)) = packed.as_deref().zip(placed) else {
+            self.enter(whole, None);
+            return packed;
+        };
+        let line = self.line(&head.line);
+        match self.backlog.has_heads(line) {
+            true => {
+                self.backlog.push(line, &head, bytes);
+                self.note_packed(head.line.account, head.line.band);
             }
-            (_, placed) => {
-                let line = placed.map(|head| self.backlog.line(head.line));
-                self.enter(whole, line);
-            }
+            false => self.enter(whole, Some(line)),
         }
         packed
+    }
+
+    /// The line of this kind; a new one is awake if its jobs could start now.
+    pub(super) fn line(&mut self, line: &Line) -> LineId {
+        self.backlog.find(line).unwrap_or_else(|| {
+            let id = self.backlog.add(line.clone());
+            self.turn_line(id);
+            id
+        })
+    }
+
+    /// Wakes a line or lays it to rest, as its time says, and looks at it again when that changes.
+    pub(super) fn turn_line(&mut self, id: LineId) {
+        let Some(line) = self.backlog.line(id) else {
+            return; // its timer outlived it
+        };
+        let (account, band, wishes) = (line.account, line.band, &line.wishes);
+        let (now, own_ms) = (self.now, wishes.starts_ms.unwrap_or(i64::MIN));
+        let named = wishes.window.as_deref();
+        let window = named.and_then(|name| self.limits.windows.get(name));
+        let starts_ms = window.map_or(own_ms, |w| start_ms(w, own_ms, now, wishes.late_ms));
+        let is_awake = starts_ms <= now;
+        let turns_ms = match is_awake {
+            true => window.and_then(|w| opening(w, now, wishes.late_ms).map(|(_, until)| until)),
+            false => Some(starts_ms),
+        };
+        if let Some(at_ms) = turns_ms {
+            self.timers.arm(at_ms, Timer::Line(id));
+        }
+        self.backlog.wake(id, is_awake);
+        self.note_packed(account, band);
+    }
+
+    /// What is packed of an account and a band has changed: whoever counts it hears of it.
+    pub(super) fn note_packed(&mut self, account: AccountId, band: Band) {
+        self.queue.note_packed(band, self.backlog.ready(band));
+        self.count_packed(account);
     }
 
     /// All of a job's rows enter memory.
@@ -72,8 +111,7 @@ impl Farm {
         if let Some(bytes) = self.backlog.take(id) {
             let whole = self.unpacked(&bytes);
             self.backlog.forget(id);
-            self.queue
-                .note_packed(whole.job.band, self.backlog.ready(whole.job.band));
+            self.note_packed(whole.job.account(), whole.job.band);
             self.enter(whole, None);
         }
     }
@@ -88,51 +126,6 @@ impl Farm {
         jobs.into_iter().for_each(|id| self.unpack(id));
     }
 
-    /// Capacity rules count what each account has waiting: while there are any, nothing is packed.
-    pub(super) fn pack_or_not(&mut self) {
-        self.backlog.allow(self.capacities.is_empty());
-        match self.capacities.is_empty() {
-            true => self.pack_all(),
-            false => {
-                for line in self.backlog.line_ids() {
-                    self.advance_line(line);
-                }
-            }
-        }
-    }
-
-    /// Packs what waits behind the first of each line again.
-    fn pack_all(&mut self) {
-        let mut waiting: Vec<(LineId, i64, JobId)> = self
-            .jobs
-            .values()
-            .filter_map(|job| Some((job.line?, job.row.seq, job.row.id)))
-            .collect();
-        waiting.sort_unstable();
-        for (line, _, id) in waiting {
-            // From the first on: as soon as there are enough before it, a job is one of the rest.
-            if let Some(whole) = self.take_out(id, line) {
-                self.join_line(whole);
-            }
-        }
-    }
-
-    /// A job that waits leaves memory; `None` for one that stays because it is among the first.
-    fn take_out(&mut self, id: JobId, line: LineId) -> Option<Whole> {
-        self.backlog.count_head(line, -1);
-        let job = self.jobs.get(&id)?.clone();
-        job.tasks.iter().for_each(|task| self.unindex_task(*task));
-        let rows = job.tasks.iter().filter_map(|task| self.tasks.remove(task));
-        let tasks = rows.map(|task| task.row).collect();
-        self.jobs.remove(&id);
-        let reservation = self.reservations.remove(&id)?;
-        Some(Whole {
-            job: job.row,
-            tasks,
-            reservation,
-        })
-    }
-
     /// The job waits no more: the next one of its line takes its place.
     pub(super) fn leave_line(&mut self, id: JobId) {
         if let Some(line) = self.job_at_mut(id).line.take() {
@@ -145,9 +138,8 @@ impl Farm {
     pub(super) fn advance_line(&mut self, line: LineId) {
         while let Some(bytes) = self.backlog.pop_if_due(line) {
             let whole = self.unpacked(&bytes);
-            let band = whole.job.band;
             self.backlog.forget(whole.job.id);
-            self.queue.note_packed(band, self.backlog.ready(band));
+            self.note_packed(whole.job.account(), whole.job.band);
             self.enter(whole, Some(line));
         }
     }
@@ -194,7 +186,7 @@ impl Farm {
     /// Eligible tasks of packed jobs that are served before this place.
     pub(super) fn packed_ahead(&self, account: AccountId, band: Band, place: &Place) -> u64 {
         match place.waits_since() {
-            Some((rank, seq)) => self.backlog.ahead(account, band, rank, seq).ready,
+            Some((rank, seq)) => self.backlog.ahead(account, band, rank, seq),
             None => 0,
         }
     }

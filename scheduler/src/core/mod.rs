@@ -158,6 +158,8 @@ pub struct Farm {
     /// Devices by account and pool, and those that tasks wait for by account; only where there are capacity rules.
     pool_used: BTreeMap<(AccountId, String), u32>,
     eligible: BTreeMap<AccountId, u32>,
+    /// Of these, what is packed, by the account that it waits for itself.
+    eligible_packed: BTreeMap<AccountId, u32>,
     prices: prices::Kept,
 
     // What only this leader knows.
@@ -221,6 +223,8 @@ struct Task {
     checkpoints: Vec<CheckpointRow>,
     /// What heartbeats tell about the lease; not stored.
     live: Option<LiveLease>,
+    /// From when it could start, while it is in the queue; not stored.
+    queued_ms: Option<i64>,
 }
 
 /// What a command led to.
@@ -321,6 +325,7 @@ impl Farm {
                 Timer::Lease(task) => self.lease_due(task),
                 Timer::Eligible(task) => self.index_task(task),
                 Timer::Closes(task) => self.window_closes(task),
+                Timer::Line(line) => self.turn_line(line),
                 Timer::Deadline(job) => self.deadline_due(job),
                 Timer::Budget(account) => self.budget_due(account),
                 Timer::Expiry(account, key) => self.expiry_due(account, key),
@@ -419,7 +424,7 @@ impl Farm {
     }
 
     /// Where an eligible task stands in the queue.
-    fn entry(&self, id: TaskId, eligible_at_ms: i64) -> Entry {
+    fn entry(&self, id: TaskId, starts_ms: i64) -> Entry {
         let row = &self.task_at(id).row;
         let whole = self.job_at(row.job);
         let job = &whole.row;
@@ -435,7 +440,7 @@ impl Farm {
                 },
             },
             place: Place::new(row.kind(), job.state, job.rank, job.seq, row.index, id),
-            aged_at_ms: self.aged_at_ms(whole, eligible_at_ms),
+            aged_at_ms: self.aged_at_ms(whole, starts_ms),
         }
     }
 
@@ -445,16 +450,13 @@ impl Farm {
             return; // its timer outlived it
         };
         match &task.row.state {
-            TaskState::Ready { eligible_at_ms, .. } if *eligible_at_ms > self.now => {
-                self.timers.arm(*eligible_at_ms, Timer::Eligible(id));
-            }
             TaskState::Ready { eligible_at_ms, .. } => {
-                let entry = self.entry(id, *eligible_at_ms);
-                if self.queue.insert(entry) {
-                    self.count_eligible(id, 1);
+                let starts_ms = self.starts_ms(id, *eligible_at_ms);
+                if starts_ms > self.now {
+                    self.timers.arm(starts_ms, Timer::Eligible(id));
+                } else {
+                    self.enqueue(id, starts_ms);
                 }
-                self.arm_close(id);
-                self.wake = true;
             }
             TaskState::Leased(Holder { agent, group, .. }) => {
                 for device in group.devices() {
@@ -467,11 +469,21 @@ impl Farm {
         }
     }
 
+    fn enqueue(&mut self, id: TaskId, starts_ms: i64) {
+        if self.task_at(id).queued_ms.is_none() {
+            self.queue.insert(self.entry(id, starts_ms));
+            self.task_at_mut(id).queued_ms = Some(starts_ms);
+            self.count_eligible(id, 1);
+        }
+        self.arm_close(id);
+        self.wake = true;
+    }
+
     fn unindex_task(&mut self, id: TaskId) {
         match self.task_at(id).row.state {
-            TaskState::Ready { eligible_at_ms, .. } => {
-                let entry = self.entry(id, eligible_at_ms);
-                if self.queue.remove(&entry) {
+            TaskState::Ready { .. } => {
+                if let Some(starts_ms) = self.task_at_mut(id).queued_ms.take() {
+                    self.queue.remove(&self.entry(id, starts_ms));
                     self.count_eligible(id, -1);
                 }
             }
@@ -483,6 +495,13 @@ impl Farm {
             }
             _ => {}
         }
+    }
+
+    /// Whether a device could begin with it now.
+    fn could_start(&self, id: TaskId) -> bool {
+        self.tasks
+            .get(&id)
+            .is_some_and(|task| task.queued_ms.is_some())
     }
 
     fn agent_name(&self, id: AgentId) -> String {

@@ -1,24 +1,31 @@
 //! A job that waits and is like any new one, in a hundred bytes: in memory and in the table `waiting`.
 //!
 //! ```text
-//! format 1 | job 16 | project 16 | 1, user 16 or 0 | band 1 | rank | seq | seed 8 | created_at_ms | held | tasks
+//! format 2 | job 16 | project 16 | given 1 | user 16? | band 1 | rank | seq | seed 8 | created_at_ms | held
+//!   | window: length and name? | not_before_ms? | deadline_ms? | starts_ms? | could_start_ms? | tasks
 //!   task: id 16 | shape | estimate | number of inputs | inputs
 //! ```
+//! `given` has a bit for each part with a question mark, the first the lowest: it is there or not.
+//! `starts_ms`: from when its tasks may start by its own wish, where that is not at once.
 //! Numbers are LEB128, negative ones zigzag. Everything else of the rows is what every new job has; a
 //! job of which that is not true cannot be packed, so packing never loses anything.
 
 use std::sync::Arc;
 
-use schemas::{AccountId, GpuMicros, JobId, TaskId, task::TaskSpec};
+use schemas::{
+    AccountId, GpuMicros, JobId, TaskId,
+    task::{TaskKind, TaskSpec},
+};
 use uuid::Uuid;
 
 use super::{
-    rows::{Band, JobRow, ReservationRow, TaskRow},
+    rows::{Band, JobRow, ReservationRow, TaskRow, TaskState},
     shapes::{ShapeId, Shapes},
+    start::{Expected, latest_start_ms},
 };
 
 /// Grows when the bytes mean something else; rows of another format are read from their own tables.
-pub const FORMAT: u8 = 1;
+pub const FORMAT: u8 = 2;
 /// What has to be in [`Head`] is found before these.
 const ID: usize = 16;
 
@@ -32,25 +39,45 @@ pub struct Whole {
 }
 
 /// What the order of service needs of a packed job.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Head {
     pub job: JobId,
     pub line: Line,
     pub seq: i64,
-    /// Tasks that could start, and those that wait for them.
+    /// Tasks that need no other, and those that wait for them.
     pub ready: u16,
     pub blocked: u16,
     pub estimate: GpuMicros,
+    /// The hour was chosen for its price.
+    pub is_planned: bool,
 }
 
 /// Packed jobs that are served one after the other: alike in all but their age.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Line {
     pub account: AccountId,
     pub band: Band,
     /// Those of its shots.
     pub classes: Classes,
     pub rank: i32,
+    /// Devices that each of its shots needs.
+    pub devices: u32,
+    pub wishes: Wishes,
+}
+
+/// What decides when a job may start, and from when it is urgent.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Wishes {
+    pub window: Option<Arc<str>>,
+    /// Where it is later than its submission.
+    pub not_before_ms: Option<i64>,
+    /// From when its tasks may start by its own wish, where that is not at once.
+    pub starts_ms: Option<i64>,
+    pub deadline_ms: Option<i64>,
+    /// Last start in time for the deadline.
+    pub latest_ms: Option<i64>,
+    /// What it takes with nine chances in ten; 0 without a window, where nobody asks.
+    pub late_ms: i64,
 }
 
 /// Different classes of shots that one packed job may have.
@@ -64,7 +91,8 @@ pub(super) fn pack(whole: &Whole, shapes: &Shapes) -> Option<Vec<u8>> {
     let mut bytes = vec![FORMAT];
     bytes.extend(job.id.0.as_bytes());
     bytes.extend(job.project.0.as_bytes());
-    bytes.push(job.user.is_some().into());
+    let starts_ms = starts_ms(whole);
+    bytes.push(given(job, starts_ms));
     bytes.extend(job.user.iter().flat_map(|user| *user.0.as_bytes()));
     bytes.push(job.band as u8);
     put(&mut bytes, zigzag(job.rank.into()));
@@ -72,6 +100,19 @@ pub(super) fn pack(whole: &Whole, shapes: &Shapes) -> Option<Vec<u8>> {
     bytes.extend(job.seed.to_le_bytes());
     put(&mut bytes, zigzag(job.created_at_ms));
     put(&mut bytes, zigzag(held.0));
+    if let Some(window) = &job.window {
+        put(&mut bytes, window.len() as u64);
+        bytes.extend(window.as_bytes());
+    }
+    let times = [
+        job.not_before_ms,
+        job.deadline_ms,
+        starts_ms,
+        job.could_start_ms,
+    ];
+    for time in times.into_iter().flatten() {
+        put(&mut bytes, zigzag(time));
+    }
     put(&mut bytes, whole.tasks.len() as u64);
     for task in &whole.tasks {
         bytes.extend(task.id.0.as_bytes());
@@ -87,6 +128,28 @@ pub(super) fn pack(whole: &Whole, shapes: &Shapes) -> Option<Vec<u8>> {
     (same && head(&bytes, shapes).is_some()).then_some(bytes)
 }
 
+/// When the tasks of a new job that need no others may start, if that is not at once.
+fn starts_ms(whole: &Whole) -> Option<i64> {
+    let mut own = whole.tasks.iter().filter_map(|task| match task.state {
+        TaskState::Ready { eligible_at_ms, .. } => Some(eligible_at_ms),
+        _ => None,
+    });
+    own.next().filter(|at| *at != whole.job.created_at_ms)
+}
+
+fn given(job: &JobRow, starts_ms: Option<i64>) -> u8 {
+    let parts = [
+        job.user.is_some(),
+        job.window.is_some(),
+        job.not_before_ms.is_some(),
+        job.deadline_ms.is_some(),
+        starts_ms.is_some(),
+        job.could_start_ms.is_some(),
+    ];
+    let bits = (0..).zip(parts);
+    bits.map(|(bit, given)| u8::from(given) << bit).sum()
+}
+
 /// `None` for bytes of another format, or that name a shape which is not known.
 pub(super) fn unpack(bytes: &[u8], shapes: &Shapes) -> Option<Whole> {
     let mut from = Reader::new(bytes)?;
@@ -99,7 +162,7 @@ pub(super) fn unpack(bytes: &[u8], shapes: &Shapes) -> Option<Whole> {
         let spec: Arc<TaskSpec> = shapes.find(task.shape)?.clone();
         let mut row = TaskRow::new(task.id, start.id, index as u32, spec);
         row.estimate = task.estimate;
-        row.state = super::rows::TaskState::new(task.inputs.len(), start.created_at_ms);
+        row.state = TaskState::new(task.inputs.len(), start.own_ms());
         row.inputs = task.inputs;
         tasks.push(row);
     }
@@ -110,7 +173,7 @@ pub(super) fn unpack(bytes: &[u8], shapes: &Shapes) -> Option<Whole> {
     })
 }
 
-/// `None` as for [`unpack`], and where its shots are of more than [`CLASSES_MAX`] classes.
+/// `None` as for [`unpack`], and where its shots are of more than [`CLASSES_MAX`] classes or differ in their devices.
 pub(super) fn head(mut bytes: &[u8], shapes: &Shapes) -> Option<Head> {
     split_first(&mut bytes, shapes).map(|(head, _)| head)
 }
@@ -126,40 +189,48 @@ pub(super) fn split_first<'a>(bytes: &mut &'a [u8], shapes: &Shapes) -> Option<(
 
 fn read_head(from: &mut Reader, shapes: &Shapes) -> Option<Head> {
     let start = from.start()?;
-    let (mut classes, mut estimate) = ([ShapeId::MAX; CLASSES_MAX], GpuMicros::ZERO);
+    let (mut classes, mut devices) = ([ShapeId::MAX; CLASSES_MAX], None);
+    let (mut estimate, mut expected) = (GpuMicros::ZERO, Expected::default());
     let (mut ready, mut blocked) = (0, 0);
     for _ in 0..from.number()? {
         let task = from.task()?;
+        let spec = shapes.find(task.shape)?;
         estimate.0 = estimate.0.saturating_add(task.estimate.0);
+        expected.add(spec.kind(), task.estimate);
         match task.inputs.is_empty() {
             true => ready += 1,
             false => blocked += 1,
         }
-        if matches!(**shapes.find(task.shape)?, TaskSpec::Render(_)) {
-            let own = shapes.class(task.shape)?;
-            if !classes.contains(&own) {
-                let free = classes.iter_mut().find(|class| **class == ShapeId::MAX);
-                *free? = own;
+        if spec.kind() == TaskKind::Render {
+            add_class(&mut classes, shapes.class(task.shape)?)?;
+            if *devices.get_or_insert(spec.devices()) != spec.devices() {
+                return None;
             }
         }
     }
     classes.sort_unstable();
-    if classes[0] == ShapeId::MAX {
-        return None; // it has no shots
-    }
     Some(Head {
         job: start.id,
+        seq: start.seq,
+        ready,
+        blocked,
+        estimate,
+        is_planned: start.could_start_ms.is_some(),
         line: Line {
             account: start.account(),
             band: start.band,
             classes,
             rank: start.rank,
+            devices: devices?, // none: it has no shots
+            wishes: start.wishes(expected),
         },
-        seq: start.seq,
-        ready,
-        blocked,
-        estimate,
     })
+}
+
+fn add_class(classes: &mut Classes, own: ShapeId) -> Option<()> {
+    let is_place = |class: &&mut ShapeId| **class == own || **class == ShapeId::MAX;
+    *classes.iter_mut().find(is_place)? = own;
+    Some(())
 }
 
 /// What a new job's rows are made of.
@@ -173,11 +244,36 @@ pub(super) struct Start {
     pub seed: u64,
     pub created_at_ms: i64,
     pub held: GpuMicros,
+    pub window: Option<String>,
+    pub not_before_ms: Option<i64>,
+    pub deadline_ms: Option<i64>,
+    /// From when its tasks may start by its own wish, if that is not at once.
+    pub starts_ms: Option<i64>,
+    pub could_start_ms: Option<i64>,
 }
 
 impl Start {
     fn account(&self) -> AccountId {
         self.user.unwrap_or(self.project)
+    }
+
+    /// From when its tasks may start by its own wish.
+    pub fn own_ms(&self) -> i64 {
+        self.starts_ms.unwrap_or(self.created_at_ms)
+    }
+
+    fn wishes(&self, expected: Expected) -> Wishes {
+        Wishes {
+            window: self.window.as_deref().map(Arc::from),
+            not_before_ms: self.starts_ms.and(self.not_before_ms),
+            starts_ms: self.starts_ms,
+            deadline_ms: self.deadline_ms,
+            latest_ms: latest_start_ms(self.deadline_ms, expected),
+            late_ms: match self.window {
+                Some(_) => expected.late_ms(),
+                None => 0,
+            },
+        }
     }
 }
 
@@ -197,12 +293,15 @@ impl<'a> Reader<'a> {
     }
 
     fn start(&mut self) -> Option<Start> {
+        let (id, project) = (JobId(self.id()?), AccountId(self.id()?));
+        let [given] = self.take()?;
+        let has = |bit: u8| given >> bit & 1 == 1;
         Some(Start {
-            id: JobId(self.id()?),
-            project: AccountId(self.id()?),
-            user: match self.take::<1>()? {
-                [0] => None,
-                _ => Some(AccountId(self.id()?)),
+            id,
+            project,
+            user: match has(0) {
+                true => Some(AccountId(self.id()?)),
+                false => None,
             },
             band: *Band::ALL.get(usize::from(self.take::<1>()?[0]))?,
             rank: i32::try_from(self.signed()?).ok()?,
@@ -210,6 +309,14 @@ impl<'a> Reader<'a> {
             seed: u64::from_le_bytes(self.take()?),
             created_at_ms: self.signed()?,
             held: GpuMicros(self.signed()?),
+            window: match has(1) {
+                true => Some(self.text()?),
+                false => None,
+            },
+            not_before_ms: self.signed_if(has(2))?,
+            deadline_ms: self.signed_if(has(3))?,
+            starts_ms: self.signed_if(has(4))?,
+            could_start_ms: self.signed_if(has(5))?,
         })
     }
 
@@ -234,6 +341,21 @@ impl<'a> Reader<'a> {
 
     fn id(&mut self) -> Option<Uuid> {
         self.take::<ID>().map(Uuid::from_bytes)
+    }
+
+    fn text(&mut self) -> Option<String> {
+        let length = usize::try_from(self.number()?).ok()?;
+        let (text, rest) = self.0.split_at_checked(length)?;
+        self.0 = rest;
+        Some(str::from_utf8(text).ok()?.to_owned())
+    }
+
+    /// `None` for bytes that end too soon.
+    fn signed_if(&mut self, given: bool) -> Option<Option<i64>> {
+        match given {
+            true => self.signed().map(Some),
+            false => Some(None),
+        }
     }
 
     fn number(&mut self) -> Option<u64> {

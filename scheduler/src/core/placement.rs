@@ -328,10 +328,8 @@ impl Farm {
 
     /// For how long the task could have run and did not.
     fn could_run_ms(&self, id: TaskId) -> i64 {
-        match self.task_at(id).row.state {
-            TaskState::Ready { eligible_at_ms, .. } => self.now - eligible_at_ms,
-            _ => 0,
-        }
+        let since_ms = self.task_at(id).queued_ms;
+        since_ms.map_or(0, |since_ms| self.now - since_ms)
     }
 
     fn offer(&self, id: TaskId, holder: Holder) -> LeaseReply {

@@ -269,11 +269,7 @@ impl Farm {
         else {
             return Kept::No;
         };
-        let could_start = self.tasks.get(&task).is_some_and(|t| match t.row.state {
-            TaskState::Ready { eligible_at_ms, .. } => eligible_at_ms <= self.now,
-            _ => false,
-        });
-        if until_ms > self.now && could_start && self.capped(task).is_none() {
+        if until_ms > self.now && self.could_start(task) && self.capped(task).is_none() {
             match self.fit(task, agent, device) {
                 Ok(group) => return Kept::For(task, group),
                 Err(Misfit::Group) => return Kept::NotYet,

@@ -192,12 +192,6 @@ impl Queue {
         false
     }
 
-    pub fn contains(&self, entry: &Entry) -> bool {
-        let node = self.bands[entry.band as usize].get(&Some(entry.account));
-        let places = node.and_then(|node| node.own.get(&entry.class));
-        places.is_some_and(|places| places.contains(&entry.place))
-    }
-
     /// False when it was not there.
     pub fn remove(&mut self, entry: &Entry) -> bool {
         let Some(node) = self.bands[entry.band as usize].get_mut(&Some(entry.account)) else {

@@ -13,27 +13,48 @@ use super::{
     Farm,
     capacity::CapacityRow,
     limits::{RECLAIM_AFTER_MS, RECLAIM_LOOKED_AT},
-    rows::Band,
+    rows::{Band, TaskState},
     task::YieldWhy,
     timers::Timer,
 };
 
-/// Devices of a pool by account, as if what yields had left.
-type Shares = BTreeMap<AccountId, i64>;
+/// How many devices of each pool each account will have more than now: what yields leaves, and those it
+/// yields to get what it leaves.
+#[derive(Default)]
+struct Moving(BTreeMap<(AccountId, String), i64>);
+
+impl Moving {
+    fn add(&mut self, accounts: Vec<AccountId>, pool: &str, by: i64) {
+        for account in accounts {
+            *self.0.entry((account, pool.to_owned())).or_default() += by;
+        }
+    }
+}
 
 impl Farm {
     pub(super) fn reclaim(&mut self) {
         if self.capacities.is_empty() || self.takes_none {
             return;
         }
-        for row in self.capacities.values().cloned().collect::<Vec<_>>() {
-            self.reclaim_for(&row);
+        let mut moving = self.moving();
+        // Asked of every rule after every command, so what is quick to see comes first.
+        let lacks = |row: &&CapacityRow| {
+            let waits = self.eligible.get(&row.account).is_some_and(|n| *n > 0);
+            waits && i64::from(row.nominal) > self.share(&moving, row.account, &row.pool)
+        };
+        let lacking: Vec<CapacityRow> = self.capacities.values().filter(lacks).cloned().collect();
+        let is_lacking = |(account, pool): &(AccountId, String)| {
+            let mut rows = lacking.iter();
+            rows.any(|row| (row.account, &row.pool) == (*account, pool))
+        };
+        self.short_since.retain(|key, _| is_lacking(key));
+        for row in &lacking {
+            self.reclaim_for(row, &mut moving);
         }
     }
 
-    fn reclaim_for(&mut self, row: &CapacityRow) {
+    fn reclaim_for(&mut self, row: &CapacityRow, moving: &mut Moving) {
         let key = (row.account, row.pool.clone());
-        let mut shares = self.shares(&row.pool);
         let mut taken = Vec::new();
         let waiting = self.queue.first_of(row.account, RECLAIM_LOOKED_AT);
         let unserved: Vec<TaskId> = waiting
@@ -43,7 +64,7 @@ impl Farm {
             .filter(|id| !self.is_served(*id) && self.capped(*id).is_none())
             .filter(|id| !self.free_device(*id, &mut taken))
             .collect();
-        let short = i64::from(row.nominal) - shares.get(&row.account).copied().unwrap_or(0);
+        let mut short = i64::from(row.nominal) - self.share(moving, row.account, &row.pool);
         if unserved.is_empty() || short < 1 {
             self.short_since.remove(&key);
             return;
@@ -53,7 +74,6 @@ impl Farm {
             self.timers.arm(since + RECLAIM_AFTER_MS, Timer::Reclaim);
             return;
         }
-        let mut short = short;
         for task in unserved {
             let devices = i64::from(self.task_at(task).row.devices());
             if short < devices {
@@ -63,7 +83,7 @@ impl Farm {
             let own = self.path(self.account_of(task));
             let taking = self.cheapest_taking(task, |id| {
                 let band = self.job_at(self.task_at(id).row.job).row.band;
-                band > Band::Urgent && self.is_borrowed(id, &row.pool, &own, &shares)
+                band > Band::Urgent && self.is_borrowed(id, &row.pool, &own, moving)
             });
             let Some(taking) = taking.filter(|taking| self.take_tokens(taking)) else {
                 // The guards of preemption say not yet.
@@ -72,38 +92,43 @@ impl Farm {
             };
             for victim in &taking.victims {
                 let devices = i64::from(self.task_at(*victim).row.devices());
-                for account in self.path(self.account_of(*victim)) {
-                    *shares.entry(account).or_default() -= devices;
-                }
+                moving.add(self.path_of(*victim), &row.pool, -devices);
             }
             self.take_devices(taking, task, YieldWhy::Owner(task));
         }
     }
 
-    /// Devices that work for each account: those that yield count for whom they yield.
-    fn shares(&self, pool: &str) -> Shares {
-        let mut shares = Shares::new();
-        for ((agent, device), id) in &self.busy {
-            if self.pool_of(*agent, *device) != pool {
+    /// Devices of a pool that work for an account, as if what yields had left.
+    fn share(&self, moving: &Moving, account: AccountId, pool: &str) -> i64 {
+        let key = (account, pool.to_owned());
+        let now = self.pool_used.get(&key).copied().unwrap_or(0);
+        i64::from(now) + moving.0.get(&key).copied().unwrap_or(0)
+    }
+
+    /// Only renders count, as everywhere in capacity.
+    fn moving(&self) -> Moving {
+        let mut moving = Moving::default();
+        for id in &self.yielding {
+            let task = self.task_at(*id);
+            let yields = task.live.as_ref().and_then(|live| live.yields);
+            let (TaskState::Leased(holder), Some(yields), TaskKind::Render) =
+                (&task.row.state, yields, task.row.kind())
+            else {
                 continue;
-            }
-            let live = self.task_at(*id).live.as_ref();
-            let works_for = match live.and_then(|live| live.yields) {
-                Some(yields) => yields.why.beneficiary(),
-                None => Some(*id),
             };
-            for account in works_for.map_or(Vec::new(), |id| self.path_of(id)) {
-                *shares.entry(account).or_default() += 1;
-            }
+            let pool = self.pool_of(holder.agent, holder.device);
+            let devices = i64::from(holder.group.count());
+            moving.add(self.path_of(*id), pool, -devices);
+            let to = yields.why.beneficiary();
+            moving.add(to.map_or(Vec::new(), |id| self.path_of(id)), pool, devices);
         }
         for ((agent, device), kept) in &self.handovers {
-            if kept.until_ms > self.now && self.pool_of(*agent, *device) == pool {
-                for account in self.path_of(kept.task) {
-                    *shares.entry(account).or_default() += 1;
-                }
+            if kept.until_ms > self.now && !self.busy.contains_key(&(*agent, *device)) {
+                let pool = self.pool_of(*agent, *device);
+                moving.add(self.path_of(kept.task), pool, 1);
             }
         }
-        shares
+        moving
     }
 
     fn path_of(&self, id: TaskId) -> Vec<AccountId> {
@@ -114,12 +139,10 @@ impl Farm {
     }
 
     /// Whether a running task uses a device that is not its account's own, nor its owner's who asks.
-    fn is_borrowed(&self, id: TaskId, pool: &str, asks: &[AccountId], shares: &Shares) -> bool {
+    fn is_borrowed(&self, id: TaskId, pool: &str, asks: &[AccountId], moving: &Moving) -> bool {
         let task = self.task_at(id);
         let runs_here = match task.row.state {
-            super::rows::TaskState::Leased(holder) => {
-                self.pool_of(holder.agent, holder.device) == pool
-            }
+            TaskState::Leased(holder) => self.pool_of(holder.agent, holder.device) == pool,
             _ => false,
         };
         let others = self
@@ -131,9 +154,8 @@ impl Farm {
             .peekable();
         // Who has no rule here owns no device here.
         let lends_none = ruled.peek().is_none() && !asks.contains(&self.account_of(id));
-        let above = |row: &CapacityRow| {
-            shares.get(&row.account).copied().unwrap_or(0) > i64::from(row.nominal)
-        };
+        let above =
+            |row: &CapacityRow| self.share(moving, row.account, pool) > i64::from(row.nominal);
         runs_here && (lends_none || ruled.any(above))
     }
 }

@@ -159,7 +159,7 @@ pub enum JobState {
 }
 
 impl JobRow {
-    /// A job as it begins, without wishes of its own.
+    /// A job as it begins.
     pub(super) fn new(start: &Start) -> Self {
         Self {
             id: start.id,
@@ -174,10 +174,10 @@ impl JobRow {
             ended_at_ms: None,
             error: None,
             rank: start.rank,
-            window: None,
-            not_before_ms: None,
-            deadline_ms: None,
-            could_start_ms: None,
+            window: start.window.clone(),
+            not_before_ms: start.not_before_ms,
+            deadline_ms: start.deadline_ms,
+            could_start_ms: start.could_start_ms,
             saved: None,
         }
     }
@@ -233,7 +233,7 @@ pub struct TaskRow {
 ///              ^        |-----> Failed
 ///              '--------'          any live state -> Cancelled
 /// ```
-/// `Blocked`: the last of its inputs moves it on. `Ready`: a grant does, from `eligible_at_ms` on.
+/// `Blocked`: the last of its inputs moves it on. `Ready`: a grant does, from `eligible_at_ms` on while its window lets it.
 /// `Leased`: its agent's report, its expiry or the end of the agent's boot does.
 #[derive(Clone, Debug, PartialEq)]
 pub enum TaskState {

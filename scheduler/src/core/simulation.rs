@@ -23,11 +23,11 @@ use super::{
     agent::agent_id,
     budget::{AtLimit, BudgetRule, Period},
     command::{Command, LeaseReply, Reply},
-    limits::{CLAIMS_MAX, Limits},
+    limits::{CLAIMS_MAX, Limits, PREEMPT_LOOKED_AT},
     model::{FOREIGN, Model, PROJECT, SECOND, accounts, job, weights, widen},
     nodes::{NodeChange, NodeOrder},
     quota::{LimitsChange, QuotaChange, QuotaOrder},
-    rows::{AgentState, Band, Dedupe, JobError},
+    rows::{AgentState, Band, Dedupe, JobError, NewJob},
     users::User,
     windows::{AtEnd, EVERY_DAY, Window},
     write::Write,
@@ -41,6 +41,8 @@ const STEPS: u32 = 300;
 /// Names, how many devices each has, and the memory of each of these.
 const NODES: [(&str, u32, u64); 3] = [("a", 4, 8), ("b", 2, 16), ("c", 1, 32)];
 const STEPS_OF_A_SHOT: u32 = 8;
+/// Where one seed of so many, this one of them, submits a batch in the place of its eighth job.
+const BATCHES: (u64, u64) = (8, 3);
 
 const WINDOW: &str = "mostly";
 
@@ -113,6 +115,9 @@ struct Simulation {
     wide: u64,
     /// Steps at which a claim stood.
     claims: u64,
+    has_batch: bool,
+    /// Steps at which jobs were packed.
+    packed: u64,
     /// Submits without the quota for them.
     over_quota: u64,
     /// Probes that devices were asked for.
@@ -191,6 +196,8 @@ impl Simulation {
             preemptions: 0,
             wide: 0,
             claims: 0,
+            has_batch: seed % BATCHES.0 == BATCHES.1,
+            packed: 0,
             over_quota: 0,
             probes: 0,
         }
@@ -229,6 +236,7 @@ impl Simulation {
         }
         assert!(claims.len() <= CLAIMS_MAX, "too many claims");
         self.claims += claims.len() as u64;
+        self.packed += u64::from(self.farm.all_packed().next().is_some());
     }
 
     /// Whether a write names an attempt that the database does not have as the live one.
@@ -290,14 +298,16 @@ impl Simulation {
 
     fn submit(&mut self, torn: bool) {
         self.jobs += 1;
-        let mut new = job(self.jobs, 1 + self.dice.below(3) as u32);
+        let shots = 1 + self.dice.below(3) as u32;
+        let mut new = job(self.jobs, shots);
         new.project = [PROJECT, PROJECT, SECOND, FOREIGN][self.dice.below(4)];
         new.band = match self.dice.below(10) {
             0 => Band::Urgent,
             1..=3 => Band::Overnight,
             _ => Band::Standard,
         };
-        widen(&mut new, [1, 1, 1, 2, 4][self.dice.below(5)]);
+        let devices = [1, 1, 1, 2, 4][self.dice.below(5)];
+        widen(&mut new, devices);
         new.rank = self.dice.below(2) as i32;
         if new.project == PROJECT && self.dice.one_in(2) {
             let user = ["ann", "bob"][self.dice.below(2)];
@@ -307,6 +317,9 @@ impl Simulation {
         let later = |dice: &mut Dice, ms| dice.one_in(6).then(|| dice.below(ms) as i64);
         new.not_before_ms = later(&mut self.dice, 60_000).map(|ms| self.now + ms);
         new.deadline_ms = later(&mut self.dice, 900_000).map(|ms| self.now + ms);
+        if self.jobs == 8 && self.has_batch {
+            self.submit_twins(&new, (shots, devices));
+        }
         if self.dice.one_in(3) {
             new.dedupe = Some(Dedupe {
                 fingerprint: format!("f{}", self.dice.below(3)),
@@ -316,6 +329,21 @@ impl Simulation {
         let reply = self.apply(Command::Submit(Box::new(new)), torn);
         let refusal = format!("{reply:?}");
         self.over_quota += u64::from(refusal.contains("OverQuota"));
+    }
+
+    /// A batch of films like this one: more than a line keeps unpacked.
+    fn submit_twins(&mut self, like: &NewJob, (shots, devices): (u32, u32)) {
+        for _ in 0..PREEMPT_LOOKED_AT + 8 {
+            self.jobs += 1;
+            let fresh = job(self.jobs, shots);
+            let mut twin = NewJob {
+                id: fresh.id,
+                tasks: fresh.tasks,
+                ..like.clone()
+            };
+            widen(&mut twin, devices);
+            self.apply(Command::Submit(Box::new(twin)), false);
+        }
     }
 
     /// An operator grants a little, or changes limits, of any account.
@@ -850,7 +878,7 @@ fn the_invariants_hold_whatever_happens_and_every_job_ends() {
     });
     let (mut published, mut jobs, mut faults, mut preemptions) = (0, 0, 0, 0);
     let (mut over_quota, mut probes, mut quarantines, mut poisoned) = (0, 0, 0, 0);
-    let (mut late, mut wide, mut claims) = (0, 0, 0);
+    let (mut late, mut wide, mut claims, mut packed) = (0, 0, 0, 0);
     for seed in KEPT.iter().copied().chain(0..seeds) {
         let run = std::panic::catch_unwind(|| simulate(seed));
         let run = run.unwrap_or_else(|_| panic!("simulation with seed {seed} failed"));
@@ -861,6 +889,7 @@ fn the_invariants_hold_whatever_happens_and_every_job_ends() {
         probes += run.probes;
         wide += run.wide;
         claims += run.claims;
+        packed += run.packed;
         let told = |kind: &str| run.model.notices.iter().filter(|n| n.kind == kind).count();
         quarantines += told("quarantined");
         poisoned += told("poison");
@@ -872,7 +901,10 @@ fn the_invariants_hold_whatever_happens_and_every_job_ends() {
             .filter(|job| job.error.as_ref().is_some_and(missed))
             .count();
     }
-    println!("{faults} faults, {jobs} jobs, {published} films, {preemptions} preemptions");
+    println!(
+        "{faults} faults, {jobs} jobs, {published} films, {preemptions} preemptions, \
+         {packed} steps with packed jobs"
+    );
     assert!(
         faults >= 100 * seeds
             && jobs as u64 > 12 * seeds
@@ -882,11 +914,12 @@ fn the_invariants_hold_whatever_happens_and_every_job_ends() {
             && probes > 0
             && wide > seeds
             && claims > seeds
+            && packed > seeds
             && poisoned > 0
             && quarantines as u64 > seeds
             && late as u64 > seeds / 4,
         "{faults} faults, {jobs} jobs, {published} films, {preemptions} preemptions, \
-         {over_quota} over quota, {probes} probes, {quarantines} quarantines, {poisoned} poisoned, {late} too late, {wide} groups, {claims} claims"
+         {over_quota} over quota, {probes} probes, {quarantines} quarantines, {poisoned} poisoned, {late} too late, {wide} groups, {claims} claims, {packed} steps with packed jobs"
     );
 }
 

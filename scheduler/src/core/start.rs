@@ -3,6 +3,9 @@
 //! A window allows a start: what has begun goes on after it closes, also on another device after a failure, and a film
 //! whose shots are done is put together at any hour. What could not start waits for the next opening.
 //! A window with `at_end = yield` also stops what runs when it closes; that goes on the next night.
+//!
+//! A task's row says from when it may start by its own wish. When the window lets it is worked out from that and the
+//! clock: nights that pass change no row.
 
 use schemas::{GpuMicros, JobId, TaskId, task::TaskKind};
 
@@ -11,7 +14,7 @@ use super::{
     command::Refusal,
     explain::Waiting,
     limits::{AGED_MS, LATE_PERCENT},
-    rows::{JobError, JobRow, JobState, TaskState},
+    rows::{JobError, JobRow, JobState, NewJob, TaskState},
     task::YieldWhy,
     timers::Timer,
     windows::{AtEnd, Opening, Window},
@@ -36,7 +39,7 @@ impl Expected {
     }
 
     /// Until it is done with nine chances in ten, with a device for each shot.
-    fn late_ms(self) -> i64 {
+    pub fn late_ms(self) -> i64 {
         late_ms(self.longest_render_us.saturating_add(self.assemble_us))
     }
 
@@ -46,23 +49,41 @@ impl Expected {
     }
 }
 
+/// Rounded up by at most a sixteenth, so that jobs which are about alike are the same to the order of service.
 fn late_ms(us: i64) -> i64 {
-    us / 1_000 * LATE_PERCENT / 100
+    let ms = us.max(0) / 1_000 * LATE_PERCENT / 100;
+    let step = 1 << ms.max(1).ilog2().saturating_sub(4);
+    ms.saturating_add(step - 1) / step * step
 }
 
-/// Until when work may start in an opening: to its end, or so early that it probably fits.
-pub(super) fn until_ms(window: &Window, opening: Opening, expected: Expected) -> i64 {
+/// Until when work that takes so long may start in an opening: to its end, or so early that it probably fits.
+pub(super) fn until_ms(window: &Window, opening: Opening, late_ms: i64) -> i64 {
     match window.fit {
-        true => opening.closes_ms - expected.late_ms(),
+        true => opening.closes_ms - late_ms,
         false => opening.closes_ms,
     }
 }
 
-/// The first opening in which work may still start at `from` or later.
-fn usable(window: &Window, from: i64, expected: Expected) -> Option<Opening> {
-    window
-        .openings(from)
-        .find(|opening| opening.opens_ms.max(from) < until_ms(window, *opening, expected))
+/// The first opening in which such work may still start at `from` or later, and until when.
+fn usable(window: &Window, from: i64, late_ms: i64) -> Option<(Opening, i64)> {
+    let mut openings = window.openings(from);
+    openings.find_map(|opening| {
+        let until = until_ms(window, opening, late_ms);
+        (opening.opens_ms.max(from) < until).then_some((opening, until))
+    })
+}
+
+/// The same; work that fits into no opening has the whole of the next. `None` for a window that does not open.
+pub(super) fn opening(window: &Window, from: i64, late_ms: i64) -> Option<(Opening, i64)> {
+    let whole = |next: Opening| (next, next.closes_ms);
+    usable(window, from, late_ms).or_else(|| window.next(from).map(whole))
+}
+
+/// From when work that may start at `own_ms` by its own wish may do so, seen from `now`: within an opening it is the
+/// instant at which it could first have started there. A window that never opens holds nothing back.
+pub(super) fn start_ms(window: &Window, own_ms: i64, now: i64, late_ms: i64) -> i64 {
+    let found = opening(window, own_ms.max(now), late_ms);
+    found.map_or(own_ms, |(opening, _)| opening.opens_ms.max(own_ms))
 }
 
 impl Farm {
@@ -86,13 +107,15 @@ impl Farm {
     ) -> Option<Refusal> {
         let mut starts_ms = self.now.max(not_before_ms.unwrap_or(self.now));
         if let Some(window) = window.and_then(|name| self.limits.windows.get(name)) {
-            match usable(window, starts_ms, expected) {
-                Some(opening) => starts_ms = starts_ms.max(opening.opens_ms),
+            match usable(window, starts_ms, expected.late_ms()) {
+                Some((opening, _)) => starts_ms = starts_ms.max(opening.opens_ms),
                 None if window.fit => {
-                    let minutes = expected.late_ms() / 60_000 + 1;
-                    let why = format!(
-                        "it may take {minutes} minutes, and no opening of its window is that long"
-                    );
+                    let takes = match expected.late_ms() / 60_000 + 1 {
+                        1 => "a minute".to_owned(),
+                        minutes => format!("{minutes} minutes"),
+                    };
+                    let why =
+                        format!("it may take {takes}, and no opening of its window is that long");
                     return Some(Refusal::NeverStarts {
                         param: "start",
                         why,
@@ -115,19 +138,20 @@ impl Farm {
         })
     }
 
-    /// From when the tasks of a new job may start; notes in its row what waiting for a cheaper hour means.
-    pub(super) fn plan_start(&mut self, mut row: JobRow, expected: Expected) -> (JobRow, i64) {
-        let from = self.now.max(row.not_before_ms.unwrap_or(self.now));
-        let Some(window) = self.window_of(&row) else {
-            return (row, from);
+    /// From when the tasks of a new job may start by its own wish, if not at once; an hour that is cheap is one, too.
+    /// With when it could start if it waited for none.
+    pub(super) fn plan_start(&mut self, job: &NewJob, expected: Expected) -> [Option<i64>; 2] {
+        let now = self.now;
+        let later = |at: &i64| *at > now;
+        let from = job.not_before_ms.filter(later).unwrap_or(now);
+        let name = job.window.as_deref();
+        let window = name.and_then(|name| self.limits.windows.get(name));
+        let Some(window) = window.filter(|window| window.prices.is_some()) else {
+            return [Some(from).filter(later), None];
         };
-        let starts_ms = next_start(window, from, expected);
-        if window.prices.is_none() {
-            return (row, starts_ms);
-        }
-        row.could_start_ms = Some(starts_ms);
-        let cheapest_ms = self.cheapest_start(&row, from, expected);
-        (row, cheapest_ms.unwrap_or(starts_ms))
+        let could_start_ms = start_ms(window, from, now, expected.late_ms());
+        let starts_ms = self.cheapest_start(job, from, expected).unwrap_or(from);
+        [Some(starts_ms).filter(later), Some(could_start_ms)]
     }
 
     /// Whether its window says when this task may run.
@@ -139,11 +163,11 @@ impl Farm {
         (job.row.state == JobState::Waiting || yields).then_some((job, window))
     }
 
-    /// From when a task that gave its device back may go on, at the earliest now.
-    pub(super) fn may_go_on_ms(&self, id: TaskId) -> i64 {
+    /// From when a task that is ready at `own_ms` may start.
+    pub(super) fn starts_ms(&self, id: TaskId, own_ms: i64) -> i64 {
         match self.is_held(id) {
-            Some((job, window)) => next_start(window, self.now, job.expected),
-            None => self.now,
+            Some((job, window)) => start_ms(window, own_ms, self.now, job.expected.late_ms()),
+            None => own_ms,
         }
     }
 
@@ -152,19 +176,18 @@ impl Farm {
         let Some((job, window)) = self.is_held(id) else {
             return;
         };
-        let leased = matches!(self.task_at(id).row.state, TaskState::Leased(_));
-        let at_ms = match window.next(self.now) {
-            Some(opening) if leased && opening.is_open(self.now) => opening.closes_ms,
-            // It runs though the window has closed: a scheduler that was down has missed that.
-            _ if leased => self.now,
-            _ => match usable(window, self.now, job.expected) {
-                Some(opening) => until_ms(window, opening, job.expected),
+        let at_ms = match self.task_at(id).row.state {
+            TaskState::Leased(_) if window.at_end == AtEnd::Finish => return,
+            TaskState::Leased(_) => match window.next(self.now) {
+                Some(opening) if opening.is_open(self.now) => opening.closes_ms,
+                // It runs though the window has closed: a scheduler that was down has missed that.
+                _ => self.now,
+            },
+            _ => match opening(window, self.now, job.expected.late_ms()) {
+                Some((_, until_ms)) => until_ms,
                 None => return,
             },
         };
-        if leased && window.at_end == AtEnd::Finish {
-            return;
-        }
         self.timers.arm(at_ms, Timer::Closes(id));
     }
 
@@ -174,16 +197,9 @@ impl Farm {
             return;
         };
         match task.row.state {
-            TaskState::Ready { backoff, .. } => {
-                let eligible_at_ms = self.may_go_on_ms(id);
-                if eligible_at_ms > self.now {
-                    self.change_task(id, |row| {
-                        row.state = TaskState::Ready {
-                            eligible_at_ms,
-                            backoff,
-                        }
-                    });
-                }
+            TaskState::Ready { .. } => {
+                self.unindex_task(id);
+                self.index_task(id);
             }
             TaskState::Leased(_) => self.stop_at_close(id),
             _ => {}
@@ -201,18 +217,18 @@ impl Farm {
         }
     }
 
-    /// From when a task counts as aged. What gave way or failed does not begin to wait anew; a window
-    /// holds its night's work back until it opens; a deadline leaves time to render before it.
-    pub(super) fn aged_at_ms(&self, job: &Job, eligible_at_ms: i64) -> i64 {
+    /// From when a task that could start at `starts_ms` counts as aged. What gave way or failed does not begin to wait
+    /// anew; a window holds its night's work back until it opens; a deadline leaves time to render before it.
+    pub(super) fn aged_at_ms(&self, job: &Job, starts_ms: i64) -> i64 {
         let row = &job.row;
         let since_ms = match row.window {
-            Some(_) => eligible_at_ms,
+            Some(_) => starts_ms,
             None => row
                 .created_at_ms
                 .max(row.not_before_ms.unwrap_or(row.created_at_ms)),
         };
         let aged_at_ms = AGED_MS[row.band as usize] + since_ms;
-        match latest_start_ms(row, job.expected) {
+        match latest_start_ms(row.deadline_ms, job.expected) {
             Some(latest_ms) => aged_at_ms.min(latest_ms),
             None => aged_at_ms,
         }
@@ -265,14 +281,8 @@ impl Farm {
 const DEADLINE_PASSED: &str = "deadline_passed";
 
 /// Last instant at which a job with a deadline begins in time, with one device for all of it.
-pub(super) fn latest_start_ms(row: &JobRow, expected: Expected) -> Option<i64> {
-    Some(row.deadline_ms? - expected.late_alone_ms())
-}
-
-/// The next instant from `from` on at which the window allows a start. One that never opens holds nothing back.
-fn next_start(window: &Window, from: i64, expected: Expected) -> i64 {
-    let opening = usable(window, from, expected).or_else(|| window.next(from));
-    opening.map_or(from, |opening| opening.opens_ms.max(from))
+pub(super) fn latest_start_ms(deadline_ms: Option<i64>, expected: Expected) -> Option<i64> {
+    Some(deadline_ms? - expected.late_alone_ms())
 }
 
 /// For people: an instant in UTC to the minute.

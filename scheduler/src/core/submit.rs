@@ -202,6 +202,8 @@ impl Farm {
     }
 
     fn create(&mut self, job: NewJob) {
+        let expected = expected(&job.tasks);
+        let [starts_ms, could_start_ms] = self.plan_start(&job, expected);
         let user = self.user_of(job.project, job.user);
         let start = Start {
             id: job.id,
@@ -213,15 +215,13 @@ impl Farm {
             seed: job.seed,
             created_at_ms: self.now,
             held: job.hold,
-        };
-        let row = JobRow {
             window: job.window,
             not_before_ms: job.not_before_ms,
             deadline_ms: job.deadline_ms,
-            ..JobRow::new(&start)
+            starts_ms,
+            could_start_ms,
         };
-        let expected = expected(&job.tasks);
-        let (row, eligible_at_ms) = self.plan_start(row, expected);
+        let (row, eligible_at_ms) = (JobRow::new(&start), start.own_ms());
         self.writes.push(Write::InsertJob {
             row: row.clone(),
             request: job.request,

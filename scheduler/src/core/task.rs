@@ -340,7 +340,7 @@ impl Farm {
         };
         let used = micros(device_us);
         self.end_attempt(id, "released", Some(reason.to_string()), Some(used.0));
-        let eligible_at_ms = self.may_go_on_ms(id);
+        let eligible_at_ms = self.now;
         let step = self.task_at(id).resume_step();
         self.change_task(id, |row| {
             row.step = step;
@@ -519,6 +519,7 @@ impl super::Task {
             row,
             checkpoints: Vec::new(),
             live: None,
+            queued_ms: None,
         }
     }
 

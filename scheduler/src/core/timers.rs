@@ -15,6 +15,8 @@ pub enum Timer {
     Eligible(TaskId),
     /// The window of a task may have closed: before it could start, or while it runs.
     Closes(TaskId),
+    /// The packed jobs of a line may start from now on, or no more.
+    Line(u32),
     /// A job may have missed its deadline.
     Deadline(JobId),
     /// A day of a budget has ended.

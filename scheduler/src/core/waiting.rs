@@ -23,15 +23,17 @@ impl Farm {
             }),
             TaskState::Ready {
                 eligible_at_ms,
-                backoff: None,
-            } if *eligible_at_ms > self.now => Some(self.starts_later(row.job, *eligible_at_ms)),
-            TaskState::Ready {
-                eligible_at_ms,
                 backoff,
-            } if *eligible_at_ms > self.now => Some(Waiting::RetryBackoff {
-                cause: backoff.map_or("none", class_name).into(),
-                until_ms: *eligible_at_ms,
-            }),
+            } if !self.could_start(id) => {
+                let starts_ms = self.starts_ms(id, *eligible_at_ms);
+                Some(match backoff {
+                    Some(class) if starts_ms == *eligible_at_ms => Waiting::RetryBackoff {
+                        cause: class_name(*class).into(),
+                        until_ms: starts_ms,
+                    },
+                    _ => self.starts_later(row.job, starts_ms),
+                })
+            }
             TaskState::Ready { .. } => Some(self.waiting_for_device(row)),
             _ => None,
         }
@@ -68,10 +70,9 @@ impl Farm {
 
     /// Why a job waits behind the first of its line: for the same reason, but at least behind that.
     pub(super) fn waiting_behind(&self, head: &TaskRow, tasks_ahead: u64) -> Waiting {
-        let why = self.waiting_for_device(head);
-        match why.code() {
-            "devices_busy" | "own_queue" | "handover" => Waiting::OwnQueue { tasks_ahead },
-            _ => why,
+        match self.waiting(head.id) {
+            Some(why) if !matches!(why.code(), "devices_busy" | "own_queue" | "handover") => why,
+            _ => Waiting::OwnQueue { tasks_ahead },
         }
     }
 

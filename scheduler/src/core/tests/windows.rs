@@ -11,7 +11,7 @@ use crate::core::{
     windows::{AtEnd, EVERY_DAY, Window},
 };
 
-/// Windows of the scripts. A shot and its film take 12 s, with nine chances in ten 18 s.
+/// Windows of the scripts. A shot and its film take 12 s, with nine chances in ten 18 s, rounded up to 18.432.
 pub fn all() -> [(&'static str, Window); 5] {
     let night = Window {
         zone: TimeZone::UTC,
@@ -236,14 +236,14 @@ fn a_job_that_could_never_start_is_refused_with_the_reason() {
             job after=1050000 deadline=1050000refused: the job could never start: it may not begin before 1970-01-01 00:17 UTC, which is after its deadline
             job start=minute deadline=3600000refused: the job could never start: it may not begin before 1970-01-01 01:00 UTC, which is after its deadline
             job start=minute deadline=3600001created 4
-            job start=blink           refused: the job could never start: it may take 1 minutes, and no opening of its window is that long
+            job start=blink           refused: the job could never start: it may take a minute, and no opening of its window is that long
         "#]],
     );
 }
 
 #[test]
 fn a_window_that_work_must_fit_lets_nothing_start_that_may_not_be_done() {
-    // The window is from 01:00:00 to 01:01:00; 18 s before its end is the last start.
+    // The window is from 01:00:00 to 01:01:00; 18.432 s before its end is the last start.
     check(
         "job start=minute
          wait 2600000
@@ -252,7 +252,7 @@ fn a_window_that_work_must_fit_lets_nothing_start_that_may_not_be_done() {
          beat a
          wait 14000
          beat a
-         wait 13999
+         wait 13567
          grant a
          job start=minute
          wait 1
@@ -265,7 +265,7 @@ fn a_window_that_work_must_fit_lets_nothing_start_that_may_not_be_done() {
             beat a                    Run
             wait 14000                s0 Ready, film Blocked
             beat a                    Run
-            wait 13999                s0 Ready, film Blocked
+            wait 13567                s0 Ready, film Blocked
             grant a                   s0#1 Leased, from step 0, 0 inputs
             job start=minute          created 2
             wait 1                    s0 Leased, film Blocked, 2/s0 Ready, 2/film Blocked
