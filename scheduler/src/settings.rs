@@ -422,4 +422,59 @@ mod tests {
         };
         assert!(farm.limits().unwrap_err().contains("lease_ttl_ms"));
     }
+
+    /// Settings that hold others; `expected` is for tests and machines without agents.
+    const TABLES: [&str; 10] = [
+        "farm", "api", "chores", "windows", "s3", "models", "rates", "price", "aliases", "expected",
+    ];
+
+    #[test]
+    fn the_file_of_settings_names_each_with_its_default() {
+        let file = include_str!("../../ops/scheduler.toml");
+        let with = |signs: &[&str]| {
+            let line = |line: &str| {
+                let set = signs.iter().find_map(|sign| line.strip_prefix(sign));
+                set.filter(|set| !set.starts_with([' ', ':']))
+                    .unwrap_or(line)
+                    .to_owned()
+            };
+            let lines: Vec<String> = file.lines().map(line).collect();
+            read(&lines.join("\n"), &[]).unwrap()
+        };
+        let defaults = format!("{:?}", Settings::default());
+        assert_eq!(format!("{:?}", with(&[])), defaults, "nothing is set");
+        assert_eq!(
+            format!("{:?}", with(&["#"])),
+            defaults,
+            "only defaults are set"
+        );
+        with(&["#: ", "#"]);
+        for table in [
+            "",
+            "[s3]",
+            "[farm]",
+            "[api]",
+            "[api.models]",
+            "[api.rates]",
+            "[api.price]",
+            "[chores]",
+            "[windows.w]",
+        ] {
+            let error = read(&format!("{table}\nxyz = 1"), &[])
+                .unwrap_err()
+                .to_string();
+            let (_, names) = error.split_once("expected").unwrap();
+            for name in names
+                .split('`')
+                .skip(1)
+                .step_by(2)
+                .filter(|name| !TABLES.contains(name))
+            {
+                assert!(
+                    file.contains(&format!("{name} =")),
+                    "{table} {name} is missing"
+                );
+            }
+        }
+    }
 }
