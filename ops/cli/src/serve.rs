@@ -1,6 +1,11 @@
 //! `dailies serve`: the scheduler alone.
 
-use std::{io::Write, net::SocketAddr, path::PathBuf, time::Duration};
+use std::{
+    io::Write,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use anyhow::{Context, Result, bail};
 use clap::Args;
@@ -40,7 +45,8 @@ pub struct ServeArgs {
 
 impl ServeArgs {
     pub fn settings(self) -> Result<Settings> {
-        let read = Settings::read(self.config.as_deref())?;
+        let read = Settings::read(self.config.as_deref());
+        let read = read.with_context(|| wrong_settings(self.config.as_deref()))?;
         let named = self.database.map(|url| url.parse()).transpose();
         let named = named.context("--database cannot be used")?;
         let bucket = self.artifacts.map(|url| url.parse()).transpose();
@@ -53,6 +59,14 @@ impl ServeArgs {
             database: named.or(read.database),
             ..read
         })
+    }
+}
+
+/// Where the settings are that cannot be used.
+pub fn wrong_settings(file: Option<&Path>) -> String {
+    match file {
+        Some(file) => format!("settings of {} or DAILIES__ variables", file.display()),
+        None => "settings in DAILIES__ variables".into(),
     }
 }
 

@@ -43,6 +43,9 @@ pub const OFFICIAL_SIZES: &[Size] = &[
 pub const OFFICIAL_SECONDS: &[u32] = &[4, 8, 12, 16, 20];
 /// Of weights that the settings do not name.
 const REMIX_STRENGTH_DEFAULT: f64 = 0.6;
+/// The built-in model decides colour and shape in its first steps: below, the old ones stay.
+const REMIX_STRENGTH_BUILTIN: f64 = 0.95;
+const BUILTIN: &str = "builtin";
 /// The longest film without a storyboard, for models that take any whole second.
 const SECONDS_MAX: u32 = 20;
 /// Cost of a token relative to the built-in model, when the settings name none.
@@ -118,8 +121,7 @@ impl Default for CatalogueSettings {
                 steps: 16,
             }],
             rate_ppm: BTreeMap::new(),
-            // It decides colour and shape in its first steps: below, the old ones stay.
-            remix_strength: BTreeMap::from([("builtin".into(), 0.95)]),
+            remix_strength: BTreeMap::new(),
         }
     }
 }
@@ -213,7 +215,10 @@ impl Catalogue {
             let rate = settings.rate_ppm.get(&model.weights);
             model.cost.rate_ppm = rate.copied().unwrap_or(RATE_PPM_DEFAULT);
             let strength = settings.remix_strength.get(&model.weights);
-            model.remix_strength = strength.copied().unwrap_or(REMIX_STRENGTH_DEFAULT);
+            model.remix_strength = strength.copied().unwrap_or(match model.weights.as_str() {
+                BUILTIN => REMIX_STRENGTH_BUILTIN,
+                _ => REMIX_STRENGTH_DEFAULT,
+            });
         }
         models.sort_by(|a, b| a.name.cmp(&b.name));
         models.dedup_by(|a, b| a.name == b.name);
