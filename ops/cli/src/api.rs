@@ -259,6 +259,12 @@ impl Api {
             .await
     }
 
+    /// Tells a film something that needs no words: `videos/ID/pause`.
+    pub async fn tell(&self, path: &str) -> Result<Video> {
+        let request = self.call(Method::POST, path).await.timeout(CALL_TIMEOUT);
+        self.json(request).await
+    }
+
     pub async fn delete(&self, id: &str) -> Result<DeletedVideo> {
         self.json(
             self.call(Method::DELETE, &format!("videos/{id}"))

@@ -17,6 +17,7 @@ mod given;
 mod keys;
 mod list;
 mod nodes;
+mod pause;
 mod progress;
 mod quota;
 mod quota_rules;
@@ -70,6 +71,10 @@ enum Command {
     List(list::ListArgs),
     /// Follow a film to its end, and save it.
     Watch(watch::WatchArgs),
+    /// Hold films back: nothing of them starts, and what renders stops at its next step.
+    Pause(pause::PauseArgs),
+    /// Let films that were paused start, or go on from where they stopped.
+    Resume(pause::PauseArgs),
     /// End films that are not finished, and remove them.
     Cancel(cancel::CancelArgs),
     /// Run the scheduler alone, for agents on other nodes.
@@ -140,6 +145,8 @@ async fn dispatch(command: Command) -> Result<()> {
         Command::Remix(args) => or_asked_to_end(remix::run(args)).await,
         Command::List(args) => list::run(args).await,
         Command::Watch(args) => or_asked_to_end(watch::run(args)).await,
+        Command::Pause(args) => pause::pause(args).await,
+        Command::Resume(args) => pause::resume(args).await,
         Command::Cancel(args) => cancel::run(args).await,
         Command::Serve(args) => serve::run(args).await,
         Command::Agent(args) => agent_cmd::run(args).await,
