@@ -1,15 +1,20 @@
-//! The weights that this agent can render with: where they are, opened once.
+//! The weights that this agent can render with: where they are, and which lie on the device now.
+//!
+//! All are opened at the start, so that the farm is told what they can do, and stay as long as there is memory for
+//! them. A set that is needed beside others which leave it no room takes the place of those that nobody works with,
+//! the one that was not used for longest first: one set and its run is what a device must have memory for, as the
+//! scheduler counts.
 
 use std::{
     path::{Path, PathBuf},
     sync::{
-        Arc,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering::Relaxed},
     },
     time::Instant,
 };
 
-use diffusion::{DiffusionError, ModelInfo, Size, Weights};
+use diffusion::{DiffusionError, ModelInfo, Recipe, Size, Weights};
 use kernels::Device;
 use schemas::{Digest, agent::WeightsInfo};
 
@@ -55,10 +60,20 @@ pub struct Entry {
     load_us: Arc<AtomicU64>,
 }
 
+/// A set of weights, on the device or not.
+#[derive(Debug)]
+pub struct Set {
+    pub dir: PathBuf,
+    /// What the scheduler is told of it.
+    pub told: WeightsInfo,
+}
+
 /// All of an agent's weights.
-#[derive(Clone)]
 pub struct Catalogue {
-    entries: Vec<Entry>,
+    device: Device,
+    sets: Vec<Set>,
+    /// What lies on the device, the one that was used last at the end.
+    shelf: Mutex<Vec<Entry>>,
 }
 
 impl Catalogue {
@@ -73,29 +88,118 @@ impl Catalogue {
         if folders.iter().all(|(name, _)| name != BUILTIN) {
             folders.insert(0, (BUILTIN.into(), find_builtin()?));
         }
-        let mut entries: Vec<Entry> = Vec::new();
+        let mut catalogue = Self {
+            device: device.clone(),
+            sets: Vec::new(),
+            shelf: Mutex::default(),
+        };
         for (name, dir) in folders {
-            if entries.iter().any(|entry| entry.name == name) {
+            if catalogue.sets.iter().any(|set| set.told.name == name) {
                 return Err(CatalogueError::SameName { name });
             }
-            entries.push(Entry::open(name, &dir, device)?);
+            let told = {
+                let mut shelf = catalogue.shelf();
+                let entry = load(&mut shelf, &name, &dir, device)?;
+                let others = shelf.iter().filter(|other| other.name != name);
+                entry.advertise_beside(others.map(|other| other.weights.bytes()).sum())
+            };
+            catalogue.sets.push(Set { dir, told });
         }
-        Ok(Self { entries })
+        Ok(catalogue)
     }
 
-    pub fn get(&self, name: &str) -> Result<&Entry, CatalogueError> {
-        let found = self.entries.iter().find(|entry| entry.name == name);
-        found.ok_or_else(|| CatalogueError::Unknown { name: name.into() })
+    /// The weights of this name, which stay on the device as long as the entry is kept; loads them when they are
+    /// not there. Loading takes as long as reading the files: call it where it may block.
+    ///
+    /// # Errors
+    /// [`CatalogueError::Unknown`]; [`CatalogueError::Open`], also when others that are in use leave no room.
+    pub fn get(&self, name: &str) -> Result<Entry, CatalogueError> {
+        let set = self.sets.iter().find(|set| set.told.name == name);
+        let set = set.ok_or_else(|| CatalogueError::Unknown { name: name.into() })?;
+        let mut shelf = self.shelf();
+        match shelf.iter().position(|entry| entry.name == name) {
+            Some(at) => {
+                let entry = shelf.remove(at);
+                shelf.push(entry.clone());
+                Ok(entry)
+            }
+            None => load(&mut shelf, name, &set.dir, &self.device),
+        }
     }
 
-    pub fn entries(&self) -> &[Entry] {
-        &self.entries
+    /// Lets weights go that nobody works with, until the run of a recipe has room, or none are left.
+    ///
+    /// # Errors
+    /// [`DiffusionError::Recipe`] for what these weights cannot make.
+    pub fn make_room(&self, weights: &Weights, recipe: &Recipe) -> Result<(), DiffusionError> {
+        let plan = weights.plan(recipe)?;
+        self.free(plan.memory_least_bytes.saturating_sub(plan.memory.weights));
+        Ok(())
+    }
+
+    fn free(&self, run_bytes: u64) {
+        let mut shelf = self.shelf();
+        let is_short = || {
+            let free = self.device.free_bytes();
+            free.is_some_and(|free| free < run_bytes)
+        };
+        while is_short() && release_oldest(&mut shelf, &self.device) {}
+    }
+
+    pub fn sets(&self) -> &[Set] {
+        &self.sets
+    }
+
+    /// What they lie on.
+    pub fn device(&self) -> &Device {
+        &self.device
     }
 
     /// What the scheduler must know of them.
     pub fn advertise(&self) -> Vec<WeightsInfo> {
-        self.entries.iter().map(Entry::advertise).collect()
+        self.sets.iter().map(|set| set.told.clone()).collect()
     }
+
+    fn shelf(&self) -> MutexGuard<'_, Vec<Entry>> {
+        self.shelf.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Puts a set on the device, and others aside where there is no room for it.
+fn load(
+    shelf: &mut Vec<Entry>,
+    name: &str,
+    dir: &Path,
+    device: &Device,
+) -> Result<Entry, CatalogueError> {
+    loop {
+        match Entry::open(name.into(), dir, device) {
+            Err(CatalogueError::Open { source, .. })
+                if source.is_out_of_memory() && release_oldest(shelf, device) => {}
+            opened => {
+                let entry = opened?;
+                shelf.push(entry.clone());
+                return Ok(entry);
+            }
+        }
+    }
+}
+
+/// Frees the memory of the set that was not used for longest, of those that only the shelf holds; false without one.
+fn release_oldest(shelf: &mut Vec<Entry>, device: &Device) -> bool {
+    let is_idle = |entry: &Entry| Arc::strong_count(&entry.weights) == 1;
+    let Some(at) = shelf.iter().position(is_idle) else {
+        return false;
+    };
+    let entry = shelf.remove(at);
+    tracing::info!(
+        weights = entry.name,
+        bytes = entry.weights.bytes(),
+        "released, to make room for others"
+    );
+    drop(entry);
+    device.trim();
+    true
 }
 
 impl Entry {
@@ -127,8 +231,14 @@ impl Entry {
     /// What the scheduler must know of the weights: of their sizes and lengths those that this node has
     /// the memory for.
     pub fn advertise(&self) -> WeightsInfo {
+        self.advertise_beside(0)
+    }
+
+    /// The same where other weights of `others_bytes` can be put aside.
+    fn advertise_beside(&self, others_bytes: u64) -> WeightsInfo {
         let info = self.weights.info();
         let free = self.weights.device().free_bytes();
+        let free = free.map(|free| free.saturating_add(others_bytes));
         let (sizes, frames_max) = fitting(info, |size| match free {
             Some(free_bytes) => self.weights.frames_that_fit(size, free_bytes),
             None => Some(info.frames_max),
@@ -181,7 +291,8 @@ fn fitting(info: &ModelInfo, frames: impl Fn(Size) -> Option<u32>) -> (Vec<(u32,
     (sizes, longest)
 }
 
-/// Finds the built-in model: [`VARIABLE`], beside the executable, in the sources it was built from.
+/// Finds the built-in model: [`VARIABLE`], where the executable was installed, beside it, in the sources it was
+/// built from.
 ///
 /// # Errors
 /// [`CatalogueError::NoBuiltin`] with every place that was tried. A folder named by the variable
@@ -201,15 +312,13 @@ fn builtin_places() -> Vec<PathBuf> {
     let sources = Path::new(env!("CARGO_MANIFEST_DIR"))
         .join("weights")
         .join(BUILTIN);
-    let installed = std::env::current_exe().ok().and_then(|program| {
-        Some(
-            program
-                .parent()?
-                .join("../share/dailies/weights")
-                .join(BUILTIN),
-        )
+    let program = std::env::current_exe().ok();
+    let folder = program.as_deref().and_then(Path::parent);
+    let installed = ["../share/dailies/weights", "weights"].map(|place| {
+        let place = folder.map(|folder| folder.join(place));
+        place.map(|place| place.join(BUILTIN))
     });
-    installed.into_iter().chain([sources]).collect()
+    installed.into_iter().flatten().chain([sources]).collect()
 }
 
 fn first_weights(places: &[PathBuf]) -> Result<PathBuf, CatalogueError> {
@@ -240,7 +349,99 @@ fn named(setting: &str) -> (String, PathBuf) {
 
 #[cfg(test)]
 mod tests {
+    use kernels::cuda::{Gpu, Nowhere};
+
     use super::*;
+
+    /// A card that has memory for so many and a half sets of the built-in model.
+    fn card(sets: u64) -> (Device, u64) {
+        let open = |bytes| {
+            let card = Nowhere::with_memory("Card", (8, 0), bytes);
+            Device::cuda(Gpu::new(Arc::new(card)), 1).unwrap()
+        };
+        let dir = find_builtin().unwrap();
+        let set = Weights::open(&dir, &open(8 << 30)).unwrap().bytes();
+        // What the engine leaves to others.
+        let kept = (8 << 30) - open(8 << 30).free_bytes().unwrap();
+        (open(kept + sets * set + set / 2), set)
+    }
+
+    fn settings(names: &[&str]) -> Vec<String> {
+        let dir = find_builtin().unwrap();
+        names
+            .iter()
+            .map(|name| format!("{name}={}", dir.display()))
+            .collect()
+    }
+
+    fn resident(catalogue: &Catalogue) -> Vec<String> {
+        catalogue
+            .shelf()
+            .iter()
+            .map(|entry| entry.name.clone())
+            .collect()
+    }
+
+    #[test]
+    fn a_set_that_is_needed_takes_the_place_of_the_one_that_was_not_used_for_longest() {
+        let (device, set) = card(2);
+        let catalogue = Catalogue::open(&settings(&["b", "c"]), &device).unwrap();
+        assert_eq!(
+            resident(&catalogue),
+            ["b", "c"],
+            "all were opened, and two have room"
+        );
+        let told: Vec<_> = catalogue.advertise();
+        assert_eq!(told.len(), 3);
+        for other in &told {
+            assert_eq!(
+                (&other.sizes, other.frames_max),
+                (&told[0].sizes, told[0].frames_max)
+            );
+        }
+        catalogue.get("b").unwrap();
+        catalogue.get("builtin").unwrap();
+        assert_eq!(resident(&catalogue), ["b", "builtin"]);
+        // What is worked with stays, whatever else is wanted.
+        let held = [
+            catalogue.get("b").unwrap(),
+            catalogue.get("builtin").unwrap(),
+        ];
+        let Err(CatalogueError::Open { source, .. }) = catalogue.get("c") else {
+            panic!("a set was taken from under its run")
+        };
+        assert!(source.is_out_of_memory(), "{source}");
+        drop(held);
+        assert!(
+            catalogue.get("c").unwrap().tell_load_us().is_some(),
+            "it was loaded anew"
+        );
+        assert_eq!(resident(&catalogue), ["builtin", "c"]);
+        // A run gets the room of a set that is idle, and leaves alone what it has enough beside.
+        let held = catalogue.get("c").unwrap();
+        let free = device.free_bytes().unwrap();
+        catalogue.free(free);
+        assert_eq!(resident(&catalogue), ["builtin", "c"]);
+        catalogue.free(free + set / 2);
+        assert_eq!(resident(&catalogue), ["c"]);
+        assert!(device.free_bytes().unwrap() >= free + set / 2);
+        catalogue.free(u64::MAX);
+        assert_eq!(resident(&catalogue), ["c"]);
+        assert_eq!(held.name, "c");
+    }
+
+    #[test]
+    fn a_card_that_has_no_room_for_one_set_is_an_error_with_numbers() {
+        let (device, _) = card(0);
+        let Err(error) = Catalogue::open(&[], &device) else {
+            panic!("half a set is no set")
+        };
+        let told = crate::client::chain(&error);
+        assert!(
+            told.contains("MiB of memory") && told.contains("free some memory"),
+            "{told}"
+        );
+    }
 
     #[test]
     fn a_folder_has_its_own_name_unless_it_is_given_one() {

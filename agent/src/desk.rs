@@ -18,6 +18,7 @@ use schemas::{
 
 use crate::{
     assemble::AssembleError,
+    catalogue::CatalogueError,
     client::{Client, ClientError, Try, chain},
     clock::BootMs,
     given::GivenError,
@@ -251,6 +252,22 @@ impl From<DiffusionError> for Broken {
                 },
                 message: error.to_string(),
             },
+        }
+    }
+}
+
+impl From<CatalogueError> for Broken {
+    fn from(error: CatalogueError) -> Self {
+        match error {
+            CatalogueError::Open { source, .. } => (*source).into(),
+            CatalogueError::Unknown { name } => {
+                let message = format!("the node has no weights called '{name}'");
+                Self::failed(FailureClass::Internal, &message)
+            }
+            error => {
+                tracing::error!(error = %chain(&error), "the weights are gone");
+                Self::failed(FailureClass::Internal, "the node's weights are gone")
+            }
         }
     }
 }

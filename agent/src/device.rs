@@ -31,18 +31,13 @@ impl Engine {
     /// # Errors
     /// [`KernelError`]: without a driver or with a card that is too old, with what to do about it.
     pub fn open(self, threads: usize, lib_dirs: &[PathBuf]) -> Result<Opened, KernelError> {
-        let card = || {
-            let gpu = cuda::open(lib_dirs, cache_folder())?;
-            let name = gpu.card().name.clone();
-            Ok((Device::cuda(gpu, threads)?, name))
-        };
+        let card = || card(0, threads, lib_dirs);
         let (device, chosen) = match self {
             Self::Cpu => (Device::cpu(threads)?, None),
             Self::Cuda => (card()?.0, None),
             Self::Auto => match card() {
                 Ok((device, name)) => (device, Some(format!("the GPU: {name} can be used"))),
                 Err(error) => {
-                    let error: KernelError = error;
                     let why = format!("the processor: no GPU can be used, because {error}");
                     (Device::cpu(threads)?, Some(why))
                 }
@@ -50,6 +45,25 @@ impl Engine {
         };
         Ok(Opened { device, chosen })
     }
+}
+
+/// How many cards the driver shows.
+pub fn count(lib_dirs: &[PathBuf]) -> usize {
+    cuda::count(lib_dirs)
+}
+
+/// The card of this number, and its name.
+///
+/// # Errors
+/// As [`Engine::open`].
+pub fn card(
+    ordinal: usize,
+    threads: usize,
+    lib_dirs: &[PathBuf],
+) -> Result<(Device, String), KernelError> {
+    let gpu = cuda::open(lib_dirs, cache_folder(), ordinal)?;
+    let name = gpu.card().name.clone();
+    Ok((Device::cuda(gpu, threads)?, name))
 }
 
 /// Where compiled kernels are kept: the user's cache, or nowhere.

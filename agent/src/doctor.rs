@@ -114,23 +114,22 @@ fn weights(settings: &Settings) -> Vec<Finding> {
         Ok(catalogue) => catalogue,
         Err(why) => return vec![Finding::missing("weights", why)],
     };
-    let findings = catalogue.entries().iter().map(|entry| {
-        let info = entry.weights.info();
-        let words = match info.vocabulary.len() {
+    let findings = catalogue.sets().iter().map(|set| {
+        let told = &set.told;
+        let words = match told.vocabulary.len() {
             0 => "any words".to_string(),
             count => format!("{count} known words"),
         };
-        let sizes: Vec<String> = info
-            .sizes
-            .iter()
-            .map(|size| format!("{}x{}", size.width, size.height))
+        let sizes = told.sizes.iter();
+        let sizes: Vec<String> = sizes
+            .map(|(width, height)| format!("{width}x{height}"))
             .collect();
         let detail = format!(
             "'{}' ({}), {}, {words}, at {}",
-            entry.name,
-            info.name,
+            told.name,
+            told.title,
             sizes.join(" "),
-            entry.dir.display()
+            set.dir.display()
         );
         Finding::found("weights", detail)
     });
@@ -167,15 +166,7 @@ fn gpu(gpus: &Gpus) -> Finding {
 
 /// CUDA's libraries: what each one that is missing would bring, and where to get it.
 fn cuda(libraries: &Libraries) -> Finding {
-    let describe = |library: Library| match libraries.has(library) {
-        true => format!("{} is here", library.file()),
-        false => format!(
-            "{} is missing, so {}; {}",
-            library.file(),
-            library.without(),
-            library.remedy()
-        ),
-    };
+    let describe = |library| libraries.tell(library);
     // Without a driver the others are of no use, so nobody is sent to fetch them.
     let detail = match libraries.has(Library::Driver) {
         true => Library::ALL.map(describe).join(". "),

@@ -25,6 +25,29 @@ pub fn resident_bytes() -> Option<u64> {
     )
 }
 
+/// Most memory that this process holds from some moment on.
+#[derive(Debug)]
+pub struct PeakWatch {
+    before: u64,
+}
+
+impl PeakWatch {
+    /// Lets the peak begin anew; `None` where the kernel does not allow that.
+    pub fn start() -> Option<Self> {
+        std::fs::write("/proc/self/clear_refs", "5").ok()?;
+        Some(Self {
+            before: resident_bytes()?,
+        })
+    }
+
+    /// Most bytes at once beyond those when it began.
+    pub fn grown_bytes(&self) -> Option<u64> {
+        let status = std::fs::read_to_string("/proc/self/status").ok()?;
+        let most = kilobytes(&status, "VmHWM:")?;
+        Some(most.saturating_sub(self.before))
+    }
+}
+
 /// Free space in bytes on the disk of `path`.
 pub fn disk_free_bytes(path: &std::path::Path) -> std::io::Result<u64> {
     let disk = rustix::fs::statvfs(path)?;
@@ -52,6 +75,11 @@ mod tests {
             Some(16_384)
         );
         assert_eq!(kilobytes("A: 1 kB\n", "MemTotal:"), None);
+        if let Some(watch) = PeakWatch::start() {
+            drop(std::hint::black_box(vec![1_u8; 32 << 20]));
+            let grown = watch.grown_bytes().unwrap();
+            assert!((24 << 20..256 << 20).contains(&grown), "{grown}");
+        }
         let sample = sample(0);
         assert!(sample.memory_used_bytes.unwrap() < sample.memory_total_bytes.unwrap());
         assert!(disk_free_bytes(std::path::Path::new("/")).is_ok());

@@ -34,6 +34,7 @@ mod soundtrack;
 pub mod splice;
 mod stills;
 mod studio;
+pub mod trial;
 pub mod wav;
 pub mod work;
 pub mod xids;
@@ -43,7 +44,7 @@ use std::{
     sync::{Arc, atomic::AtomicU64},
 };
 
-use kernels::Device;
+use kernels::{Device, KernelError};
 use schemas::{
     BootId,
     agent::{DrainNotice, Hello},
@@ -82,8 +83,8 @@ pub enum AgentError {
     Scratch(#[from] ScratchError),
     #[error(transparent)]
     Client(#[from] ClientError),
-    #[error("cannot set up the CPU for rendering")]
-    Device(#[from] kernels::KernelError),
+    #[error("cannot set up the device for rendering")]
+    Device(#[from] KernelError),
     #[error("cannot start the heartbeat thread")]
     Thread(#[source] std::io::Error),
     #[error("cannot serve metrics on {address}; choose another with metrics_listen")]
@@ -98,7 +99,7 @@ pub enum AgentError {
         "the GPU is lost to this process: start the agent again. If that fails too, see 'nvidia-smi' and the \
          kernel's log, and restart the machine"
     )]
-    DeviceLost(#[source] kernels::KernelError),
+    DeviceLost(#[source] KernelError),
 }
 
 /// An agent at work.
@@ -152,10 +153,37 @@ impl DrainHandle {
 /// # Errors
 /// What is missing on this node. A scheduler that does not answer is no error: the agent waits.
 pub async fn start(settings: Settings, token: &str) -> Result<Running, AgentError> {
+    let open = |settings: &Settings| {
+        let Opened { device, chosen } = settings.open_device()?;
+        if let Some(chosen) = chosen {
+            tracing::info!(chosen, "the device was chosen");
+        }
+        Ok(device)
+    };
+    begin(settings, token, open).await
+}
+
+/// As [`start`], on a device that is open already.
+///
+/// # Errors
+/// As [`start`].
+pub async fn start_on(
+    settings: Settings,
+    token: &str,
+    device: Device,
+) -> Result<Running, AgentError> {
+    begin(settings, token, |_| Ok(device)).await
+}
+
+async fn begin(
+    settings: Settings,
+    token: &str,
+    open: impl FnOnce(&Settings) -> Result<Device, KernelError> + Send + 'static,
+) -> Result<Running, AgentError> {
     let listen = settings.metrics_listen;
     let client = Client::new(&settings.scheduler_url, token)?;
     let beat_client = client.beside()?;
-    let prepare = tokio::task::spawn_blocking(move || Node::prepare(settings));
+    let prepare = tokio::task::spawn_blocking(move || Node::prepare(settings, open));
     let node = prepare.await.map_err(|_| AgentError::Worker)??;
     let leases = Arc::new(Leases::default());
     let metrics = node.studio.metrics.clone();
@@ -194,13 +222,13 @@ struct Node {
 }
 
 impl Node {
-    fn prepare(mut settings: Settings) -> Result<Self, AgentError> {
+    fn prepare(
+        mut settings: Settings,
+        open: impl FnOnce(&Settings) -> Result<Device, KernelError>,
+    ) -> Result<Self, AgentError> {
         let scratch = Scratch::open(&settings.scratch)?;
         let ffmpeg = Ffmpeg::find(settings.ffmpeg.as_deref())?;
-        let Opened { device, chosen } = settings.open_device()?;
-        if let Some(chosen) = chosen {
-            tracing::info!(chosen, "the device was chosen");
-        }
+        let device = open(&settings)?;
         settings.device = match &device {
             Device::Cpu(_) => Engine::Cpu,
             _ => Engine::Cuda,

@@ -10,7 +10,7 @@ use schemas::{
     agent::{PROBE_WEIGHTS, ProbeOutcome},
 };
 
-use crate::studio::Studio;
+use crate::{client::chain, studio::Studio};
 
 /// Steps are few: a device that computes wrongly does so in each of them.
 const STEPS: u32 = 4;
@@ -22,29 +22,32 @@ pub async fn run(
     studio: &Arc<Studio>,
     stop: impl Fn() -> bool + Send + Sync + 'static,
 ) -> Option<ProbeOutcome> {
-    let weights = match studio.catalogue.get(PROBE_WEIGHTS) {
-        Ok(entry) => Arc::clone(&entry.weights),
-        Err(error) => return Some(failed(error.to_string())),
-    };
     let team = match studio.team(1) {
         Ok(team) => team,
         Err(error) => return Some(failed(error.to_string())),
     };
-    let once = move || match &team {
-        Some(team) => team.run(|| render(&weights, &stop)),
-        None => render(&weights, &stop),
+    let studio = Arc::clone(studio);
+    let twice = move || {
+        let entry = studio.catalogue.get(PROBE_WEIGHTS);
+        let weights = entry.map_err(|error| chain(&error))?.weights;
+        let recipe = recipe(weights.info());
+        let once = || match &team {
+            Some(team) => team.run(|| render(&weights, &recipe, &stop)),
+            None => render(&weights, &recipe, &stop),
+        };
+        let twice = || {
+            studio.catalogue.make_room(&weights, &recipe)?;
+            Ok((once()?, once()?))
+        };
+        twice().map_err(|error: DiffusionError| error.to_string())
     };
-    let twice = move || Ok((once()?, once()?));
     match tokio::task::spawn_blocking(twice).await {
         Ok(Ok((Some(first), Some(second)))) if first == second => {
             Some(ProbeOutcome::Rendered { digest: first })
         }
         Ok(Ok((Some(_), Some(_)))) => Some(failed("two runs gave different films".into())),
         Ok(Ok(_)) => None,
-        Ok(Err(error)) => {
-            let error: DiffusionError = error;
-            Some(failed(error.to_string()))
-        }
+        Ok(Err(message)) => Some(failed(message)),
         Err(_) => Some(failed("the engine stopped at a broken invariant".into())),
     }
 }
@@ -55,15 +58,15 @@ fn failed(message: String) -> ProbeOutcome {
 
 fn render(
     weights: &Weights,
+    recipe: &Recipe,
     stop: &(dyn Fn() -> bool + Sync),
 ) -> Result<Option<Digest>, DiffusionError> {
-    let recipe = recipe(weights.info());
     let mut clip = Clip::default();
     let mut on_step = |_: &Progress<'_>| match stop() {
         true => Control::Pause,
         false => Control::Continue,
     };
-    let ended = diffusion::generate(weights, &recipe, Start::Fresh, &mut on_step, &mut clip)?;
+    let ended = diffusion::generate(weights, recipe, Start::Fresh, &mut on_step, &mut clip)?;
     Ok(match ended {
         Generated::Finished => Some(digest(&clip)),
         Generated::Paused(_) => None,
@@ -71,7 +74,7 @@ fn render(
 }
 
 /// The smallest picture of the model and a few of its frames.
-fn recipe(info: &ModelInfo) -> Recipe {
+pub(crate) fn recipe(info: &ModelInfo) -> Recipe {
     let area = |size: &&diffusion::Size| size.width * size.height;
     let size = info.sizes.iter().min_by_key(area);
     let (width, height) = size.map_or((64, 64), |size| (size.width, size.height));

@@ -12,7 +12,7 @@ use diffusion::{
 };
 use schemas::{
     Digest,
-    agent::{CheckpointRef, FailureClass, LeaseOffer, MemoryTold, Outcome, Phase, Times},
+    agent::{CheckpointRef, LeaseOffer, MemoryTold, Outcome, Phase, Times},
     given::PartSpec,
     task::{Artefact, RenderSpec, Variant},
 };
@@ -61,14 +61,13 @@ pub async fn run(
     offer: &LeaseOffer,
 ) -> Result<Outcome, Broken> {
     let checkpoint = offer.checkpoint;
-    let entry = studio.catalogue.get(&spec.weights).map_err(|_| {
-        let message = format!("the node has no weights called '{}'", spec.weights);
-        Broken::failed(FailureClass::Internal, &message)
-    })?;
+    let (catalogue, name) = (Arc::clone(studio), spec.weights.clone());
+    let load = move || catalogue.catalogue.get(&name);
+    let entry = desk.blocking(load).await?.0?;
     let weights = Arc::clone(&entry.weights);
     let Material { given, cut } = material(studio, desk, &weights, spec, &offer.inputs).await?;
     let recipe = recipe(spec, given);
-    recipe.check(weights.info())?;
+    studio.catalogue.make_room(&weights, &recipe)?;
     let steps = weights.steps(&recipe);
     desk.held.stepped(
         checkpoint.map_or(0, |checkpoint| checkpoint.step),

@@ -28,8 +28,7 @@ impl Studio {
     /// # Errors
     /// As [`kernels::Device::check`].
     pub fn check(&self) -> Result<(), KernelError> {
-        let mut entries = self.catalogue.entries().iter();
-        entries.try_for_each(|entry| entry.weights.device().check())
+        self.catalogue.device().check()
     }
 }
 

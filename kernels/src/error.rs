@@ -60,8 +60,23 @@ pub enum KernelError {
         /// What brings it.
         remedy: &'static str,
     },
+    /// A library is there and of no use.
+    #[error("{file} is too old: {why}; {remedy}")]
+    LibraryOld {
+        /// File name without version.
+        file: &'static str,
+        /// How that shows.
+        why: String,
+        /// What brings a newer one.
+        remedy: &'static str,
+    },
+    /// The driver is there and shows no GPU.
+    #[error(
+        "the NVIDIA driver sees no GPU: look at 'nvidia-smi', and whether CUDA_VISIBLE_DEVICES or a container hides it"
+    )]
+    NoGpu,
     /// A kernel could not be compiled for a GPU.
-    #[error("cannot compile the kernel '{kernel}' for {arch}: {log}")]
+    #[error("there is no kernel '{kernel}' for {arch}: {log}")]
     Compile {
         /// Name of the module.
         kernel: String,
@@ -118,6 +133,15 @@ impl KernelError {
     pub(crate) fn missing(library: crate::cuda::Library) -> Self {
         Self::LibraryMissing {
             file: library.file(),
+            remedy: library.remedy(),
+        }
+    }
+
+    /// A [`KernelError::LibraryOld`].
+    pub(crate) fn old(library: crate::cuda::Library, why: String) -> Self {
+        Self::LibraryOld {
+            file: library.file(),
+            why,
             remedy: library.remedy(),
         }
     }

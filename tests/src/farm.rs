@@ -1,6 +1,6 @@
 //! A farm of real processes: a scheduler that tests kill and start again, agents, films.
 
-use std::fs;
+use std::{collections::BTreeSet, fs};
 
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -165,6 +165,27 @@ pub fn wait_for_film(api: &Api, id: &str) -> (Value, Vec<u8>) {
     });
     assert_eq!(film.0, 200);
     (video, film.1)
+}
+
+/// So many films were paid, each task of them once, nothing is held any more, and the account adds up.
+pub fn check_ledger(api: &Api, films: usize) {
+    let (_, quota) = api.get("/organization/quota/default").expect("it answers");
+    let account = &quota["account"];
+    let part = |name: &str| account[name].as_f64().expect("a number");
+    assert!(part("held_seconds").abs() < 1e-9, "{account}");
+    let sum = part("available_seconds") + part("held_seconds") + part("spent_seconds");
+    assert!((sum - part("granted_seconds")).abs() < 1e-6, "{account}");
+    let keys = quota["entries"].as_array().expect("entries").iter();
+    let keys = keys.filter_map(|entry| entry["key"].as_str());
+    let paid: Vec<&str> = keys.filter_map(|key| key.strip_prefix("post:")).collect();
+    let tasks: BTreeSet<_> = paid.iter().map(|key| key.split(':').next()).collect();
+    assert_eq!(
+        paid.len(),
+        tasks.len(),
+        "a task was charged twice: {paid:?}"
+    );
+    // A film has one shot, and itself, for which nothing may be left of what was quoted.
+    assert!((films..=2 * films).contains(&paid.len()), "{paid:?}");
 }
 
 fn serve(folder: &TempDir, listen: &str, settings: &[(&str, &str)]) -> (Process, String) {

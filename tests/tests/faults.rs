@@ -13,7 +13,7 @@ use std::{
 use serde_json::{Value, json};
 use tests::{
     Api, Process, dailies,
-    farm::{Farm, TIMES, video, wait_for_film, wait_for_step},
+    farm::{Farm, TIMES, check_ledger, video, wait_for_film, wait_for_step},
     postgres::Postgres,
     wait,
 };
@@ -59,24 +59,7 @@ impl Promises {
             "a film that nobody asked for, or one too few"
         );
 
-        let (_, quota) = api.get("/organization/quota/default").expect("it answers");
-        let account = &quota["account"];
-        let part = |name: &str| account[name].as_f64().expect("a number");
-        assert!(part("held_seconds").abs() < 1e-9, "{account}");
-        let sum = part("available_seconds") + part("held_seconds") + part("spent_seconds");
-        assert!((sum - part("granted_seconds")).abs() < 1e-6, "{account}");
-        let keys = quota["entries"].as_array().expect("entries").iter();
-        let keys = keys.filter_map(|entry| entry["key"].as_str());
-        let paid: Vec<&str> = keys.filter_map(|key| key.strip_prefix("post:")).collect();
-        let tasks: BTreeSet<_> = paid.iter().map(|key| key.split(':').next()).collect();
-        assert_eq!(
-            paid.len(),
-            tasks.len(),
-            "a task was charged twice: {paid:?}"
-        );
-        // A film has one shot, and itself, for which nothing may be left of what was quoted.
-        let films = self.0.len();
-        assert!((films..=2 * films).contains(&paid.len()), "{paid:?}");
+        check_ledger(api, self.0.len());
         let told = doctor.arg("doctor").output().expect("it runs");
         let told = String::from_utf8_lossy(&told.stdout).into_owned();
         assert!(told.contains("ledger       whole"), "{told}");

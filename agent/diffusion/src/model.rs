@@ -304,6 +304,11 @@ impl Weights {
         &self.device
     }
 
+    /// Bytes of all their tensors on the device.
+    pub fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
     /// Tokens that a prompt is padded to.
     pub(crate) fn text_tokens(&self) -> usize {
         self.text.tokens()

@@ -4,7 +4,11 @@ mod card;
 
 use diffusion::{Clip, Sink};
 use kernels::Device;
-use schemas::{AgentId, BootId, TaskId, agent::LeaseRef, task::TaskKind};
+use schemas::{
+    AgentId, BootId, TaskId,
+    agent::{FailureClass, LeaseRef},
+    task::TaskKind,
+};
 use serde_json::json;
 
 use super::*;

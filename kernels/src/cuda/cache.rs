@@ -9,7 +9,8 @@ use std::{
 
 use sha2::{Digest, Sha256};
 
-use super::catalogue::Module;
+use super::catalogue::{MODULES, Module};
+use super::libs::Library;
 use super::nvrtc::{Nvrtc, options};
 use super::pack::Pack;
 use super::source::module_source;
@@ -53,38 +54,69 @@ impl KernelStore {
         module: &Module,
         arch: &str,
     ) -> Result<(Vec<u8>, String, Origin), KernelError> {
-        let version = self.nvrtc.as_ref().map(Nvrtc::version);
-        let key = key(module, arch, version.as_deref().unwrap_or("pack"));
-        if let Some((cubin, log)) = self.folder.as_deref().and_then(|folder| read(folder, &key)) {
-            return Ok((cubin, log, Origin::Folder));
-        }
-        if let Some(cubin) = self.pack.as_ref().and_then(|pack| pack.get(module, arch)) {
-            return Ok((cubin.to_vec(), String::new(), Origin::Pack));
+        let key = self.key(module, arch);
+        if let Some(kept) = self.kept(module, arch, &key) {
+            return Ok(kept);
         }
         let Some(nvrtc) = &self.nvrtc else {
-            let folder = self
-                .folder
-                .as_deref()
-                .map_or("none is set".into(), |folder| folder.display().to_string());
-            let pack = if self.pack.is_some() {
-                "does not have it"
-            } else {
-                "is not there"
-            };
-            let log = format!(
-                "not in the cache folder ({folder}), kernels.pack {pack}, and libnvrtc is missing"
-            );
-            return Err(KernelError::Compile {
-                kernel: module.name.into(),
-                arch: arch.into(),
-                log,
-            });
+            return Err(self.lacks(module, arch));
         };
         let compiled = nvrtc.compile(module, arch)?;
         if let Some(folder) = &self.folder {
             write(folder, &key, &compiled.log, &compiled.cubin);
         }
         Ok((compiled.cubin, compiled.log, Origin::Compiled))
+    }
+
+    /// Whether every module that runs on an architecture is at hand or can be compiled.
+    ///
+    /// # Errors
+    /// As [`KernelStore::cubin`], for the first that is neither.
+    pub fn check(&self, arch: &str) -> Result<(), KernelError> {
+        if self.nvrtc.is_some() {
+            return Ok(());
+        }
+        let mut needed = MODULES.iter().filter(|module| module.cards.include(arch));
+        let is_kept = |module| self.kept(module, arch, &self.key(module, arch)).is_some();
+        match needed.find(|module| !is_kept(module)) {
+            Some(module) => Err(self.lacks(module, arch)),
+            None => Ok(()),
+        }
+    }
+
+    fn key(&self, module: &Module, arch: &str) -> String {
+        let version = self.nvrtc.as_ref().map(Nvrtc::version);
+        key(module, arch, version.as_deref().unwrap_or("pack"))
+    }
+
+    fn kept(&self, module: &Module, arch: &str, key: &str) -> Option<(Vec<u8>, String, Origin)> {
+        if let Some((cubin, log)) = self.folder.as_deref().and_then(|folder| read(folder, key)) {
+            return Some((cubin, log, Origin::Folder));
+        }
+        let cubin = self.pack.as_ref()?.get(module, arch)?;
+        Some((cubin.to_vec(), String::new(), Origin::Pack))
+    }
+
+    fn lacks(&self, module: &Module, arch: &str) -> KernelError {
+        let folder = match &self.folder {
+            Some(folder) => folder.display().to_string(),
+            None => "none is set".into(),
+        };
+        let pack = match &self.pack {
+            Some(pack) if pack.is_whole() => "is of another version of this program",
+            Some(_) => "is damaged",
+            None => "is not beside the program",
+        };
+        let log = format!(
+            "it is not in the cache folder ({folder}), kernels.pack {pack}, and libnvrtc is missing; put the \
+             kernels.pack of this version there, or {}",
+            Library::Nvrtc.remedy()
+        );
+        KernelError::Compile {
+            kernel: module.name.into(),
+            arch: arch.into(),
+            log,
+        }
     }
 }
 
@@ -148,7 +180,6 @@ fn write(folder: &Path, key: &str, log: &str, cubin: &[u8]) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cuda::MODULES;
 
     #[test]
     fn what_was_written_is_read_and_what_was_changed_is_not() {
@@ -192,12 +223,43 @@ mod tests {
 
     #[test]
     fn without_any_source_all_three_are_named() {
-        let error = KernelStore::default()
-            .cubin(&MODULES[0], "sm_80")
+        let store = KernelStore::default();
+        let error = store.cubin(&MODULES[0], "sm_80").unwrap_err();
+        for words in ["cache folder", "kernels.pack is not", "libnvrtc", "install"] {
+            assert!(error.to_string().contains(words), "{error}");
+        }
+        assert_eq!(store.check("sm_80"), Err(error));
+    }
+
+    #[test]
+    fn what_a_card_lacks_of_its_kernels_is_told_before_any_of_them_runs() {
+        let mut pack = Pack::new();
+        let last = MODULES.last().unwrap();
+        for module in MODULES.iter().filter(|module| module.name != last.name) {
+            pack.add(module, "sm_90a", b"cubin");
+        }
+        let store = |pack: Option<Pack>| KernelStore {
+            pack,
+            ..KernelStore::default()
+        };
+        let error = store(Some(pack)).check("sm_90a").unwrap_err().to_string();
+        assert!(
+            error.contains(last.name) && error.contains("another version"),
+            "{error}"
+        );
+        let folder = std::env::temp_dir().join(format!("dailies-damaged-{}", std::process::id()));
+        fs::write(&folder, b"DAILYPK").unwrap();
+        let damaged = Pack::open(&folder).unwrap();
+        fs::remove_file(&folder).unwrap();
+        let error = store(Some(damaged))
+            .check("sm_90a")
             .unwrap_err()
             .to_string();
-        for words in ["cache folder", "kernels.pack", "libnvrtc"] {
-            assert!(error.contains(words), "{error}");
-        }
+        assert!(error.contains("kernels.pack is damaged"), "{error}");
+        let mut pack = Pack::new();
+        MODULES
+            .iter()
+            .for_each(|module| pack.add(module, "sm_90a", b"cubin"));
+        assert_eq!(store(Some(pack)).check("sm_90a"), Ok(()));
     }
 }

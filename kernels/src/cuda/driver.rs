@@ -79,6 +79,14 @@ fn failed(op: &'static str) -> impl Fn(DriverError) -> KernelError {
     }
 }
 
+/// Of the first call.
+fn not_started(error: DriverError) -> KernelError {
+    match error.0 {
+        sys::CUresult::CUDA_ERROR_NO_DEVICE => KernelError::NoGpu,
+        _ => failed("init")(error),
+    }
+}
+
 impl Driver {
     /// How many devices the driver shows; 0 without a driver.
     pub fn count(libraries: &Libraries) -> usize {
@@ -95,29 +103,34 @@ impl Driver {
     /// Opens the device `ordinal`.
     ///
     /// # Errors
-    /// [`KernelError::LibraryMissing`] without a driver; [`KernelError::Unsupported`] for a driver or a
-    /// card that is too old; [`KernelError::Driver`].
+    /// [`KernelError::LibraryMissing`] without a driver; [`KernelError::LibraryOld`] for one that is too old;
+    /// [`KernelError::NoGpu`];
+    /// [`KernelError::Unsupported`] for a card that is; [`KernelError::Driver`].
     pub fn open(
         libraries: &Libraries,
         ordinal: usize,
         store: KernelStore,
     ) -> Result<Self, KernelError> {
-        if !libraries.has(Library::Driver) {
-            return Err(KernelError::missing(Library::Driver));
-        }
-        // The binding panics when the library lacks a function: an old or a foreign libcuda.
+        libraries.need(Library::Driver)?;
+        // The binding panics when the library lacks a function.
         let opened = catch_unwind(AssertUnwindSafe(|| Self::start(ordinal, store)));
         opened.unwrap_or_else(|_| {
-            Err(KernelError::unsupported(
-                "cuda",
-                "a driver that lacks functions of CUDA 12",
-            ))
+            let why = "it lacks functions of CUDA 12";
+            Err(KernelError::old(Library::Driver, why.into()))
         })
+    }
+
+    /// Whether every kernel that this card needs is at hand, or can be compiled: a film must not find out half-way.
+    ///
+    /// # Errors
+    /// [`KernelError::Compile`], as [`KernelStore::cubin`].
+    pub fn check_kernels(&self) -> Result<(), KernelError> {
+        self.store.check(self.arch)
     }
 
     #[expect(unsafe_code, reason = "calls of the driver with handles that it gave")]
     fn start(ordinal: usize, store: KernelStore) -> Result<Self, KernelError> {
-        result::init().map_err(failed("init"))?;
+        result::init().map_err(not_started)?;
         let device = result::device::get(ordinal as i32).map_err(failed("device"))?;
         let mut version = 0;
         // SAFETY: the pointer is to an integer that lives through the call.
@@ -125,19 +138,19 @@ impl Driver {
             .result()
             .map_err(failed("version"))?;
         if version < DRIVER_VERSION_MIN {
-            let why = format!(
-                "a driver for CUDA {}.{}: 12.0 is needed",
-                version / 1000,
-                version % 1000 / 10
-            );
-            return Err(KernelError::unsupported("cuda", why));
+            let (major, minor) = (version / 1000, version % 1000 / 10);
+            let why = format!("it is for CUDA {major}.{minor}, and 12.0 is needed");
+            return Err(KernelError::old(Library::Driver, why));
         }
         let card = card_of(device)?;
         let Some(arch) = arch_of(card.capability) else {
             let (major, minor) = card.capability;
             return Err(KernelError::unsupported(
                 "cuda",
-                format!("cards of compute capability {major}.{minor}"),
+                format!(
+                    "the card {} of compute capability {major}.{minor}: there are kernels from 8.0 on (Ampere)",
+                    card.name
+                ),
             ));
         };
         // SAFETY: the device exists; the primary context is kept for the life of the process.

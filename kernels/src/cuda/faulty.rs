@@ -18,12 +18,21 @@ pub enum Fault {
     Lost,
 }
 
+/// A number of starts.
+#[derive(Clone, Copy)]
+enum Moment {
+    Start(u64),
+    Replay(u64),
+}
+
 /// Another machine with a fault that may be waiting in it.
 pub struct Faulty {
     inner: Arc<dyn Machine>,
     /// Starts of kernels and of records.
     starts: AtomicU64,
-    armed: Mutex<Option<(u64, Fault)>>,
+    /// Starts of records, which later steps of a film are.
+    replays: AtomicU64,
+    armed: Mutex<Option<(Moment, Fault)>>,
     is_lost: AtomicBool,
     allocated: Mutex<HashMap<u64, u64>>,
 }
@@ -34,6 +43,7 @@ impl Faulty {
         Self {
             inner,
             starts: AtomicU64::new(0),
+            replays: AtomicU64::new(0),
             armed: Mutex::default(),
             is_lost: AtomicBool::new(false),
             allocated: Mutex::default(),
@@ -47,7 +57,14 @@ impl Faulty {
 
     /// The fault comes with the start behind the next `starts`.
     pub fn arm(&self, starts: u64, fault: Fault) {
-        *self.armed() = Some((self.starts() + starts, fault));
+        *self.armed() = Some((Moment::Start(self.starts() + starts), fault));
+    }
+
+    /// The fault comes with the start of a record behind the next `replays`: in the midst of a film, whatever its
+    /// steps are made of.
+    pub fn arm_replay(&self, replays: u64, fault: Fault) {
+        let at = self.replays.load(Relaxed) + replays;
+        *self.armed() = Some((Moment::Replay(at), fault));
     }
 
     /// Memory that was allocated and not released.
@@ -55,7 +72,7 @@ impl Faulty {
         self.allocated().values().sum()
     }
 
-    fn armed(&self) -> MutexGuard<'_, Option<(u64, Fault)>> {
+    fn armed(&self) -> MutexGuard<'_, Option<(Moment, Fault)>> {
         self.armed.lock().expect("no thread panics while it looks")
     }
 
@@ -79,7 +96,10 @@ impl Faulty {
 
     fn start(&self, op: &'static str) -> Result<(), KernelError> {
         let number = self.starts.fetch_add(1, Relaxed);
-        let due = self.armed().take_if(|(at, _)| *at <= number);
+        let due = self.armed().take_if(|(at, _)| match at {
+            Moment::Start(at) => *at <= number,
+            Moment::Replay(at) => *at < self.replays.load(Relaxed),
+        });
         match due {
             Some((_, Fault::OutOfMemory)) => Err(KernelError::OutOfMemory { need_bytes: 0 }),
             Some((_, Fault::Lost)) => {
@@ -157,6 +177,7 @@ impl Machine for Faulty {
     }
 
     fn replay(&self, number: u64) -> Result<(), KernelError> {
+        self.replays.fetch_add(1, Relaxed);
         self.start("replay")?;
         self.inner.replay(number)
     }

@@ -3,10 +3,11 @@
 
 use std::{
     ffi::OsStr,
-    fmt,
     path::{Path, PathBuf},
     sync::Once,
 };
+
+use crate::KernelError;
 
 /// A library that CUDA work may need.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -43,6 +44,15 @@ impl Library {
         }
     }
 
+    /// A function that only those have which are new enough.
+    fn mark(self) -> &'static str {
+        match self {
+            Self::Driver => "cuTensorMapEncodeTiled",
+            Self::Nvrtc => "nvrtcGetCUBIN",
+            Self::CublasLt => "cublasLtMatmulAlgoGetHeuristic",
+        }
+    }
+
     /// What works without it.
     pub fn without(self) -> &'static str {
         match self {
@@ -68,6 +78,21 @@ impl Library {
             }
         }
     }
+
+    /// The binding panics at a function that is not there, so that is asked before.
+    #[expect(unsafe_code, reason = "asking an opened library for a function")]
+    fn has_mark(self) -> bool {
+        type Function = unsafe extern "C" fn();
+        let mark = self.mark().as_bytes();
+        // SAFETY: only called for a library that opens; the function is looked for and not called.
+        unsafe {
+            match self {
+                Self::Driver => cudarc::driver::sys::culib().get::<Function>(mark).is_ok(),
+                Self::Nvrtc => cudarc::nvrtc::sys::culib().get::<Function>(mark).is_ok(),
+                Self::CublasLt => cudarc::cublaslt::sys::culib().get::<Function>(mark).is_ok(),
+            }
+        }
+    }
 }
 
 /// Whether a library was found.
@@ -79,6 +104,11 @@ pub enum Presence {
     Missing {
         /// Folders that were looked through besides the system's.
         tried: Vec<PathBuf>,
+    },
+    /// It opens, and is another thing or from long ago.
+    Old {
+        /// A function that is needed.
+        lacks: &'static str,
     },
 }
 
@@ -108,7 +138,10 @@ impl Libraries {
         all.extend(USUAL.iter().map(PathBuf::from));
         load_once(&all);
         let presence = |library: Library| match library.is_present() {
-            true => Presence::Found,
+            true if library.has_mark() => Presence::Found,
+            true => Presence::Old {
+                lacks: library.mark(),
+            },
             false => Presence::Missing { tried: all.clone() },
         };
         Self {
@@ -123,25 +156,37 @@ impl Libraries {
         self.found.contains(&(library, Presence::Found))
     }
 
-    /// Each library with what was found.
-    pub fn iter(&self) -> impl Iterator<Item = &(Library, Presence)> {
-        self.found.iter()
+    /// Refuses where a library is missing or too old.
+    ///
+    /// # Errors
+    /// [`KernelError::LibraryMissing`], [`KernelError::LibraryOld`], with what to do about it.
+    pub fn need(&self, library: Library) -> Result<(), KernelError> {
+        match self.presence(library) {
+            Some(Presence::Found) => Ok(()),
+            Some(Presence::Old { lacks }) => {
+                Err(KernelError::old(library, format!("it lacks {lacks}")))
+            }
+            Some(Presence::Missing { .. }) | None => Err(KernelError::missing(library)),
+        }
     }
-}
 
-impl fmt::Display for Libraries {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (library, presence) in &self.found {
-            match presence {
-                Presence::Found => writeln!(f, "{}: found", library.file())?,
-                Presence::Missing { .. } => {
-                    let (file, without, remedy) =
-                        (library.file(), library.without(), library.remedy());
-                    writeln!(f, "{file}: missing, so {without}; {remedy}")?;
-                }
+    /// A sentence about one: that it is here, or what its absence means and how to get it.
+    pub fn tell(&self, library: Library) -> String {
+        let (file, without, remedy) = (library.file(), library.without(), library.remedy());
+        match self.presence(library) {
+            Some(Presence::Found) => format!("{file} is here"),
+            Some(Presence::Old { lacks }) => {
+                format!("{file} is too old (it lacks {lacks}), so {without}; {remedy}")
+            }
+            Some(Presence::Missing { .. }) | None => {
+                format!("{file} is missing, so {without}; {remedy}")
             }
         }
-        Ok(())
+    }
+
+    fn presence(&self, library: Library) -> Option<&Presence> {
+        let found = self.found.iter().find(|(other, _)| *other == library);
+        found.map(|(_, presence)| presence)
     }
 }
 
@@ -209,19 +254,34 @@ mod tests {
 
     #[test]
     fn a_missing_library_is_told_with_the_way_out() {
-        let found = Library::ALL.map(|library| (library, Presence::Missing { tried: vec![] }));
-        let text = Libraries {
-            found: found.to_vec(),
+        let told = |presence: Presence| {
+            let found = Library::ALL.map(|library| (library, presence.clone()));
+            let libraries = Libraries {
+                found: found.to_vec(),
+            };
+            let refused = Library::ALL.map(|library| match libraries.need(library) {
+                Err(error) => error.to_string(),
+                Ok(()) => "accepted".into(),
+            });
+            Library::ALL
+                .map(|library| libraries.tell(library))
+                .join("\n")
+                + &refused.join("\n")
+        };
+        let missing = told(Presence::Missing { tried: vec![] });
+        let old = told(Presence::Old { lacks: "cuNew" });
+        for words in ["NVIDIA driver", "cuda-nvrtc-13-0", "libcublas-13-0"] {
+            assert!(
+                missing.contains(words) && old.contains(words),
+                "{missing}\n{old}"
+            );
         }
-        .to_string();
-        for words in [
-            "libcuda.so: missing",
-            "NVIDIA driver",
-            "cuda-nvrtc-13-0",
-            "libcublas-13-0",
-        ] {
-            assert!(text.contains(words), "{text}");
-        }
+        assert!(missing.contains("libcuda.so is missing"), "{missing}");
+        assert!(
+            old.contains("libcuda.so is too old: it lacks cuNew"),
+            "{old}"
+        );
+        assert!(!old.contains("accepted") && told(Presence::Found).contains("accepted"));
     }
 
     #[test]

@@ -97,12 +97,10 @@ impl Blas {
     /// Starts the library on a device.
     ///
     /// # Errors
-    /// [`KernelError::LibraryMissing`], [`KernelError::OutOfMemory`], [`KernelError::Driver`].
+    /// [`KernelError::LibraryMissing`], [`KernelError::LibraryOld`], [`KernelError::OutOfMemory`], [`KernelError::Driver`].
     #[expect(unsafe_code, reason = "asking a foreign library for its version")]
     pub fn start(libraries: &Libraries, driver: Arc<Driver>) -> Result<Self, KernelError> {
-        if !libraries.has(Library::CublasLt) {
-            return Err(KernelError::missing(Library::CublasLt));
-        }
+        libraries.need(Library::CublasLt)?;
         driver.bind()?;
         let handle = catch_unwind(AssertUnwindSafe(result::create_handle));
         let handle = handle

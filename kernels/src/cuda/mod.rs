@@ -42,12 +42,21 @@ pub use pack::Pack;
 pub use resources::Resources;
 pub use source::{emulation, module_source};
 
-/// The first card of this machine, with its kernels from `cache` (a folder of its own), from
+/// How many cards the driver shows; 0 without one. `folders` as in [`open`].
+pub fn count(folders: &[PathBuf]) -> usize {
+    Driver::count(&Libraries::find(folders))
+}
+
+/// The card of this machine with the number `ordinal`, with its kernels from `cache` (a folder of its own), from
 /// `kernels.pack` beside the program, or compiled. `folders` may hold CUDA's libraries.
 ///
 /// # Errors
-/// As [`Driver::open`].
-pub fn open(folders: &[PathBuf], cache: Option<PathBuf>) -> Result<Gpu, KernelError> {
+/// As [`Driver::open`] and [`Driver::check_kernels`].
+pub fn open(
+    folders: &[PathBuf],
+    cache: Option<PathBuf>,
+    ordinal: usize,
+) -> Result<Gpu, KernelError> {
     let libraries = Libraries::find(folders);
     let program = std::env::current_exe().ok();
     let store = KernelStore {
@@ -55,7 +64,8 @@ pub fn open(folders: &[PathBuf], cache: Option<PathBuf>) -> Result<Gpu, KernelEr
         pack: program.and_then(|program| Pack::open(&program.with_file_name("kernels.pack"))),
         nvrtc: Nvrtc::new(&libraries).ok(),
     };
-    let driver = Arc::new(Driver::open(&libraries, 0, store)?);
+    let driver = Arc::new(Driver::open(&libraries, ordinal, store)?);
+    driver.check_kernels()?;
     // Our own kernel multiplies where the library is missing.
     let blas = Blas::start(&libraries, driver.clone()).ok().map(Arc::new);
     Ok(Gpu::new(driver).with_blas(blas))

@@ -1,6 +1,9 @@
 //! NVRTC: from source text to a cubin for one architecture.
 
-use std::ffi::{CStr, CString};
+use std::{
+    ffi::{CStr, CString},
+    panic::{AssertUnwindSafe, catch_unwind},
+};
 
 use cudarc::nvrtc::{result, sys};
 
@@ -28,18 +31,17 @@ impl Nvrtc {
     /// The compiler, when its library was found.
     ///
     /// # Errors
-    /// [`KernelError::LibraryMissing`].
+    /// [`KernelError::LibraryMissing`], [`KernelError::LibraryOld`].
     #[expect(unsafe_code, reason = "asking a foreign library for its version")]
     pub fn new(libraries: &Libraries) -> Result<Self, KernelError> {
-        if !libraries.has(Library::Nvrtc) {
-            return Err(KernelError::missing(Library::Nvrtc));
-        }
-        let (mut major, mut minor) = (0, 0);
-        // SAFETY: the library is there, both pointers are to integers that live through the call.
-        unsafe { sys::nvrtcVersion(&mut major, &mut minor) };
-        Ok(Self {
-            version: (major, minor),
-        })
+        libraries.need(Library::Nvrtc)?;
+        let version = guarded(|| {
+            let (mut major, mut minor) = (0, 0);
+            // SAFETY: the library is there, both pointers are to integers that live through the call.
+            unsafe { sys::nvrtcVersion(&mut major, &mut minor) };
+            (major, minor)
+        })?;
+        Ok(Self { version })
     }
 
     /// Version of the compiler, part of a cubin's key.
@@ -73,12 +75,23 @@ impl Nvrtc {
         };
         let c_string = |text: &str| CString::new(text).map_err(|error| failed(error.to_string()));
         let (text, file) = (c_string(text)?, c_string(&format!("{name}.cu"))?);
-        let program = result::create_program(&text, Some(&file))
-            .map_err(|error| failed(format!("{error:?}")))?;
-        let compiled = compile_program(program, &options(arch, fast_math));
-        destroy(program);
+        let compiled = guarded(|| {
+            let program = result::create_program(&text, Some(&file));
+            let program = program.map_err(|error| format!("{error:?}"))?;
+            let compiled = compile_program(program, &options(arch, fast_math));
+            destroy(program);
+            compiled
+        })?;
         compiled.map_err(failed)
     }
+}
+
+/// The binding panics when the library lacks a function.
+fn guarded<R>(work: impl FnOnce() -> R) -> Result<R, KernelError> {
+    catch_unwind(AssertUnwindSafe(work)).map_err(|_| {
+        let why = "it lacks functions of CUDA 12";
+        KernelError::old(Library::Nvrtc, why.into())
+    })
 }
 
 /// Strings, because the safe interface turns `use_fast_math` into another option.

@@ -1,13 +1,15 @@
-//! `kernels.pack`: cubins that travel with the binary. A JSON index with its length before it, then the
-//! cubins one after the other.
+//! `kernels.pack`: cubins that travel with the binary. The SHA-256 of all that follows, a JSON index with its
+//! length before it, then the cubins one after the other.
 
 use std::{collections::BTreeMap, path::Path};
+
+use sha2::{Digest, Sha256};
 
 use super::cache::key;
 use super::catalogue::Module;
 
 /// First bytes of a pack.
-const MAGIC: &[u8; 8] = b"DAILYPK1";
+const MAGIC: &[u8; 8] = b"DAILYPK2";
 
 /// A pack in memory.
 #[derive(Debug, Default)]
@@ -15,6 +17,7 @@ pub struct Pack {
     /// Key -> start and length in `bytes`.
     index: BTreeMap<String, (usize, usize)>,
     bytes: Vec<u8>,
+    is_damaged: bool,
 }
 
 impl Pack {
@@ -23,13 +26,26 @@ impl Pack {
         Self::default()
     }
 
-    /// Reads a pack; none when there is no file or it is no pack.
+    /// Reads a pack; none when there is no file. One that is damaged has no cubins.
     pub fn open(path: &Path) -> Option<Self> {
-        Self::parse(&std::fs::read(path).ok()?)
+        let bytes = std::fs::read(path).ok()?;
+        Some(Self::parse(&bytes).unwrap_or(Self {
+            is_damaged: true,
+            ..Self::default()
+        }))
+    }
+
+    /// Whether its file was as it was made.
+    pub fn is_whole(&self) -> bool {
+        !self.is_damaged
     }
 
     fn parse(bytes: &[u8]) -> Option<Self> {
-        let (length, rest) = bytes.strip_prefix(MAGIC)?.split_first_chunk::<8>()?;
+        let (digest, rest) = bytes.strip_prefix(MAGIC)?.split_first_chunk::<32>()?;
+        if Sha256::digest(rest)[..] != digest[..] {
+            return None;
+        }
+        let (length, rest) = rest.split_first_chunk::<8>()?;
         let (index, bytes) = rest.split_at_checked(u64::from_le_bytes(*length) as usize)?;
         let index: BTreeMap<String, (usize, usize)> = serde_json::from_slice(index).ok()?;
         let inside = |(start, length): &(usize, usize)| {
@@ -40,6 +56,7 @@ impl Pack {
         index.values().all(inside).then(|| Self {
             index,
             bytes: bytes.to_vec(),
+            is_damaged: false,
         })
     }
 
@@ -69,13 +86,9 @@ impl Pack {
     /// The pack as a file.
     pub fn to_bytes(&self) -> Vec<u8> {
         let index = serde_json::to_vec(&self.index).expect("strings and numbers are JSON");
-        [
-            MAGIC,
-            &(index.len() as u64).to_le_bytes()[..],
-            &index,
-            &self.bytes,
-        ]
-        .concat()
+        let length = (index.len() as u64).to_le_bytes();
+        let rest = [&length[..], &index, &self.bytes].concat();
+        [MAGIC, &Sha256::digest(&rest)[..], &rest].concat()
     }
 }
 
@@ -100,5 +113,22 @@ mod tests {
                 "{end} bytes are no pack"
             );
         }
+        let mut changed = bytes.clone();
+        *changed.last_mut().unwrap() ^= 1;
+        assert!(
+            Pack::parse(&changed).is_none(),
+            "a bit of a kernel is another"
+        );
+        let path = std::env::temp_dir().join(format!("dailies-pack-{}", std::process::id()));
+        for (bytes, is_whole) in [(&changed, false), (&bytes, true)] {
+            std::fs::write(&path, bytes).unwrap();
+            let opened = Pack::open(&path).unwrap();
+            assert_eq!(
+                (opened.is_whole(), opened.is_empty()),
+                (is_whole, !is_whole)
+            );
+        }
+        std::fs::remove_file(&path).unwrap();
+        assert!(Pack::open(&path).is_none());
     }
 }

@@ -265,10 +265,9 @@ impl Api {
             .await
     }
 
-    /// Ends a film that is not finished; one that is stays as it is.
-    pub async fn cancel(&self, id: &str) -> Result<Video> {
-        let path = format!("videos/{id}/cancel");
-        let request = self.call(Method::POST, &path).await.timeout(CALL_TIMEOUT);
+    /// Tells a film something that needs no words: `videos/ID/pause`.
+    pub async fn tell(&self, path: &str) -> Result<Video> {
+        let request = self.call(Method::POST, path).await.timeout(CALL_TIMEOUT);
         self.json(request).await
     }
 

@@ -19,7 +19,7 @@ pub async fn cancel(args: IdsArgs) -> Result<()> {
     let api = Api::new(&args.server)?;
     let mut failed = 0;
     for id in &args.ids {
-        match api.cancel(id).await {
+        match api.tell(&format!("videos/{id}/cancel")).await {
             Ok(video) => println!("{}", cancelled(&video)),
             Err(error) => failed += told(&error),
         }

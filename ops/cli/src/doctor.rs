@@ -1,4 +1,6 @@
-//! `dailies doctor`: what is here, what is missing, and how to get it.
+//! `dailies doctor`: what is here, what is missing, and how to get it; with `--render`, whether it renders right.
+
+mod render;
 
 use std::path::PathBuf;
 
@@ -21,10 +23,22 @@ pub struct DoctorArgs {
     /// Settings file of the scheduler (TOML), which may name another database or artefact store.
     #[arg(long, value_name = "FILE")]
     scheduler_config: Option<PathBuf>,
+    /// Render a very small clip with the built-in model, on the processor and on each GPU, and compare them.
+    /// Needs neither FFmpeg nor a data folder, and takes some seconds; a GPU that compiles its kernels first,
+    /// for want of kernels.pack, takes minutes once.
+    #[arg(long)]
+    render: bool,
+    /// Folder that holds CUDA's libraries, besides the system's and the settings'; may be given again.
+    #[arg(long, value_name = "DIR")]
+    cuda_lib_dir: Vec<PathBuf>,
 }
 
 pub async fn run(args: DoctorArgs) -> Result<()> {
-    let settings = Settings::read(args.config.as_deref())?;
+    let mut settings = Settings::read(args.config.as_deref())?;
+    settings.cuda_lib_dirs.extend(args.cuda_lib_dir);
+    if args.render {
+        return tokio::task::spawn_blocking(move || render::run(&settings)).await?;
+    }
     let scheduler = scheduler::Settings {
         data: args.data.clone(),
         ..scheduler::Settings::read(args.scheduler_config.as_deref())?

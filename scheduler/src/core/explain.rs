@@ -12,6 +12,12 @@ pub enum Waiting {
         tasks_left: u32,
     },
     /// It may not start before this instant: its owner said so, or a cheaper hour of its window comes.
+    /// Its owner holds it back.
+    JobPaused {
+        /// Name of the key.
+        by: String,
+        since_ms: i64,
+    },
     StartLater {
         at_ms: i64,
     },
@@ -107,6 +113,7 @@ impl Waiting {
     pub fn code(&self) -> &'static str {
         match self {
             Self::InputsPending { .. } => "inputs_pending",
+            Self::JobPaused { .. } => "job_paused",
             Self::StartLater { .. } => "start_later",
             Self::WindowClosed { .. } => "window_closed",
             Self::RetryBackoff { .. } => "retry_backoff",
@@ -141,6 +148,10 @@ impl Waiting {
             Self::WindowClosed { window, opens_ms } => {
                 format!("window '{window}' opens in {}", span(opens_ms - now))
             }
+            Self::JobPaused { by, since_ms } => format!(
+                "it was paused with the key '{by}' {} ago; to go on, resume it",
+                span(now - since_ms)
+            ),
             Self::StartLater { at_ms } => format!("it starts in {}", span(at_ms - now)),
             Self::RetryBackoff { cause, until_ms } => format!(
                 "it failed ({cause}) and is tried again in {}",
@@ -229,7 +240,8 @@ impl Waiting {
     pub fn has_no_end(&self) -> bool {
         matches!(
             self,
-            Self::ModelMissing { .. }
+            Self::JobPaused { .. }
+                | Self::ModelMissing { .. }
                 | Self::NoCapableDevice { .. }
                 | Self::DevicesDraining { .. }
                 | Self::DevicesQuarantined {

@@ -39,6 +39,9 @@ impl Farm {
             FailureClass::OutOfMemory => self.memory_needed(id, &holder, peak_bytes),
             _ => None,
         };
+        if memory_bytes.is_some() {
+            self.learn_short(id, &holder);
+        }
         let step = self.task_at(id).resume_step();
         let now = self.now;
         let mut ended = None;

@@ -3,6 +3,7 @@
 //! ```text
 //! need = max(foretold x 0.9, 95th percentile of the last 32 peaks once there are 8)
 //! room = memory of the device x 0.95 >= need, or so large a device has done such work before
+//!        and no device of its class that is as small has run out of memory with it since
 //! ```
 //! By weights, size and class of device, as times are (see [`super::costs`]); of a group it is a device's share. A class
 //! of devices that has not done the work yet is judged by what others of its kind (processors, cards) were told.
@@ -24,7 +25,7 @@ use super::{
     Farm,
     costs::{CostKey, CostRow, Costs, Size, key, size},
     placement::is_cpu_class,
-    rows::{TaskRow, TaskState},
+    rows::{Holder, TaskRow, TaskState},
     write::Write,
 };
 
@@ -49,6 +50,9 @@ pub struct Peaks {
     pub peaks: VecDeque<u64>,
     /// Memory of the smallest device that has done such work.
     pub proven_bytes: Option<u64>,
+    /// Memory of the largest device that ran out of it, all below `proven_bytes`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub short_bytes: Option<u64>,
 }
 
 impl Peaks {
@@ -69,6 +73,14 @@ impl Peaks {
         }
         let proven = self.proven_bytes.unwrap_or(u64::MAX);
         self.proven_bytes = Some(proven.min(device_bytes));
+        self.short_bytes = self.short_bytes.filter(|short| *short < device_bytes);
+    }
+
+    /// An attempt has run out of memory on a device of this one. Where such work was done before, that was odd.
+    fn note_short(&mut self, device_bytes: u64) {
+        if self.proven_bytes.is_none_or(|proven| proven > device_bytes) {
+            self.short_bytes = self.short_bytes.max(Some(device_bytes));
+        }
     }
 
     /// What 95 of 100 attempts stay below; absent while too few were seen.
@@ -93,6 +105,7 @@ impl Peaks {
         Need {
             bytes: self.need_bytes(),
             proven_bytes: self.proven_bytes,
+            short_bytes: self.short_bytes,
         }
     }
 }
@@ -102,21 +115,29 @@ impl Peaks {
 struct Need {
     bytes: Option<u64>,
     proven_bytes: Option<u64>,
+    short_bytes: Option<u64>,
 }
 
 impl Need {
     /// Memory of the smallest device that has room; none is too small for what nobody knows.
     fn device_bytes(self) -> u64 {
         let enough = self.bytes.map_or(0, |bytes| bytes * 100 / USED_PERCENT);
-        enough.min(self.proven_bytes.unwrap_or(u64::MAX))
+        enough
+            .min(self.proven_bytes.unwrap_or(u64::MAX))
+            .max(self.above_short_bytes())
     }
 
-    /// The easier of the two.
+    fn above_short_bytes(self) -> u64 {
+        self.short_bytes.map_or(0, |short| short.saturating_add(1))
+    }
+
+    /// The easier of the two; what was too small says nothing of another class.
     fn or(self, other: Self) -> Self {
         let least = |a: Option<u64>, b: Option<u64>| a.into_iter().chain(b).min();
         Self {
             bytes: least(self.bytes, other.bytes),
             proven_bytes: least(self.proven_bytes, other.proven_bytes),
+            short_bytes: None,
         }
     }
 }
@@ -210,13 +231,14 @@ impl NeedView {
 pub fn views(costs: &Costs) -> Vec<NeedView> {
     let view = |row: CostRow| {
         let (size, (class, devices)) = size_of(&row.key.shape).zip(split(&row.key.class))?;
-        row.memory.need_bytes()?;
+        let need = row.memory.need();
+        need.bytes.or(need.short_bytes)?;
         Some(NeedView {
             weights: row.key.weights.clone(),
             size,
             class: class.into(),
             devices,
-            device_bytes: row.memory.need().device_bytes(),
+            device_bytes: need.device_bytes(),
             peaks: row.memory,
         })
     };
@@ -266,10 +288,9 @@ impl Room<'_> {
             true => known.cpu,
             false => known.card,
         };
-        let own = known.by_class.get(class);
-        own.filter(|need| need.bytes.is_some())
-            .map_or_else(others, |need| *need)
-            .device_bytes()
+        let own = known.by_class.get(class).copied().unwrap_or_default();
+        let judged = own.bytes.map_or_else(others, |_| own);
+        judged.device_bytes().max(own.above_short_bytes())
     }
 }
 
@@ -284,20 +305,31 @@ impl Farm {
 
     /// A task has succeeded: what it took of memory is learnt under the class of its device.
     pub(super) fn learn_memory(&mut self, id: TaskId, told: MemoryTold) {
-        let row = &self.task_at(id).row;
-        let (TaskSpec::Render(_), TaskState::Leased(holder)) = (&*row.spec, row.state.clone())
-        else {
-            return;
-        };
-        let spec = Arc::clone(&row.spec);
+        if let TaskState::Leased(holder) = self.task_at(id).row.state {
+            let devices = holder.group.count().into();
+            self.learn_memory_by(id, &holder, |memory, bytes| {
+                memory.note(told, devices, bytes)
+            });
+        }
+    }
+
+    /// A task has run out of memory where a larger device can do it: others of its kind need not try.
+    pub(super) fn learn_short(&mut self, id: TaskId, holder: &Holder) {
+        self.learn_memory_by(id, holder, Peaks::note_short);
+    }
+
+    /// `note` takes the memory of the task's device.
+    fn learn_memory_by(&mut self, id: TaskId, holder: &Holder, note: impl FnOnce(&mut Peaks, u64)) {
+        let spec = Arc::clone(&self.task_at(id).row.spec);
         let agent = self.agents.get(&holder.agent);
-        let Some(device) = agent.and_then(|agent| agent.row.device(holder.device)) else {
+        let device = agent.and_then(|agent| agent.row.device(holder.device));
+        let (TaskSpec::Render(_), Some(device)) = (&*spec, device) else {
             return;
         };
         let key = key(&spec, &device.class);
         let before = self.costs.memory(&key).cloned().unwrap_or_default();
         let mut memory = before.clone();
-        memory.note(told, holder.group.count().into(), device.memory_bytes);
+        note(&mut memory, device.memory_bytes);
         if memory == before {
             return;
         }

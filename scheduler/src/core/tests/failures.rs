@@ -348,7 +348,7 @@ fn what_ran_out_of_memory_goes_to_a_larger_device() {
          hello middle gib=48
          hello large gib=80
          job
-         job
+         job frames=65
          grant small
          fail s0#1 out_of_memory
          needs s0
@@ -371,7 +371,7 @@ fn what_ran_out_of_memory_goes_to_a_larger_device() {
             hello middle gib=48       Online
             hello large gib=80        Online
             job                       created 1
-            job                       created 2
+            job frames=65             created 2
             grant small               s0#1 Leased, from step 0, 0 inputs
             fail s0#1 out_of_memory   Ready
             needs s0                  Some(48)

@@ -107,6 +107,84 @@ fn a_wild_number_never_bars_a_device_that_did_such_work() {
 }
 
 #[test]
+fn a_class_of_devices_that_was_too_small_for_a_size_is_not_offered_it_again() {
+    check(
+        "hello small gpu gib=16 no-ffmpeg
+         hello large gpu gib=24 no-ffmpeg
+         hello other class=L40 gib=16 no-ffmpeg
+         node large cordon
+         job
+         grant small
+         fail s0#1 out_of_memory peak=9
+         job
+         job frames=65
+         grant small
+         succeed 3/s0#1 told=8
+         crash
+         wait 3000
+         grant small
+         grant other
+         node large uncordon
+         grant large
+         succeed s0#2 told=8
+         job
+         grant small
+         grant large",
+        expect![[r#"
+            hello small gpu gib=16 no-ffmpegOnline
+            hello large gpu gib=24 no-ffmpegOnline
+            hello other class=L40 gib=16 no-ffmpegOnline
+            node large cordon         Now: cordoned
+            job                       created 1
+            grant small               s0#1 Leased, from step 0, 0 inputs
+            fail s0#1 out_of_memory peak=9Ready
+            job                       created 2
+            job frames=65             created 3
+            grant small               3/s0#1 Leased, from step 0, 0 inputs
+            succeed 3/s0#1 told=8     Succeeded
+            crash                     s0 Ready, film Blocked, 2/s0 Ready, 2/film Blocked, 3/s0 Succeeded, 3/film Ready
+            wait 3000                 s0 Ready, film Blocked, 2/s0 Ready, 2/film Blocked, 3/s0 Succeeded, 3/film Ready
+            grant small               idle: nothing_waits
+            grant other               2/s0#1 Leased, from step 0, 0 inputs
+            node large uncordon       Now: online
+            grant large               s0#2 Leased, from step 0, 0 inputs
+            succeed s0#2 told=8       Succeeded
+            job                       created 4
+            grant small               idle: nothing_waits
+            grant large               4/s0#1 Leased, from step 0, 0 inputs
+        "#]],
+    );
+}
+
+#[test]
+fn memory_that_ran_out_once_bars_no_device_that_has_done_the_work() {
+    check(
+        "hello small gpu gib=16 no-ffmpeg
+         hello large gpu gib=24 no-ffmpeg
+         job
+         grant small
+         succeed s0#1 told=8
+         job
+         grant small
+         fail 2/s0#1 out_of_memory peak=9
+         job
+         grant small",
+        expect![[r#"
+            hello small gpu gib=16 no-ffmpegOnline
+            hello large gpu gib=24 no-ffmpegOnline
+            job                       created 1
+            grant small               s0#1 Leased, from step 0, 0 inputs
+            succeed s0#1 told=8       Succeeded
+            job                       created 2
+            grant small               2/s0#1 Leased, from step 0, 0 inputs
+            fail 2/s0#1 out_of_memory peak=9Ready
+            job                       created 3
+            grant small               3/s0#1 Leased, from step 0, 0 inputs
+        "#]],
+    );
+}
+
+#[test]
 fn where_no_device_is_large_enough_it_says_how_much_is_lacking() {
     check(
         "hello big gpu gib=80 no-ffmpeg
