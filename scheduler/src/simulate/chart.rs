@@ -70,7 +70,7 @@ fn draw(report: &Report, text: &mut String) -> Drawn<()> {
     let waiting = samples.iter().map(|s| s.waiting).max().unwrap_or(0);
     let (waiting, devices) = (waiting.max(1), report.devices.max(1));
     let marks = |most: u64| MARKS_MAX.min(most as usize + 1);
-    let (films_marks, devices_marks) = (marks(waiting.into()), marks(devices as u64));
+    let (films_marks, devices_marks) = (marks(waiting.into()), marks(devices));
     let unit = if to - from < MINUTES_BELOW_H {
         60.0
     } else {
