@@ -208,4 +208,35 @@ mod tests {
             .to_string();
         assert!(error.contains("colour"), "{error}");
     }
+
+    #[test]
+    fn the_file_of_settings_names_each_with_its_default() {
+        let file = include_str!("../../ops/agent.toml");
+        let with = |signs: &[&str]| {
+            let line = |line: &str| {
+                let set = signs.iter().find_map(|sign| line.strip_prefix(sign));
+                set.filter(|set| !set.starts_with([' ', ':']))
+                    .unwrap_or(line)
+                    .to_owned()
+            };
+            let lines: Vec<String> = file.lines().map(line).collect();
+            read(&lines.join("\n"), &[]).unwrap()
+        };
+        let defaults = format!("{:?}", Settings::default());
+        assert_eq!(format!("{:?}", with(&[])), defaults, "nothing is set");
+        assert_eq!(
+            format!("{:?}", with(&["#"])),
+            defaults,
+            "only defaults are set"
+        );
+        with(&["#: ", "#"]);
+        let error = read("xyz = 1", &[]).unwrap_err().to_string();
+        let (_, names) = error.split_once("expected").unwrap();
+        for name in names.split('`').skip(1).step_by(2) {
+            assert!(
+                file.contains(&format!("#{name} =")) || file.contains(&format!("#: {name} =")),
+                "{name}"
+            );
+        }
+    }
 }

@@ -203,6 +203,21 @@ impl Dispatcher {
         }
     }
 
+    /// Of a job that has ended, or is paused already, it changes nothing.
+    pub async fn pause(
+        &self,
+        project: AccountId,
+        job: JobId,
+        by: String,
+    ) -> Result<(), DispatchError> {
+        let command = Command::Pause { project, job, by };
+        self.send(command).await.map(drop)
+    }
+
+    pub async fn resume(&self, project: AccountId, job: JobId) -> Result<(), DispatchError> {
+        self.send(Command::Resume { project, job }).await.map(drop)
+    }
+
     /// Look for the job in the store first: deleting an unknown one is a success here.
     pub async fn delete(&self, project: AccountId, job: JobId) -> Result<(), DispatchError> {
         self.send(Command::Delete { project, job }).await.map(drop)

@@ -159,7 +159,7 @@ impl Metrics {
             ledger: floats(
                 r,
                 "ledger_device_seconds",
-                "Quota of all orgs, in seconds of the reference device.",
+                "Quota in seconds of the reference device: held and spent of all orgs, granted and available where there is a limit.",
                 &["part"],
             )?,
             memory_needed: floats(

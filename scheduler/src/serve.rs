@@ -18,7 +18,7 @@ use tokio::{net::TcpListener, time::timeout};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
-    api::{AgentApi, ApiState, Standby, agent_api, standby_api, videos_api},
+    api::{AgentApi, ApiState, Standby, agent_api, standby_api, unknown_url, videos_api},
     artifacts::{ArtifactError, Artifacts},
     bootstrap::{self, BootstrapError},
     chores::{self, ChoreError},
@@ -237,6 +237,7 @@ fn router(
         .with_state(health)
         .merge(agent_api(agents))
         .merge(videos_api(videos))
+        .fallback(unknown_url)
 }
 
 /// Answers on the listener as a standby until this scheduler leads.

@@ -422,4 +422,56 @@ mod tests {
         };
         assert!(farm.limits().unwrap_err().contains("lease_ttl_ms"));
     }
+
+    const TABLES: [&str; 9] = [
+        "",
+        "[s3]",
+        "[farm]",
+        "[api]",
+        "[api.models]",
+        "[api.rates]",
+        "[api.price]",
+        "[chores]",
+        "[windows.w]",
+    ];
+
+    #[test]
+    fn the_file_of_settings_names_each_with_its_default() {
+        let file = include_str!("../../ops/scheduler.toml");
+        let with = |signs: &[&str]| {
+            let line = |line: &str| {
+                let set = signs.iter().find_map(|sign| line.strip_prefix(sign));
+                set.filter(|set| !set.starts_with([' ', ':']))
+                    .unwrap_or(line)
+                    .to_owned()
+            };
+            let lines: Vec<String> = file.lines().map(line).collect();
+            read(&lines.join("\n"), &[]).unwrap()
+        };
+        let defaults = format!("{:?}", Settings::default());
+        assert_eq!(format!("{:?}", with(&[])), defaults, "nothing is set");
+        assert_eq!(
+            format!("{:?}", with(&["#"])),
+            defaults,
+            "only defaults are set"
+        );
+        with(&["#: ", "#"]);
+        for table in TABLES {
+            let error = read(&format!("{table}\nxyz = 1"), &[]).unwrap_err();
+            let error = error.to_string();
+            let (_, names) = error.split_once("expected").unwrap();
+            let (names, _) = names.split_once(" for key").unwrap_or((names, ""));
+            // `expected` is for farms that must take work before the first agent comes.
+            let names = names
+                .split('`')
+                .skip(1)
+                .step_by(2)
+                .filter(|name| *name != "expected");
+            for name in names {
+                let forms = [format!("{name} ="), format!("{name}]"), format!("[{name}.")];
+                let is_there = forms.iter().any(|form| file.contains(form));
+                assert!(is_there, "{table} {name} is missing");
+            }
+        }
+    }
 }

@@ -704,6 +704,12 @@ async fn metrics_and_health_are_served() {
             .unwrap()
     };
     assert!(get("/healthz").await.contains("ok"));
+    // A client whose base_url lacks the /v1 is told so, in the words that SDKs show.
+    let lost = get("/videos").await;
+    assert!(
+        lost.contains("unknown_url") && lost.contains("begin with /v1"),
+        "{lost}"
+    );
     let text = get("/metrics").await;
     assert!(
         text.contains("dailies_agents{state=\"online\"} 1"),

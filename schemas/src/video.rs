@@ -161,6 +161,9 @@ pub struct Estimate {
     pub queue_position: Option<u64>,
     /// Start of the first film, end of the last.
     pub eta: Eta,
+    /// Films that would not have begun by their deadline, and so would fail; `eta` is that of the others.
+    #[serde(default)]
+    pub late: u32,
     /// Why it would wait; null if it would start at once.
     #[serde(default)]
     pub reason: Option<Reason>,

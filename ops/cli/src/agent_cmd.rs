@@ -3,10 +3,10 @@
 use std::path::PathBuf;
 
 use agent::{Running, Settings};
-use anyhow::Result;
+use anyhow::{Context, Result};
 use clap::Args;
 
-use crate::signals;
+use crate::{serve::wrong_settings, signals};
 
 #[derive(Args, Debug)]
 pub struct AgentArgs {
@@ -40,7 +40,8 @@ pub struct AgentArgs {
 
 impl AgentArgs {
     fn settings(self) -> Result<Settings> {
-        let read = Settings::read(self.config.as_deref())?;
+        let read = Settings::read(self.config.as_deref());
+        let read = read.with_context(|| wrong_settings(self.config.as_deref()))?;
         Ok(Settings {
             scheduler_url: self.scheduler.unwrap_or(read.scheduler_url),
             token_file: self.token_file.or(read.token_file),

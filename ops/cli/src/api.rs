@@ -42,6 +42,7 @@ pub const KEY_FILE: &str = "api-key";
 
 /// Where the farm is and who asks.
 #[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "The farm")]
 pub struct ServerArgs {
     /// Address of the scheduler; with standbys all of them, as A,B.
     #[arg(
@@ -67,7 +68,12 @@ pub enum ApiError {
     )]
     Unreachable { url: String, reason: String },
     #[error("{message}")]
-    Refused { status: StatusCode, message: String },
+    Refused {
+        status: StatusCode,
+        /// Such as `rate_limit_exceeded`; empty where the answer names none.
+        code: String,
+        message: String,
+    },
 }
 
 /// A film as it is asked for.
@@ -259,6 +265,12 @@ impl Api {
             .await
     }
 
+    /// Tells a film something that needs no words: `videos/ID/pause`.
+    pub async fn tell(&self, path: &str) -> Result<Video> {
+        let request = self.call(Method::POST, path).await.timeout(CALL_TIMEOUT);
+        self.json(request).await
+    }
+
     pub async fn delete(&self, id: &str) -> Result<DeletedVideo> {
         self.json(
             self.call(Method::DELETE, &format!("videos/{id}"))
@@ -386,17 +398,21 @@ impl Api {
             *self.current() = None;
         }
         let text = answer.text().await.unwrap_or_default();
-        let message = serde_json::from_str::<ErrorBody>(&text).map_or_else(
-            |_| format!("the scheduler answered {status}"),
-            |b| b.error.message,
-        );
+        let (code, message) = match serde_json::from_str::<ErrorBody>(&text) {
+            Ok(body) => (body.error.code.unwrap_or_default(), body.error.message),
+            Err(_) => (String::new(), format!("the scheduler answered {status}")),
+        };
         let message = match status {
             StatusCode::UNAUTHORIZED => {
                 format!("{message} Give it with --key, or in DAILIES_API_KEY")
             }
             _ => message,
         };
-        Err(ApiError::Refused { status, message })
+        Err(ApiError::Refused {
+            status,
+            code,
+            message,
+        })
     }
 }
 
@@ -428,14 +444,12 @@ fn first_cause(error: &dyn std::error::Error) -> String {
     cause.to_string()
 }
 
-/// Whether the key has made too many calls lately.
+/// Whether the key has made too many calls lately; quota or a budget that is used up does not come back so soon.
 pub fn is_over_rate(error: &anyhow::Error) -> bool {
-    match error.downcast_ref::<ApiError>() {
-        Some(ApiError::Refused { status, message }) => {
-            *status == StatusCode::TOO_MANY_REQUESTS && !message.contains("quota")
-        }
-        _ => false,
-    }
+    matches!(
+        error.downcast_ref::<ApiError>(),
+        Some(ApiError::Refused { code, .. }) if code == "rate_limit_exceeded"
+    )
 }
 
 /// Whether the same call may succeed later: the scheduler is away or busy.
@@ -469,6 +483,19 @@ mod tests {
         assert_eq!(api.bases, ["http://a:1", "http://b:2"]);
         assert!(Api::new(&args("127.0.0.1:9", Some("sk-1"))).is_err());
         assert!(Api::new(&args("ftp://host", Some("sk-1"))).is_err());
+    }
+
+    #[test]
+    fn only_a_rate_that_was_passed_is_worth_a_short_wait() {
+        let over_rate = |code: &str| {
+            is_over_rate(&anyhow::Error::new(ApiError::Refused {
+                status: StatusCode::TOO_MANY_REQUESTS,
+                code: code.into(),
+                message: "The budget of 'films' for this period is used up.".into(),
+            }))
+        };
+        assert!(over_rate("rate_limit_exceeded"));
+        assert!(!over_rate("insufficient_quota"));
     }
 
     #[test]

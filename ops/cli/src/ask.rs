@@ -10,7 +10,7 @@ use crate::{
     api::{Api, Form},
     film::MakeArgs,
     save::Target,
-    submit, watch,
+    submit, watch, when,
 };
 
 #[derive(Args, Clone, Debug)]
@@ -26,13 +26,14 @@ pub struct AskArgs {
     /// Who asks: shares and quota are counted for this user of the project.
     #[arg(long)]
     pub user: Option<String>,
-    /// Start nothing of it before this instant, as in 2027-01-31T20:00:00+01:00 or Unix seconds.
-    #[arg(long, value_name = "INSTANT")]
-    pub not_before: Option<String>,
+    /// Start nothing of it before this instant: 20:00 (the next one here), 2027-01-31T20:00 (here),
+    /// 2027-01-31T20:00:00+01:00 or Unix seconds.
+    #[arg(long, value_name = "INSTANT", value_parser = when::instant)]
+    pub not_before: Option<i64>,
     /// It must have begun by this instant, or it fails and costs nothing; as the instant comes near it
     /// goes before other work.
-    #[arg(long, value_name = "INSTANT")]
-    pub deadline: Option<String>,
+    #[arg(long, value_name = "INSTANT", value_parser = when::instant)]
+    pub deadline: Option<i64>,
     /// Devices of one node that work on each shot at once; charged for all of them. It waits until so
     /// many are free together.
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = submit::devices)]
@@ -59,8 +60,8 @@ impl AskArgs {
             ("priority", Some(self.priority.clone())),
             ("start", Some(self.start.clone())),
             ("user", text(&self.user)),
-            ("not_before", text(&self.not_before)),
-            ("deadline", text(&self.deadline)),
+            ("not_before", self.not_before.map(|at| at.to_string())),
+            ("deadline", self.deadline.map(|at| at.to_string())),
             (
                 "devices",
                 (self.devices > 1).then(|| self.devices.to_string()),

@@ -17,6 +17,7 @@ mod given;
 mod keys;
 mod list;
 mod nodes;
+mod pause;
 mod progress;
 mod quota;
 mod quota_rules;
@@ -31,6 +32,7 @@ mod summary;
 mod tensors;
 mod up;
 mod watch;
+mod when;
 
 use std::{io::IsTerminal, process::ExitCode};
 
@@ -70,8 +72,14 @@ enum Command {
     List(list::ListArgs),
     /// Follow a film to its end, and save it.
     Watch(watch::WatchArgs),
-    /// End films that are not finished, and remove them.
-    Cancel(cancel::CancelArgs),
+    /// Hold films back: nothing of them starts, and what renders stops at its next step.
+    Pause(pause::PauseArgs),
+    /// Let films that were paused start, or go on from where they stopped.
+    Resume(pause::PauseArgs),
+    /// End films that are not finished; what is finished stays.
+    Cancel(cancel::IdsArgs),
+    /// Remove films for good, finished or not.
+    Delete(cancel::IdsArgs),
     /// Run the scheduler alone, for agents on other nodes.
     Serve(serve::ServeArgs),
     /// Run an agent that renders for a scheduler elsewhere.
@@ -140,7 +148,10 @@ async fn dispatch(command: Command) -> Result<()> {
         Command::Remix(args) => or_asked_to_end(remix::run(args)).await,
         Command::List(args) => list::run(args).await,
         Command::Watch(args) => or_asked_to_end(watch::run(args)).await,
-        Command::Cancel(args) => cancel::run(args).await,
+        Command::Pause(args) => pause::pause(args).await,
+        Command::Resume(args) => pause::resume(args).await,
+        Command::Cancel(args) => cancel::cancel(args).await,
+        Command::Delete(args) => cancel::delete(args).await,
         Command::Serve(args) => serve::run(args).await,
         Command::Agent(args) => agent_cmd::run(args).await,
         Command::Nodes(args) => nodes::run(args).await,

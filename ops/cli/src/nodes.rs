@@ -5,7 +5,10 @@ use clap::{Args, Subcommand};
 use schemas::node::{MemoryNeed, Node, NodeDevice, Notice};
 use serde_json::{Value, json};
 
-use crate::api::{Api, ServerArgs};
+use crate::{
+    api::{Api, ServerArgs},
+    progress::seconds,
+};
 
 const HELP: &str = "Orders:
   cordon      no new work; what runs goes on. Uncordon undoes it.
@@ -133,15 +136,16 @@ fn table(nodes: &[Node]) {
         "{:20} {:13} {:>6} {:24} {:>9} {:12} {:>5} {:>5} {:>7}  WHY",
         "NODE", "STATE", "DEVICE", "CLASS", "MEMORY", "DEVICE IS", "USED", "TEMP", "POWER"
     );
+    let now = jiff::Timestamp::now().as_second();
     for node in nodes {
         for (at, device) in node.devices.iter().enumerate() {
-            println!("{}", row(node, device, at == 0));
+            println!("{}", row(node, device, at == 0, now));
         }
     }
 }
 
 /// The name of a node stands only on its first line.
-fn row(node: &Node, device: &NodeDevice, is_first: bool) -> String {
+fn row(node: &Node, device: &NodeDevice, is_first: bool, now_s: i64) -> String {
     let (name, state) = match is_first {
         true => (node.name.as_str(), node.state.as_str()),
         false => ("", ""),
@@ -158,23 +162,32 @@ fn row(node: &Node, device: &NodeDevice, is_first: bool) -> String {
         with_unit(sample.and_then(|s| s.utilisation_percent), "%"),
         with_unit(sample.and_then(|s| s.temperature_c), "C"),
         with_unit(sample.and_then(|s| s.power_mw).map(|mw| mw / 1_000), "W"),
-        why(node, device)
+        why(node, device, now_s)
     )
     .trim_end()
     .to_string()
 }
 
-fn why(node: &Node, device: &NodeDevice) -> String {
+fn why(node: &Node, device: &NodeDevice, now_s: i64) -> String {
     let throttled = node
         .samples
         .iter()
         .find(|sample| sample.index == device.index)
         .map(|sample| sample.throttled_by.join(", "))
         .unwrap_or_default();
+    let silent = seconds((now_s - node.seen_at) as f64);
     match (&device.quarantine, &node.cordon) {
+        _ if node.state == "unresponsive" => {
+            format!("no word for {silent}; its work goes on elsewhere")
+        }
+        _ if node.state == "gone" => format!("last heard of {silent} ago"),
         (Some(out), _) => {
             let back = match out.probe_at {
-                Some(_) => format!("{} probes failed", out.probes_failed),
+                Some(at) => format!(
+                    "probed in {}, {} failed so far",
+                    seconds((at - now_s) as f64),
+                    out.probes_failed
+                ),
                 None => "until it is released".into(),
             };
             format!("{} ({}), {back}", out.why, out.cause)
@@ -280,7 +293,7 @@ mod tests {
         };
         let node = node(None, vec![hot]);
         assert_eq!(
-            row(&node, &node.devices[0], true),
+            row(&node, &node.devices[0], true, 0),
             "attic                online             1 H200                       141 GiB busy             \
              -   91C    650W  throttled: thermal"
         );
@@ -297,10 +310,28 @@ mod tests {
         };
         let told = |probe_at| {
             let node = node(Some(out(probe_at)), Vec::new());
-            why(&node, &node.devices[0])
+            why(&node, &node.devices[0], 0)
         };
-        assert_eq!(told(Some(60)), "Xid 79 (xid), 1 probes failed");
+        assert_eq!(
+            told(Some(60)),
+            "Xid 79 (xid), probed in 60 s, 1 failed so far"
+        );
         assert_eq!(told(None), "Xid 79 (xid), until it is released");
+    }
+
+    #[test]
+    fn a_silent_node_says_since_when() {
+        let mut node = node(None, Vec::new());
+        node.state = "unresponsive".into();
+        assert_eq!(
+            why(&node, &node.devices[0], 45),
+            "no word for 45 s; its work goes on elsewhere"
+        );
+        node.state = "gone".into();
+        assert_eq!(
+            why(&node, &node.devices[0], 900),
+            "last heard of 15 min 0 s ago"
+        );
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! `dailies quota`: accounts of a running farm, their limits and charges. Needs the operator's key.
+//! `dailies quota`: accounts of a running farm, their limits and charges. A project's key sees its own.
 
 use anyhow::{Result, bail};
 use clap::{Args, Subcommand};
@@ -7,12 +7,22 @@ use serde_json::{Map, Value, json};
 
 use crate::{
     api::{Api, ServerArgs},
-    quota_rules,
+    progress, quota_rules, when,
 };
 
 const HOUR_S: f64 = 3_600.0;
 
+const HELP: &str = "A project's key sees the project's own account; all others, and changes, are the operator's.
+
+Examples:
+  dailies quota                                            all accounts
+  dailies quota show films                                 one of them, its rules and its last charges
+  dailies quota add acme && dailies quota add films --under acme
+  dailies quota grant films 40 --name october              40 hours; the same name gives nothing twice
+  dailies quota set films --budget 40 --period month --at-limit complete";
+
 #[derive(Args, Debug)]
+#[command(after_help = HELP)]
 pub struct QuotaArgs {
     #[command(subcommand)]
     command: Option<QuotaCommand>,
@@ -36,9 +46,9 @@ enum QuotaCommand {
         /// Names the grant: the same name gives nothing a second time.
         #[arg(long)]
         name: Option<String>,
-        /// When what is left of it goes back, as in 2027-02-01T00:00:00+01:00.
-        #[arg(long, value_name = "INSTANT")]
-        expires: Option<String>,
+        /// When what is left of it goes back: 2027-02-01T00:00 (here), 2027-02-01T00:00:00+01:00 or Unix seconds.
+        #[arg(long, value_name = "INSTANT", value_parser = when::instant)]
+        expires: Option<i64>,
     },
     /// Make a new account. Its keys: dailies keys create NAME --project ACCOUNT.
     Add {
@@ -228,8 +238,8 @@ fn seconds(hours: f64) -> Result<i64> {
 
 fn table(accounts: &[QuotaAccount]) {
     println!(
-        "{:24} {:8} {:>6} {:>10} {:>10} {:>10} {:>10} {:>9} {:>9}",
-        "ACCOUNT", "LEVEL", "WEIGHT", "LIMIT H", "LEFT H", "HELD H", "SPENT H", "JOBS", "DEVICES"
+        "{:24} {:8} {:>6} {:>13} {:>13} {:>13} {:>13} {:>9} {:>9}",
+        "ACCOUNT", "LEVEL", "WEIGHT", "LIMIT", "LEFT", "HELD", "SPENT", "JOBS", "DEVICES"
     );
     for account in accounts {
         println!("{}", row(account));
@@ -237,9 +247,8 @@ fn table(accounts: &[QuotaAccount]) {
 }
 
 fn row(account: &QuotaAccount) -> String {
-    let hours = |seconds: f64| format!("{:.2}", seconds / HOUR_S);
     let limited = |seconds: f64| match account.metered {
-        true => hours(seconds),
+        true => time(seconds),
         false => "none".into(),
     };
     let of = |used: u32, max: Option<u32>| match max {
@@ -247,17 +256,23 @@ fn row(account: &QuotaAccount) -> String {
         None => used.to_string(),
     };
     format!(
-        "{:24} {:8} {:>6} {:>10} {:>10} {:>10} {:>10} {:>9} {:>9}",
+        "{:24} {:8} {:>6} {:>13} {:>13} {:>13} {:>13} {:>9} {:>9}",
         account.name,
         account.level,
         account.weight,
         limited(account.granted_seconds + account.overdraft_seconds),
         limited(account.available_seconds + account.overdraft_seconds),
-        hours(account.held_seconds),
-        hours(account.spent_seconds),
+        time(account.held_seconds),
+        time(account.spent_seconds),
         of(account.running_jobs, account.max_jobs),
         of(account.running_devices, account.max_devices),
     )
+}
+
+/// Time of a device; below zero where an account owes.
+pub fn time(seconds: f64) -> String {
+    let sign = if seconds < 0.0 { "-" } else { "" };
+    format!("{sign}{}", progress::seconds(seconds.abs()))
 }
 
 fn line(entry: &QuotaEntry) -> String {

@@ -1,10 +1,9 @@
 //! Budgets, capacity, loans and expiring grants of an account, as `dailies quota` reads and shows them.
 
+use crate::quota::time;
 use anyhow::{Result, bail};
 use schemas::quota::{QuotaAccount, QuotaBudget, QuotaCapacity};
 use serde_json::{Map, Value, json};
-
-const HOUR_S: f64 = 3_600.0;
 
 /// `POOL=8,borrow=4,lend=8` or `POOL=none`, several of them.
 pub fn capacity_body(rules: &[String]) -> Result<Value> {
@@ -43,18 +42,18 @@ pub fn lines(account: &QuotaAccount) -> Vec<String> {
     lines.extend(account.capacity.iter().map(capacity));
     if account.lend_seconds > 0.0 || account.borrow_seconds > 0.0 {
         lines.push(format!(
-            "loans   lends up to {} h, borrows up to {} h",
-            hours(account.lend_seconds),
-            hours(account.borrow_seconds)
+            "loans   lends up to {}, borrows up to {}",
+            time(account.lend_seconds),
+            time(account.borrow_seconds)
         ));
     }
     lines.extend(account.loans.iter().map(|loan| {
-        let left = hours(loan.left_seconds);
-        format!("loan    {} owes {} {left} h", loan.borrower, loan.lender)
+        let left = time(loan.left_seconds);
+        format!("loan    {} owes {} {left}", loan.borrower, loan.lender)
     }));
     lines.extend(account.expiring.iter().map(|grant| {
-        let (left, at) = (hours(grant.left_seconds), instant(grant.expires_at));
-        format!("grant   {}: {left} h left, expires {at}", grant.name)
+        let (left, at) = (time(grant.left_seconds), instant(grant.expires_at));
+        format!("grant   {}: {left} left, expires {at}", grant.name)
     }));
     lines
 }
@@ -65,9 +64,9 @@ fn budget(budget: &QuotaBudget) -> String {
         false => "",
     };
     format!(
-        "budget  {} of {} h in {} = {} %{stopped}; {}, {}, next edge {}",
-        hours(budget.spent_seconds),
-        hours(budget.limit_seconds),
+        "budget  {} of {} in {} = {} %{stopped}; {}, {}, next edge {}",
+        time(budget.spent_seconds),
+        time(budget.limit_seconds),
         budget.period,
         budget.percent,
         budget.zone,
@@ -88,10 +87,6 @@ fn capacity(row: &QuotaCapacity) -> String {
         row.lend,
         row.waiting
     )
-}
-
-fn hours(seconds: f64) -> String {
-    format!("{:.2}", seconds / HOUR_S)
 }
 
 fn instant(unix_s: i64) -> String {

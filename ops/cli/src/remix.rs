@@ -16,7 +16,8 @@ pub struct RemixArgs {
     parent: ParentArgs,
     /// What to see and hear in it.
     prompt: String,
-    /// How much is made anew, from a little above 0 to 1, which is everything [default: 0.6]
+    /// How much is made anew, from a little above 0 to 1, which is everything
+    /// [default: what suits the model: 0.95 for the built-in one]
     #[arg(long, value_name = "SHARE")]
     strength: Option<f64>,
     /// Only this stretch: seconds and what, one of video, audio and both. All else stays.

@@ -1,6 +1,11 @@
 //! `dailies serve`: the scheduler alone.
 
-use std::{io::Write, net::SocketAddr, path::PathBuf, time::Duration};
+use std::{
+    io::Write,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use anyhow::{Context, Result, bail};
 use clap::Args;
@@ -40,7 +45,8 @@ pub struct ServeArgs {
 
 impl ServeArgs {
     pub fn settings(self) -> Result<Settings> {
-        let read = Settings::read(self.config.as_deref())?;
+        let read = Settings::read(self.config.as_deref());
+        let read = read.with_context(|| wrong_settings(self.config.as_deref()))?;
         let named = self.database.map(|url| url.parse()).transpose();
         let named = named.context("--database cannot be used")?;
         let bucket = self.artifacts.map(|url| url.parse()).transpose();
@@ -56,6 +62,14 @@ impl ServeArgs {
     }
 }
 
+/// Where the settings are that cannot be used.
+pub fn wrong_settings(file: Option<&Path>) -> String {
+    match file {
+        Some(file) => format!("settings of {} or DAILIES__ variables", file.display()),
+        None => "settings in DAILIES__ variables".into(),
+    }
+}
+
 pub async fn run(args: ServeArgs) -> Result<()> {
     let settings = args.settings()?;
     while !serve(settings.clone()).await? {
@@ -68,6 +82,7 @@ pub async fn run(args: ServeArgs) -> Result<()> {
 /// True when it was asked to end; false when another scheduler may have taken over, to whom this
 /// one may be the next standby.
 async fn serve(settings: Settings) -> Result<bool> {
+    let token = settings.data.join("agent-token").display().to_string();
     let has_others = settings.database().is_postgres();
     let running = tokio::select! {
         running = Scheduler::stand_by(settings) => running?,
@@ -76,7 +91,7 @@ async fn serve(settings: Settings) -> Result<bool> {
     let url = running.url();
     greet(
         &running,
-        &format!("agents    dailies agent --scheduler {url} --token-file FILE"),
+        &format!("agents    dailies agent --scheduler {url} --token-file {token}"),
     );
     let asked = tokio::select! {
         why = signals::asked_to_end() => Some(why?),

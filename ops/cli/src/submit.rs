@@ -78,11 +78,31 @@ pub async fn run(mut args: SubmitArgs) -> Result<()> {
     if args.ask.dry_run {
         return show(&estimate(&api, &args, &prompts).await?);
     }
-    let mut target = args.ask.output.as_deref().map(Target::new).transpose()?;
-    for prompt in &prompts {
-        let video = create(&api, &wish(&args, prompt), many).await?;
-        args.ask.follow(&api, video, target.take()).await?;
+    if many {
+        return submit_many(&api, &args, &prompts).await;
     }
+    let target = args.ask.output.as_deref().map(Target::new).transpose()?;
+    let video = api.create(&wish(&args, &prompts[0])).await?;
+    args.ask.follow(&api, video, target).await
+}
+
+/// All or, when the farm would not take all of them as it is now, none.
+async fn submit_many(api: &Api, args: &SubmitArgs, prompts: &[String]) -> Result<()> {
+    let estimate = estimate(api, args, prompts).await?;
+    let count = prompts.len();
+    if !estimate.accepted {
+        tell_reasons(&estimate);
+        bail!("the farm would not take these {count} films; nothing was made");
+    }
+    for (made, prompt) in prompts.iter().enumerate() {
+        let video = create(api, &wish(args, prompt)).await;
+        let video = video.with_context(|| {
+            format!("{made} of {count} films were made; film {}, '{prompt}', and those behind it were not", made + 1)
+        })?;
+        args.ask.follow(api, video, None).await?;
+    }
+    let end = eta::of(&estimate.eta);
+    eprintln!("{count} films are on their way, all {end}: dailies list");
     Ok(())
 }
 
@@ -134,10 +154,10 @@ async fn estimate(api: &Api, args: &SubmitArgs, prompts: &[String]) -> Result<Es
 }
 
 /// Of many films each waits until the rate of the key allows it.
-async fn create(api: &Api, wish: &Wish<'_>, waits: bool) -> Result<Video> {
+async fn create(api: &Api, wish: &Wish<'_>) -> Result<Video> {
     loop {
         match api.create(wish).await {
-            Err(error) if waits && is_over_rate(&error) => tokio::time::sleep(RATE_PAUSE).await,
+            Err(error) if is_over_rate(&error) => tokio::time::sleep(RATE_PAUSE).await,
             made => return made,
         }
     }
@@ -148,12 +168,16 @@ pub fn show(estimate: &Estimate) -> Result<()> {
     if estimate.accepted {
         return Ok(());
     }
+    tell_reasons(estimate);
+    bail!("the farm would not take it");
+}
+
+fn tell_reasons(estimate: &Estimate) {
     for reason in &estimate.reasons {
         let about = reason.error.param.as_deref();
         let about = about.map_or(String::new(), |param| format!("{param}: "));
         eprintln!("{about}{}", reason.error.message);
     }
-    bail!("the farm would not take it");
 }
 
 fn table(estimate: &Estimate) -> String {
@@ -191,7 +215,11 @@ fn table(estimate: &Estimate) -> String {
             format!("waits: {}", why.message)
         });
         row("place", format!("{place}; {why}"));
-        row("end", eta::of(&estimate.eta));
+        let end = match estimate.late {
+            late if late == estimate.count => String::new(),
+            _ => eta::of(&estimate.eta),
+        };
+        row("end", end + &too_late(estimate));
     }
     if let Some(quote) = &estimate.quote {
         row(
@@ -202,8 +230,23 @@ fn table(estimate: &Estimate) -> String {
     told
 }
 
+/// What a deadline would cost; nothing when all begin in time.
+fn too_late(estimate: &Estimate) -> String {
+    match (estimate.late, estimate.count) {
+        (0, _) => String::new(),
+        (late, count) if late == count => "none would begin by the deadline, and all fail".into(),
+        (late, _) => format!("; {late} would not begin by the deadline, and fail"),
+    }
+}
+
+/// Small amounts keep two digits that say something.
 fn money(money: &Money) -> String {
-    format!("{:.2} {}", money.value, money.currency)
+    let digits = match money.value {
+        0.1.. => 2,
+        0.01.. => 3,
+        _ => 4,
+    };
+    format!("{:.digits$} {}", money.value, money.currency)
 }
 
 #[cfg(test)]
@@ -235,6 +278,7 @@ mod tests {
             }),
             queue_position: Some(4),
             eta: Eta::default(),
+            late: 0,
             reason: None,
             quota_after: Some(QuotaAfter {
                 gpu_seconds_remaining: 300.0,
@@ -251,10 +295,20 @@ mod tests {
               quote   quote_1 is this price for five minutes: --quote
         "#]]
         .assert_eq(&table(&estimate));
+        estimate.late = 120;
+        let end = "its end cannot be foretold; 120 would not begin by the deadline, and fail";
+        assert!(table(&estimate).contains(end));
+        estimate.late = 500;
+        assert!(
+            table(&estimate).contains("end     none would begin by the deadline, and all fail")
+        );
         (estimate.count, estimate.price, estimate.quota_after) = (1, None, None);
         (estimate.gpu_seconds, estimate.queue_position) = (None, None);
         estimate.quote = None;
         assert_eq!(table(&estimate), "one film by sora-2; nothing was made\n");
+        let told = |value| super::money(&money(value).unwrap());
+        assert_eq!(told(0.0034), "0.0034 eur");
+        assert_eq!(told(0.0342), "0.034 eur");
     }
 
     #[test]

@@ -5,13 +5,13 @@
 use std::path::Path;
 
 use agent::Settings;
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 use clap::Args;
 use scheduler::{Running, Scheduler};
 
 use crate::{
     api::{DATA_DEFAULT, URL_DEFAULT},
-    serve::{ServeArgs, greet},
+    serve::{ServeArgs, greet, wrong_settings},
     signals,
 };
 
@@ -31,7 +31,8 @@ pub struct UpArgs {
 }
 
 pub async fn run(args: UpArgs) -> Result<()> {
-    let read = Settings::read(args.agent_config.as_deref())?;
+    let read = Settings::read(args.agent_config.as_deref());
+    let read = read.with_context(|| wrong_settings(args.agent_config.as_deref()))?;
     let settings = args.serve.settings()?;
     let scratch = settings.data.join("scratch");
     let running = Scheduler::start(settings).await?;

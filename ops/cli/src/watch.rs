@@ -41,7 +41,6 @@ pub async fn run(args: WatchArgs) -> Result<()> {
 
 /// Waits for the end of `video`; saves the film to `target`, if there is one.
 pub async fn follow_and_save(api: &Api, video: Video, target: Option<Target>) -> Result<()> {
-    let begun = Instant::now();
     let id = video.id.clone();
     let video = follow(api, video).await?;
     match video.status {
@@ -64,10 +63,10 @@ pub async fn follow_and_save(api: &Api, video: Video, target: Option<Target>) ->
     let shown = target.path().display().to_string();
     target.put(&film)?;
     println!(
-        "{shown}: {}, rendered at {} in {}, seed {}",
+        "{shown}: {}, rendered at {} in {} of a device, seed {}",
         summary::line(&facts),
         video.native_size,
-        seconds(begun.elapsed().as_secs_f64()),
+        seconds(video.usage.gpu_seconds),
         video.seed
     );
     Ok(())

@@ -259,3 +259,16 @@ fn keys_are_made_shown_and_ended() {
         &["no data folder none"],
     );
 }
+
+#[test]
+fn a_wrong_setting_is_named_with_its_file_and_with_those_that_there_are() {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("farm.toml"), "[farm]\nlease_ttl = 3\n").unwrap();
+    let args = ["serve", "--config", "farm.toml", "--listen", "127.0.0.1:0"];
+    let refused = dailies(dir.path()).args(args).output().unwrap();
+    let said = String::from_utf8_lossy(&refused.stderr);
+    assert!(!refused.status.success());
+    for word in ["farm.toml", "`lease_ttl`", "`lease_ttl_ms`"] {
+        assert!(said.contains(word), "{said}");
+    }
+}

@@ -120,6 +120,9 @@ fn a_farm_takes_what_the_engine_takes() {
     let none = farm.refused(dir, &["extend", "blue.png", "on"]);
     assert!(none.contains("of no kind that this server reads"), "{none}");
 
+    // What is done survives a cancel.
+    let cancelled = farm.told(dir, &["cancel", &longer]);
+    assert!(cancelled.contains("is completed and stays"), "{cancelled}");
     assert!(farm.told(dir, &["list"]).contains(&longer));
     let short = farm.refused(dir, &["submit", "--audio", "tone.wav", "--wait", "a ball"]);
     assert!(

@@ -1,4 +1,4 @@
-//! `dailies submit --dry-run` and `dailies list` against a real scheduler without agents.
+//! `dailies submit --dry-run`, `list`, `pause` and `resume` against a real scheduler without agents.
 
 mod farm;
 
@@ -48,4 +48,15 @@ fn a_dry_run_tells_price_place_and_end_and_makes_nothing() {
     let why =
         "(waits: no machine of the farm has the weights 'builtin'; its end cannot be foretold)";
     assert_eq!(listed.matches(why).count(), 3, "{listed}");
+
+    let first = made.split_whitespace().next().unwrap();
+    let said = farm.told(dir, &["pause", first]);
+    assert!(said.contains(&format!("dailies resume {first}")), "{said}");
+    let listed = farm.told(dir, &["list"]);
+    assert_eq!(listed.matches("it was paused with the key").count(), 1);
+    let missing = farm.refused(dir, &["pause", "video_1", first]);
+    assert!(missing.contains("video_1: "), "{missing}");
+    assert!(missing.contains("one film could not be told to pause"));
+    farm.told(dir, &["resume", first]);
+    assert!(!farm.told(dir, &["list"]).contains("paused"));
 }

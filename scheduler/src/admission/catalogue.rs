@@ -41,6 +41,11 @@ pub const OFFICIAL_SIZES: &[Size] = &[
     },
 ];
 pub const OFFICIAL_SECONDS: &[u32] = &[4, 8, 12, 16, 20];
+/// Of weights that the settings do not name.
+const REMIX_STRENGTH_DEFAULT: f64 = 0.6;
+/// The built-in model decides colour and shape in its first steps: below, the old ones stay.
+const REMIX_STRENGTH_BUILTIN: f64 = 0.95;
+const BUILTIN: &str = "builtin";
 /// The longest film without a storyboard, for models that take any whole second.
 const SECONDS_MAX: u32 = 20;
 /// Cost of a token relative to the built-in model, when the settings name none.
@@ -83,6 +88,8 @@ pub struct CatalogueSettings {
     pub expected: Vec<ExpectedWeights>,
     /// Cost of a token relative to the built-in model, in parts per million, by name of weights.
     pub rate_ppm: BTreeMap<String, u64>,
+    /// How much of a film a remix and an edit make anew when they do not say, by name of weights.
+    pub remix_strength: BTreeMap<String, f64>,
 }
 
 /// What admission must know of weights that no agent has brought yet.
@@ -111,9 +118,10 @@ impl Default for CatalogueSettings {
                 fps: 16,
                 frames_max: 65,
                 frames_step: 4,
-                steps: 12,
+                steps: 16,
             }],
             rate_ppm: BTreeMap::new(),
+            remix_strength: BTreeMap::new(),
         }
     }
 }
@@ -133,6 +141,8 @@ pub struct Model {
     pub seconds: Vec<u32>,
     pub clip: Clip,
     pub cost: CostClass,
+    /// Share of a film that a remix and an edit make anew when they do not say.
+    pub remix_strength: f64,
     /// Known words in lower case; empty when any word may be used.
     pub vocabulary: Vec<String>,
 }
@@ -204,6 +214,11 @@ impl Catalogue {
         for model in &mut models {
             let rate = settings.rate_ppm.get(&model.weights);
             model.cost.rate_ppm = rate.copied().unwrap_or(RATE_PPM_DEFAULT);
+            let strength = settings.remix_strength.get(&model.weights);
+            model.remix_strength = strength.copied().unwrap_or(match model.weights.as_str() {
+                BUILTIN => REMIX_STRENGTH_BUILTIN,
+                _ => REMIX_STRENGTH_DEFAULT,
+            });
         }
         models.sort_by(|a, b| a.name.cmp(&b.name));
         models.dedup_by(|a, b| a.name == b.name);
@@ -288,6 +303,7 @@ fn model(name: &str, title: &str, sizes: &[(u32, u32)], clip: Clip, steps: u32) 
             steps,
             rate_ppm: RATE_PPM_DEFAULT,
         },
+        remix_strength: REMIX_STRENGTH_DEFAULT,
         vocabulary: Vec::new(),
     }
 }

@@ -30,9 +30,6 @@ use crate::{
     store::read::JobView,
 };
 
-/// Share of the noise that a remix begins with, where the request does not say.
-const STRENGTH_DEFAULT: f64 = 0.6;
-
 /// `POST /v1/videos/{id}/remix`
 pub async fn remix(
     State(state): State<ApiState>,
@@ -134,6 +131,8 @@ struct Found {
     frames: u32,
     /// How often it was extended.
     extensions: u32,
+    /// Share that is made anew when the call does not say.
+    strength: f64,
     film: Source,
 }
 
@@ -162,6 +161,7 @@ async fn finished(
         size: record.size,
         seconds: record.seconds,
         extensions: record.extensions,
+        strength: model.map_or(1.0, |model| model.remix_strength),
         film,
     })
 }
@@ -179,6 +179,7 @@ async fn sent(film: Upload, model: Option<&str>, catalogue: &Catalogue) -> Resul
         seconds: film.whole_seconds(),
         frames: film.frames(model.clip.fps),
         extensions: 0,
+        strength: model.remix_strength,
         film: film.source,
     })
 }
@@ -232,7 +233,7 @@ pub async fn name_film(
 fn remade(wish: VideoRequest, found: &Found) -> VideoRequest {
     let strength = match wish.retake {
         Some(_) => wish.strength,
-        None => wish.strength.or(Some(STRENGTH_DEFAULT)),
+        None => wish.strength.or(Some(found.strength)),
     };
     VideoRequest {
         seconds: Some(found.seconds.to_string()),

@@ -90,6 +90,7 @@ pub async fn answer(
         gpu_seconds: None,
         queue_position: None,
         eta: Default::default(),
+        late: 0,
         reason: None,
         quota_after: None,
         quote: None,
@@ -106,9 +107,11 @@ pub async fn answer(
         let quotes = &state.edge.quotes;
         quotes.give(caller.project, &orders, state.dispatcher.now_ms())
     });
+    let has_deadline = orders[0].record.deadline.is_some();
     let foreseen = state.forecaster.ask(probes(caller, user, orders)).await?;
     let correction = foreseen.correction(band, &pool);
-    let timed = timed(refused, &foreseen, correction, state.dispatcher.now_ms());
+    let now = state.dispatcher.now_ms();
+    let timed = timed(refused, &foreseen, correction, has_deadline, now);
     Ok(Estimate {
         price: price.money(expected),
         price_at_most: price.money(hold),
@@ -149,8 +152,14 @@ fn probe(caller: &Caller, user: Option<User>, order: Order) -> NewJob {
     }
 }
 
-/// Start of the first, end of the last, and why the first would wait.
-fn timed(estimate: Estimate, foreseen: &Forecast, correction: Correction, now: i64) -> Estimate {
+/// Start of the first, end of the last, and why the first would wait; those that miss their deadline are counted apart.
+fn timed(
+    estimate: Estimate,
+    foreseen: &Forecast,
+    correction: Correction,
+    has_deadline: bool,
+    now: i64,
+) -> Estimate {
     let Some((first, why)) = foreseen.probes.first() else {
         return estimate;
     };
@@ -159,11 +168,17 @@ fn timed(estimate: Estimate, foreseen: &Forecast, correction: Correction, now: i
         .iter()
         .any(|(_, why)| why.as_ref().is_some_and(|why| why.has_no_end()));
     let all = foreseen.probes.iter().map(|(interval, _)| *interval);
+    let is_late = |interval: &Interval| has_deadline && !hopeless && interval.starts.is_none();
+    let late = all.clone().filter(is_late).count() as u32;
     let whole = match hopeless {
-        true => Interval::default(),
-        false => all.fold(*first, Interval::with),
+        true => None,
+        false => all
+            .filter(|interval| !is_late(interval))
+            .reduce(Interval::with),
     };
+    let whole = whole.unwrap_or_default();
     Estimate {
+        late,
         queue_position: Some(foreseen.waiting + 1),
         eta: whole.eta(correction, now),
         reason: why.as_ref().map(|why| reason(why, Some(*first), now)),

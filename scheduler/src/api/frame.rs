@@ -90,8 +90,35 @@ fn finish(
 
 /// 404 for a path that nothing answers.
 pub async fn unknown_url(request: Request) -> ApiError {
+    let advice = advice(request.uri().path());
     let asked = discarded(request).await;
-    Refusal::new(Code::UnknownUrl, format!("Invalid URL ({asked})")).into()
+    Refusal::new(Code::UnknownUrl, format!("Invalid URL ({asked}){advice}")).into()
+}
+
+/// What to do in place of a call that this server does not have.
+fn advice(path: &str) -> &'static str {
+    let Some(path) = path
+        .strip_prefix("/v1")
+        .filter(|rest| rest.is_empty() || rest.starts_with('/'))
+    else {
+        return ". Paths begin with /v1: the base_url of a client ends in it.";
+    };
+    let mut words = path.split('/').filter(|word| !word.is_empty());
+    match (words.next(), words.next()) {
+        (Some("videos"), Some("characters")) => {
+            ". This server has no characters; describe in each prompt who is seen."
+        }
+        (Some("webhook_endpoints" | "webhook_event_types"), _) => {
+            ". This server sends no webhooks; poll the video, or read /v1/videos/{id}/events."
+        }
+        (Some("files" | "uploads"), _) => {
+            ". This server keeps no files; send them with the request that needs them."
+        }
+        (Some("batches"), _) => {
+            ". This server has no batches; send a create for each film, with start 'overnight' for half the price."
+        }
+        _ => "",
+    }
 }
 
 /// 405; the router adds `Allow`.

@@ -47,6 +47,7 @@ use tokio_util::sync::CancellationToken;
 use tower_http::catch_panic::CatchPanicLayer;
 
 pub use agents::{AgentApi, agent_api};
+pub use frame::unknown_url;
 pub use limits::RateSettings;
 pub use standby::{Standby, standby_api};
 
@@ -143,6 +144,8 @@ pub fn videos_api(state: ApiState) -> Router {
             get(videos::retrieve).delete(videos::delete),
         )
         .route("/v1/videos/{id}/cancel", post(videos::cancel))
+        .route("/v1/videos/{id}/pause", post(videos::pause))
+        .route("/v1/videos/{id}/resume", post(videos::resume))
         .route("/v1/videos/{id}/content", get(content::download))
         .route("/v1/videos/{id}/events", get(events::stream))
         .route("/v1/models", get(models::list))

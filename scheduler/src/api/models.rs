@@ -33,7 +33,7 @@ struct Capabilities {
     fps: u32,
     max_characters: u32,
     audio: bool,
-    operations: [&'static str; 1],
+    operations: [&'static str; 4],
 }
 
 #[derive(Debug, Serialize)]
@@ -85,7 +85,7 @@ fn object(model: &Model) -> ModelObject {
             fps: model.clip.fps,
             max_characters: 0,
             audio: true,
-            operations: ["create"],
+            operations: ["create", "remix", "edit", "extend"],
         },
     }
 }

@@ -1,4 +1,4 @@
-//! `/v1/organization/quota`: accounts, their limits and charges. Only a key with the operator's right may.
+//! `/v1/organization/quota`: accounts, their limits and charges. A key sees its own project, the operator's all.
 
 use axum::{
     Extension, Json,
@@ -35,11 +35,14 @@ pub async fn list(
     State(state): State<ApiState>,
     Extension(caller): Extension<Caller>,
 ) -> Result<Json<QuotaList>, ApiError> {
-    only_operators(&caller)?;
     let views = state.dispatcher.quota_views().await?;
+    let (all, project) = (caller.admin, caller.project);
+    let seen = views
+        .iter()
+        .filter(|view| all || view.account.id == project || view.account.parent == Some(project));
     Ok(Json(QuotaList {
         object: "list".into(),
-        data: views.iter().map(|view| shown(view, &views)).collect(),
+        data: seen.map(|view| shown(view, &views)).collect(),
     }))
 }
 
@@ -68,7 +71,9 @@ pub async fn retrieve(
     Extension(caller): Extension<Caller>,
     Path(name): Path<String>,
 ) -> Result<Json<QuotaDetail>, ApiError> {
-    only_operators(&caller)?;
+    if name != caller.slug {
+        only_operators(&caller)?;
+    }
     let id = find(&state, &name).await?;
     let entries = state.store.entries(id, ENTRIES_SHOWN).await?;
     Ok(Json(QuotaDetail {

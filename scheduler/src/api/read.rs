@@ -15,6 +15,17 @@ use crate::{
     artifacts::Upload,
 };
 
+/// Fields of the wire that other servers have and this one does not.
+const NOT_SERVED: [&str; 7] = [
+    "audio",
+    "quality",
+    "retention_seconds",
+    "size_policy",
+    "webhook_events",
+    "webhook_secret",
+    "webhook_url",
+];
+
 /// Fields of the create body that do something.
 const CREATE_FIELDS: &[&str] = &[
     "prompt",
@@ -274,12 +285,20 @@ pub(super) fn refuse_unknown(
         return Ok(());
     };
     let shown: String = name.chars().take(80).collect();
+    let near = |known: &&str| distance(known, &shown) * 2 <= shown.chars().count();
     let nearest = all()
-        .min_by_key(|known| distance(known, &shown))
-        .unwrap_or_default();
+        .filter(near)
+        .min_by_key(|known| distance(known, &shown));
+    let advice = match nearest {
+        _ if NOT_SERVED.contains(&shown.as_str()) => {
+            " This server does not have it; leave it out.".into()
+        }
+        Some(nearest) => format!(" Did you mean '{path}{nearest}'?"),
+        None => String::new(),
+    };
     Err(Refusal::new(
         Code::UnknownParameter,
-        format!("Unknown parameter: '{path}{shown}'. Did you mean '{path}{nearest}'?"),
+        format!("Unknown parameter: '{path}{shown}'.{advice}"),
     )
     .about(format!("{path}{shown}")))
 }
@@ -346,6 +365,11 @@ fn seconds(fields: &mut Fields, path: &str) -> Result<Option<String>, Refusal> {
 }
 
 fn integer(fields: &mut Fields, name: &str, path: &str) -> Result<Option<i64>, Refusal> {
+    whole(fields, name, path, "an integer")
+}
+
+/// A whole number; `due` names what the field takes.
+fn whole(fields: &mut Fields, name: &str, path: &str, due: &str) -> Result<Option<i64>, Refusal> {
     let node = match fields.remove(name) {
         None | Some(Node::Null) => return Ok(None),
         Some(node) => node,
@@ -357,7 +381,7 @@ fn integer(fields: &mut Fields, name: &str, path: &str) -> Result<Option<i64>, R
     };
     parsed
         .map(Some)
-        .ok_or_else(|| expected("an integer", &node, &format!("{path}{name}")))
+        .ok_or_else(|| expected(due, &node, &format!("{path}{name}")))
 }
 
 pub(super) fn decimal(fields: &mut Fields, name: &str) -> Result<Option<f64>, Refusal> {
@@ -394,7 +418,8 @@ fn instant(fields: &mut Fields, name: &str) -> Result<Option<i64>, Refusal> {
         fields.remove(name);
         return Ok(Some(at.as_second()));
     }
-    integer(fields, name, "")
+    let due = "Unix seconds or an instant such as 2027-01-31T20:00:00+01:00";
+    whole(fields, name, "", due)
 }
 
 fn priority(fields: &mut Fields) -> Result<Priority, Refusal> {

@@ -100,6 +100,22 @@ fn wrong_fields_are_named_with_the_nearest_known_one() {
         ],
     );
     refused(
+        r#"{"prompt":"p","colour":"red"}"#,
+        expect!["unknown_parameter: Unknown parameter: 'colour'. [colour]"],
+    );
+    refused(
+        r#"{"prompt":"p","webhook_url":"https://a.b/c"}"#,
+        expect![
+            "unknown_parameter: Unknown parameter: 'webhook_url'. This server does not have it; leave it out. [webhook_url]"
+        ],
+    );
+    refused(
+        r#"{"prompt":"p","deadline":"tomorrow"}"#,
+        expect![
+            "invalid_type: Invalid type for 'deadline': expected Unix seconds or an instant such as 2027-01-31T20:00:00+01:00, but got a string. [deadline]"
+        ],
+    );
+    refused(
         "{}",
         expect!["missing_required_parameter: Missing required parameter: 'prompt'. [prompt]"],
     );

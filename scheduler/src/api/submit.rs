@@ -224,8 +224,8 @@ fn over_quota(account: &str, short_by: GpuMicros) -> Refusal {
     Refusal::new(
         Code::InsufficientQuota,
         format!(
-            "The quota of '{account}' is used up: this video needs {:.1} GPU-seconds more than it \
-             has. Ask the operator of the farm for more.",
+            "The quota of '{account}' does not suffice: {:.1} seconds of a device more are needed than \
+             it has. Ask the operator of the farm for more.",
             short_by.as_secs_f64()
         ),
     )

@@ -293,6 +293,29 @@ pub async fn cancel(
     shown(&state, &caller, view.id).await
 }
 
+/// `POST /v1/videos/{id}/pause`: nothing of it starts, and what renders stops at its next step.
+pub async fn pause(
+    State(state): State<ApiState>,
+    Extension(caller): Extension<Caller>,
+    Path(id): Path<String>,
+) -> Result<Response, ApiError> {
+    let view = find(&state, &caller, &id).await?;
+    let by = caller.key_name.clone();
+    state.dispatcher.pause(caller.project, view.id, by).await?;
+    shown(&state, &caller, view.id).await
+}
+
+/// `POST /v1/videos/{id}/resume`
+pub async fn resume(
+    State(state): State<ApiState>,
+    Extension(caller): Extension<Caller>,
+    Path(id): Path<String>,
+) -> Result<Response, ApiError> {
+    let view = find(&state, &caller, &id).await?;
+    state.dispatcher.resume(caller.project, view.id).await?;
+    shown(&state, &caller, view.id).await
+}
+
 /// `DELETE /v1/videos/{id}`
 pub async fn delete(
     State(state): State<ApiState>,

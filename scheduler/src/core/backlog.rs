@@ -167,15 +167,18 @@ impl Backlog {
             .expect(counted);
     }
 
-    /// Puts a job at the end of its line. Jobs of a line come in the order of their submission.
+    /// Puts a job into its line: nearly always at the end.
     pub fn push(&mut self, id: LineId, head: &Head, bytes: &[u8]) {
         let row = self.row(id);
         let (is_awake, chunks) = (row.is_awake, &mut row.chunks);
-        if chunks.back().is_none_or(|last| last.entries.len() == CHUNK) {
-            chunks.push_back(Arc::default());
+        let mut at = chunks.partition_point(|chunk| chunk.last() < head.seq);
+        if at == chunks.len() {
+            if at == 0 || chunks[at - 1].entries.len() >= CHUNK {
+                chunks.push_back(Arc::default());
+            }
+            at = chunks.len() - 1;
         }
-        let last = chunks.back_mut().expect("one was just made sure of");
-        Arc::make_mut(last).push(head, bytes);
+        Arc::make_mut(&mut chunks[at]).insert(head, bytes);
         self.index_of(head.job).insert(head.job, (id, head.seq));
         if is_awake {
             self.count(id, head.ready.into());
@@ -229,6 +232,11 @@ impl Backlog {
             let row = self.lines.remove(&id).expect("it was just there");
             self.numbers.remove(&row.line);
         }
+    }
+
+    /// More of its jobs are unpacked than must be.
+    pub fn is_overfull(&self, id: LineId) -> bool {
+        self.lines.get(&id).is_some_and(|row| row.heads > HEADS)
     }
 
     /// Whether a new job of the line would wait behind an unpacked one.
@@ -375,18 +383,22 @@ impl Row {
 }
 
 impl Chunk {
-    fn push(&mut self, head: &Head, bytes: &[u8]) {
-        debug_assert!(self.entries.last().is_none_or(|last| last.seq < head.seq));
-        self.bytes.extend_from_slice(bytes);
+    fn insert(&mut self, head: &Head, bytes: &[u8]) {
+        let at = self.entries.partition_point(|entry| entry.seq < head.seq);
+        let start = self.start(at);
+        self.bytes.splice(start..start, bytes.iter().copied());
         let entry = Entry {
             seq: head.seq,
             estimate: head.estimate,
-            end: self.bytes.len() as u32,
+            end: start as u32,
             ready: head.ready,
             blocked: head.blocked,
         };
         self.total.add(&entry);
-        self.entries.push(entry);
+        self.entries.insert(at, entry);
+        for moved in &mut self.entries[at..] {
+            moved.end += bytes.len() as u32;
+        }
         if self.entries.len() == CHUNK {
             self.entries.shrink_to_fit();
             self.bytes.shrink_to_fit();

@@ -26,6 +26,18 @@ pub enum Command {
         project: AccountId,
         job: JobId,
     },
+    /// Hold a job back for its owner: nothing of it starts, and what renders stops at its next step.
+    Pause {
+        project: AccountId,
+        job: JobId,
+        /// Name of the key.
+        by: String,
+    },
+    /// A job that was held back may start and go on.
+    Resume {
+        project: AccountId,
+        job: JobId,
+    },
     /// Cancel what is not finished, then remove the job; only a tombstone stays.
     Delete {
         project: AccountId,
@@ -80,7 +92,9 @@ impl Command {
     /// The job that it names: its rows are unpacked before the command is applied.
     pub fn job(&self) -> Option<JobId> {
         match self {
-            Self::Cancel { job, .. } | Self::Delete { job, .. } => Some(*job),
+            Self::Cancel { job, .. } | Self::Pause { job, .. } | Self::Delete { job, .. } => {
+                Some(*job)
+            }
             _ => None,
         }
     }
@@ -90,6 +104,8 @@ impl Command {
         match self {
             Self::Submit(_) => "submit",
             Self::Cancel { .. } => "cancel",
+            Self::Pause { .. } => "pause",
+            Self::Resume { .. } => "resume",
             Self::Delete { .. } => "delete",
             Self::NoteError { .. } => "note_error",
             Self::KeepAnswer { .. } => "keep_answer",

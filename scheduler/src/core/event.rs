@@ -49,6 +49,15 @@ pub enum Event {
         project: AccountId,
         job: JobId,
     },
+    Pause {
+        project: AccountId,
+        job: JobId,
+        by: String,
+    },
+    Resume {
+        project: AccountId,
+        job: JobId,
+    },
     Delete {
         project: AccountId,
         job: JobId,
@@ -116,6 +125,8 @@ impl Event {
             Self::Start => "start",
             Self::Submit { .. } => "submit",
             Self::Cancel { .. } => "cancel",
+            Self::Pause { .. } => "pause",
+            Self::Resume { .. } => "resume",
             Self::Delete { .. } => "delete",
             Self::Account { .. } => "account",
             Self::Quota { .. } => "quota",
@@ -143,6 +154,15 @@ impl Event {
                 job: Box::new(without_words(job)),
             },
             Command::Cancel { project, job } => Self::Cancel {
+                project: *project,
+                job: *job,
+            },
+            Command::Pause { project, job, by } => Self::Pause {
+                project: *project,
+                job: *job,
+                by: by.clone(),
+            },
+            Command::Resume { project, job } => Self::Resume {
                 project: *project,
                 job: *job,
             },
@@ -189,6 +209,8 @@ impl Event {
             }
             Self::Submit { job } => Command::Submit(job),
             Self::Cancel { project, job } => Command::Cancel { project, job },
+            Self::Pause { project, job, by } => Command::Pause { project, job, by },
+            Self::Resume { project, job } => Command::Resume { project, job },
             Self::Delete { project, job } => Command::Delete { project, job },
             Self::Account { row } => Command::AddAccount(row),
             Self::Quota { order } => Command::OrderQuota(order),

@@ -12,6 +12,12 @@ pub enum Waiting {
         tasks_left: u32,
     },
     /// It may not start before this instant: its owner said so, or a cheaper hour of its window comes.
+    /// Its owner holds it back.
+    JobPaused {
+        /// Name of the key.
+        by: String,
+        since_ms: i64,
+    },
     StartLater {
         at_ms: i64,
     },
@@ -107,6 +113,7 @@ impl Waiting {
     pub fn code(&self) -> &'static str {
         match self {
             Self::InputsPending { .. } => "inputs_pending",
+            Self::JobPaused { .. } => "job_paused",
             Self::StartLater { .. } => "start_later",
             Self::WindowClosed { .. } => "window_closed",
             Self::RetryBackoff { .. } => "retry_backoff",
@@ -141,6 +148,10 @@ impl Waiting {
             Self::WindowClosed { window, opens_ms } => {
                 format!("window '{window}' opens in {}", span(opens_ms - now))
             }
+            Self::JobPaused { by, since_ms } => format!(
+                "it was paused with the key '{by}' {} ago; to go on, resume it",
+                span(now - since_ms)
+            ),
             Self::StartLater { at_ms } => format!("it starts in {}", span(at_ms - now)),
             Self::RetryBackoff { cause, until_ms } => format!(
                 "it failed ({cause}) and is tried again in {}",
@@ -155,19 +166,19 @@ impl Waiting {
                 nodes.join(", ")
             ),
             Self::DevicesDraining { devices } => format!(
-                "{} that could do it are held back, leave or do not answer",
+                "no device is left for it: {} cordoned, leaving or silent",
                 many(u64::from(*devices), "device")
             ),
             Self::DevicesQuarantined {
                 devices,
                 first_return_ms,
             } => {
-                let devices = many(u64::from(*devices), "device");
+                let (some, are) = (many(u64::from(*devices), "device"), is(*devices));
                 let back = match first_return_ms {
                     Some(at) => format!("one is tried again in {}", span(at - now)),
-                    None => "an operator must release them".into(),
+                    None => "only an operator brings them back".into(),
                 };
-                format!("{devices} that could do it are out for their faults; {back}")
+                format!("{some} that could do it {are} in quarantine; {back}")
             }
             Self::BudgetStopped { account, until_ms } => format!(
                 "the budget of '{account}' is used up; it is looked at again in {}",
@@ -215,7 +226,10 @@ impl Waiting {
             Self::DevicesBusy {
                 devices,
                 earliest_ms: Some(at),
-            } => format!("{}; one is free in {}", busy(*devices), span(at - now)),
+            } => match at - now {
+                ..1_000 => format!("{}; one is free any moment", busy(*devices)),
+                left => format!("{}; one is free in {}", busy(*devices), span(left)),
+            },
             Self::DevicesBusy { devices, .. } => busy(*devices),
             Self::NothingWaits => "nothing waits that this device could do".into(),
             Self::AgentDrains => "the agent takes no new work".into(),
@@ -226,7 +240,8 @@ impl Waiting {
     pub fn has_no_end(&self) -> bool {
         matches!(
             self,
-            Self::ModelMissing { .. }
+            Self::JobPaused { .. }
+                | Self::ModelMissing { .. }
                 | Self::NoCapableDevice { .. }
                 | Self::DevicesDraining { .. }
                 | Self::DevicesQuarantined {
@@ -338,7 +353,18 @@ mod tests {
                 devices: 1,
                 earliest_ms: Some(now - 5)
             }),
-            "the only device for it is busy; one is free in 0 s"
+            "the only device for it is busy; one is free any moment"
+        );
+        assert_eq!(
+            said(Waiting::DevicesQuarantined {
+                devices: 1,
+                first_return_ms: None
+            }),
+            "1 device that could do it is in quarantine; only an operator brings them back"
+        );
+        assert_eq!(
+            said(Waiting::DevicesDraining { devices: 2 }),
+            "no device is left for it: 2 devices cordoned, leaving or silent"
         );
     }
 }

@@ -7,7 +7,7 @@ use schemas::{AccountId, JobId};
 use super::{
     Farm, Job, Task,
     backlog::{LineId, Sum},
-    packed::{Line, Whole, head, pack, unpack},
+    packed::{Head, Line, Whole, head, pack, unpack},
     queue::Place,
     rows::{Band, JobState, TaskRow},
     start::{Expected, opening, start_ms},
@@ -106,14 +106,15 @@ impl Farm {
         self.arm_deadline(id);
     }
 
-    /// A command names the job: it must have its rows in memory.
-    pub(super) fn unpack(&mut self, id: JobId) {
-        if let Some(bytes) = self.backlog.take(id) {
-            let whole = self.unpacked(&bytes);
-            self.backlog.forget(id);
-            self.note_packed(whole.job.account(), whole.job.band);
-            self.enter(whole, None);
-        }
+    /// A command names the job: it must have its rows in memory. Answers its line, which has one too many then.
+    pub(super) fn unpack(&mut self, id: JobId) -> Option<LineId> {
+        let line = self.backlog.line_of(id)?;
+        let bytes = self.backlog.take(id)?;
+        let whole = self.unpacked(&bytes);
+        self.backlog.forget(id);
+        self.note_packed(whole.job.account(), whole.job.band);
+        self.enter(whole, Some(line));
+        Some(line)
     }
 
     /// Every job of the account and those below it gets its rows in memory.
@@ -123,7 +124,61 @@ impl Farm {
         let jobs: Vec<JobId> = below
             .map(|(_, bytes)| self.unpacked(bytes).job.id)
             .collect();
-        jobs.into_iter().for_each(|id| self.unpack(id));
+        for id in jobs {
+            self.unpack(id);
+        }
+    }
+
+    /// A job that was in no line while it waited takes its place in the one that it belongs to.
+    pub(super) fn rejoin_line(&mut self, id: JobId) {
+        let whole = self.whole(id);
+        if let Some(head) = self.head(&whole) {
+            let line = self.line(&head.line);
+            self.job_at_mut(id).line = Some(line);
+            self.backlog.count_head(line, 1);
+            self.trim_line(line);
+        }
+    }
+
+    /// Of unpacked jobs only so many as stand for the line stay so: those that came first.
+    pub(super) fn trim_line(&mut self, line: LineId) {
+        while self.backlog.is_overfull(line) {
+            let heads = self.jobs.values().filter(|job| job.line == Some(line));
+            let Some(last) = heads.max_by_key(|job| job.row.seq) else {
+                return;
+            };
+            self.pack_again(last.row.id, line);
+        }
+    }
+
+    /// One of the first of a line goes back among the packed ones.
+    fn pack_again(&mut self, id: JobId, line: LineId) {
+        let whole = self.whole(id);
+        let packed = pack(&whole, &self.shapes).zip(self.head(&whole));
+        let (bytes, head) = packed.expect("what stands for a line is like the rest of it");
+        for task in &whole.tasks {
+            self.unindex_task(task.id);
+            self.tasks.remove(&task.id);
+        }
+        self.jobs.remove(&id);
+        self.reservations.remove(&id);
+        self.backlog.push(line, &head, &bytes);
+        self.backlog.count_head(line, -1);
+        self.note_packed(head.line.account, head.line.band);
+    }
+
+    fn whole(&self, id: JobId) -> Whole {
+        let job = self.job_at(id);
+        let tasks = job.tasks.iter().map(|task| self.task_at(*task).row.clone());
+        Whole {
+            job: job.row.clone(),
+            tasks: tasks.collect(),
+            reservation: self.reservations[&id].clone(),
+        }
+    }
+
+    fn head(&self, whole: &Whole) -> Option<Head> {
+        head(&pack(whole, &self.shapes)?, &self.shapes)
     }
 
     /// The job waits no more: the next one of its line takes its place.
@@ -157,7 +212,9 @@ impl Farm {
     #[cfg(test)]
     pub fn unpack_all(&mut self) {
         let ids: Vec<_> = self.all_packed().map(|whole| whole.job.id).collect();
-        ids.into_iter().for_each(|id| self.unpack(id));
+        for id in ids {
+            self.unpack(id);
+        }
     }
 
     /// Whether the job's rows are not in memory.

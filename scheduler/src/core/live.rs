@@ -1,6 +1,6 @@
 //! What only memory knows: live progress, queue places, the farm's weights and counts.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, iter, sync::Arc};
 
 use schemas::{
     AccountId, JobId, TaskId,
@@ -210,16 +210,23 @@ impl Farm {
         counts
     }
 
-    /// An org's balance holds those of its projects.
+    /// What is held and spent is that of the orgs, whose balances hold those of their projects. What was granted
+    /// and is left of it is that of the accounts that have a limit, the topmost of each path.
     fn ledger_us(&self) -> BTreeMap<&'static str, i64> {
-        let mut sums = BTreeMap::new();
+        let parent = |id: &AccountId| self.accounts.get(id)?.parent;
+        let is_limited = |id: &AccountId| self.quotas.get(id).is_some_and(|row| row.metered);
+        let mut sums =
+            BTreeMap::from(["available", "held", "spent", "granted"].map(|part| (part, 0)));
+        let mut add = |part: &'static str, us: i64| *sums.entry(part).or_default() += us;
         for (account, balance) in &self.balances {
-            let row = self.accounts.get(account);
-            if row.is_some_and(|row| row.parent.is_none()) {
-                *sums.entry("available").or_default() += balance.available.0;
-                *sums.entry("held").or_default() += balance.held.0;
-                *sums.entry("spent").or_default() += balance.spent.0;
-                *sums.entry("granted").or_default() -= balance.mint.0;
+            let mut above = iter::successors(parent(account), parent);
+            if above.clone().next().is_none() {
+                add("held", balance.held.0);
+                add("spent", balance.spent.0);
+            }
+            if is_limited(account) && !above.any(|id| is_limited(&id)) {
+                add("available", balance.available.0);
+                add("granted", -balance.mint.0);
             }
         }
         sums

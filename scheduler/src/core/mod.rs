@@ -35,6 +35,7 @@ pub mod memory;
 pub mod nodes;
 pub mod outlook;
 pub mod packed;
+mod pause;
 mod placement;
 mod pools;
 mod preempt;
@@ -272,13 +273,13 @@ impl Farm {
     pub fn apply(&mut self, command: Command, now: i64) -> Outcome {
         self.now = self.now.max(now);
         self.advance();
-        if let Some(job) = command.job() {
-            self.unpack(job);
-        }
+        let unpacked = command.job().and_then(|job| self.unpack(job));
         let event = Event::of(&command);
         let reply = match command {
             Command::Submit(job) => Reply::Submitted(self.submit(*job)),
             Command::Cancel { project, job } => Reply::Cancelled(self.cancel(project, job)),
+            Command::Pause { project, job, by } => self.pause(project, job, by),
+            Command::Resume { project, job } => self.resume(project, job),
             Command::Delete { project, job } => self.delete(project, job),
             Command::NoteError { fingerprint } => self.note_error(fingerprint),
             Command::KeepAnswer {
@@ -304,6 +305,9 @@ impl Farm {
             Command::Promise { job, promise } => self.promise(job, promise),
             Command::Started | Command::Tick => Reply::Done,
         };
+        if let Some(line) = unpacked {
+            self.trim_line(line);
+        }
         self.cancel_over_budget();
         self.preempt();
         self.reclaim();
@@ -450,6 +454,7 @@ impl Farm {
             return; // its timer outlived it
         };
         match &task.row.state {
+            TaskState::Ready { .. } if self.is_paused(id) => {}
             TaskState::Ready { eligible_at_ms, .. } => {
                 let starts_ms = self.starts_ms(id, *eligible_at_ms);
                 if starts_ms > self.now {

@@ -89,6 +89,9 @@ impl Model {
                 self.shapes.push(shape);
             }
             Write::InsertWaiting { job, packed, .. } => fresh(self.waiting.insert(job, packed)),
+            Write::WaitAsRows(job) => {
+                drop(self.waiting.get_mut(&job).expect("it waits").take());
+            }
             Write::RemoveWaiting(job) => drop(self.waiting.remove(&job).expect("it waited")),
             Write::UpdateTask { was, row } => {
                 let old = self.tasks.insert(row.id, row).expect("no such task");

@@ -233,7 +233,8 @@ impl Farm {
         for (id, job) in jobs.by_ref().take(limit) {
             looked += 1;
             last = Some(*id);
-            if !job.row.state.is_terminal() {
+            // What is paused may wait for ever.
+            if !job.row.state.is_terminal() && job.row.paused.is_none() {
                 copies.push(self.live_copy(&job.row, &job.tasks));
             }
         }

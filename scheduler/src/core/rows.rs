@@ -132,6 +132,16 @@ pub struct JobRow {
     pub could_start_ms: Option<i64>,
     /// What waiting for a cheaper hour saved, in millionths of the unit of the prices.
     pub saved: Option<i64>,
+    /// None of its tasks may start.
+    pub paused: Option<Paused>,
+}
+
+/// By whom a job is held back, and since when.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Paused {
+    /// Name of the key.
+    pub by: String,
+    pub since_ms: i64,
 }
 
 impl JobRow {
@@ -179,6 +189,7 @@ impl JobRow {
             deadline_ms: start.deadline_ms,
             could_start_ms: start.could_start_ms,
             saved: None,
+            paused: None,
         }
     }
 }

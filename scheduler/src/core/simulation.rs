@@ -41,6 +41,8 @@ const STEPS: u32 = 300;
 /// Names, how many devices each has, and the memory of each of these.
 const NODES: [(&str, u32, u64); 3] = [("a", 4, 8), ("b", 2, 16), ("c", 1, 32)];
 const STEPS_OF_A_SHOT: u32 = 8;
+/// Where one seed of so many, this one of them, has owners who hold films back.
+const PAUSES: (u64, u64) = (4, 3);
 /// Where one seed of so many, this one of them, submits a batch in the place of its eighth job.
 const BATCHES: (u64, u64) = (8, 3);
 
@@ -116,6 +118,10 @@ struct Simulation {
     /// Steps at which a claim stood.
     claims: u64,
     has_batch: bool,
+    /// Its own dice, so that seeds without owners who hold films back play as they always did.
+    pauses: Option<Dice>,
+    /// Times that a film was held back.
+    paused: u64,
     /// Steps at which jobs were packed.
     packed: u64,
     /// Submits without the quota for them.
@@ -197,6 +203,8 @@ impl Simulation {
             wide: 0,
             claims: 0,
             has_batch: seed % BATCHES.0 == BATCHES.1,
+            pauses: (seed % PAUSES.0 == PAUSES.1).then_some(Dice(!seed)),
+            paused: 0,
             packed: 0,
             over_quota: 0,
             probes: 0,
@@ -291,6 +299,7 @@ impl Simulation {
                 self.live(node, torn);
             }
         }
+        self.pause_or_resume();
         if self.dice.one_in(3) {
             self.now += self.dice.below(6_000) as i64;
         }
@@ -491,6 +500,26 @@ impl Simulation {
             false => Command::Delete { project, job },
         };
         self.apply(command, torn);
+    }
+
+    fn pause_or_resume(&mut self) {
+        let jobs = self.jobs as usize + 1;
+        let Some(dice) = self.pauses.as_mut().filter(|_| jobs > 1) else {
+            return;
+        };
+        let (acts, holds) = (dice.one_in(6), !dice.one_in(3));
+        let job = JobId(Uuid::from_u128(1 + dice.below(jobs) as u128));
+        let row = self.model.jobs.get(&job);
+        let project = row.map_or(PROJECT, |row| row.project);
+        let by = "owner".to_owned();
+        let command = match holds {
+            true => Command::Pause { project, job, by },
+            false => Command::Resume { project, job },
+        };
+        if acts {
+            self.paused += u64::from(holds);
+            self.apply(command, false);
+        }
     }
 
     fn crash(&mut self) {
@@ -752,6 +781,11 @@ impl Simulation {
 
     /// No more faults: healthy nodes and time end every job.
     fn settle(&mut self) {
+        let jobs: Vec<_> = self.model.jobs.values().cloned().collect();
+        for row in jobs.iter().filter(|row| row.paused.is_some()) {
+            let (project, job) = (row.project, row.id);
+            self.apply(Command::Resume { project, job }, false);
+        }
         for account in self.model.accounts.keys().copied().collect::<Vec<_>>() {
             for change in [
                 QuotaChange::Limits(LimitsChange {
@@ -878,7 +912,7 @@ fn the_invariants_hold_whatever_happens_and_every_job_ends() {
     });
     let (mut published, mut jobs, mut faults, mut preemptions) = (0, 0, 0, 0);
     let (mut over_quota, mut probes, mut quarantines, mut poisoned) = (0, 0, 0, 0);
-    let (mut late, mut wide, mut claims, mut packed) = (0, 0, 0, 0);
+    let (mut late, mut wide, mut claims, mut packed, mut paused) = (0, 0, 0, 0, 0);
     for seed in KEPT.iter().copied().chain(0..seeds) {
         let run = std::panic::catch_unwind(|| simulate(seed));
         let run = run.unwrap_or_else(|_| panic!("simulation with seed {seed} failed"));
@@ -890,6 +924,7 @@ fn the_invariants_hold_whatever_happens_and_every_job_ends() {
         wide += run.wide;
         claims += run.claims;
         packed += run.packed;
+        paused += run.paused;
         let told = |kind: &str| run.model.notices.iter().filter(|n| n.kind == kind).count();
         quarantines += told("quarantined");
         poisoned += told("poison");
@@ -915,11 +950,12 @@ fn the_invariants_hold_whatever_happens_and_every_job_ends() {
             && wide > seeds
             && claims > seeds
             && packed > seeds
+            && paused > seeds
             && poisoned > 0
             && quarantines as u64 > seeds
             && late as u64 > seeds / 4,
         "{faults} faults, {jobs} jobs, {published} films, {preemptions} preemptions, \
-         {over_quota} over quota, {probes} probes, {quarantines} quarantines, {poisoned} poisoned, {late} too late, {wide} groups, {claims} claims, {packed} steps with packed jobs"
+         {over_quota} over quota, {probes} probes, {quarantines} quarantines, {poisoned} poisoned, {late} too late, {wide} groups, {claims} claims, {packed} steps with packed jobs, {paused} pauses"
     );
 }
 

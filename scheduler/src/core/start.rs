@@ -171,8 +171,12 @@ impl Farm {
         }
     }
 
-    /// A task is looked at again when its window closes on it.
+    /// A task is looked at again when its window closes on it, and at once where its job is paused while it runs.
     pub(super) fn arm_close(&mut self, id: TaskId) {
+        if self.is_paused(id) {
+            self.timers.arm(self.now, Timer::Closes(id));
+            return;
+        }
         let Some((job, window)) = self.is_held(id) else {
             return;
         };
@@ -209,10 +213,12 @@ impl Farm {
     fn stop_at_close(&mut self, id: TaskId) {
         let now = self.now;
         let open = |window: &Window| window.next(now).is_some_and(|o| o.is_open(now));
-        let stops = self
+        let closed = self
             .is_held(id)
             .is_some_and(|(_, window)| window.at_end == AtEnd::Yield && !open(window));
-        if stops {
+        if self.is_paused(id) {
+            self.order_yield(id, YieldWhy::Paused);
+        } else if closed {
             self.order_yield(id, YieldWhy::WindowClosed);
         }
     }

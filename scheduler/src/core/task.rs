@@ -59,6 +59,7 @@ pub(super) enum YieldWhy {
     Drain,
     Quarantine,
     WindowClosed,
+    Paused,
 }
 
 impl YieldWhy {
@@ -70,6 +71,7 @@ impl YieldWhy {
             Self::Drain => "the node drains",
             Self::Quarantine => "the device is in quarantine",
             Self::WindowClosed => "its window has closed",
+            Self::Paused => "its film is paused",
         }
     }
 
@@ -77,7 +79,7 @@ impl YieldWhy {
     pub fn beneficiary(self) -> Option<TaskId> {
         match self {
             Self::For(task) | Self::Owner(task) => Some(task),
-            Self::Drain | Self::Quarantine | Self::WindowClosed => None,
+            Self::Drain | Self::Quarantine | Self::WindowClosed | Self::Paused => None,
         }
     }
 }

@@ -10,13 +10,25 @@ use super::{
     packed::Whole,
     placement::{Misfit, can},
     queue::{Place, Verdict},
-    rows::{AgentRow, AgentState, Band, TaskRow, TaskState},
+    rows::{AgentRow, AgentState, Band, Paused, TaskRow, TaskState},
 };
 
 impl Farm {
     /// `None` for a task that runs or has ended.
     pub fn waiting(&self, id: TaskId) -> Option<Waiting> {
         let row = &self.tasks.get(&id)?.row;
+        let waits = matches!(
+            row.state,
+            TaskState::Blocked { .. } | TaskState::Ready { .. }
+        );
+        if let Some(Paused { by, since_ms }) = &self.job_at(row.job).row.paused
+            && waits
+        {
+            return Some(Waiting::JobPaused {
+                by: by.clone(),
+                since_ms: *since_ms,
+            });
+        }
         match &row.state {
             TaskState::Blocked { inputs_left } => Some(Waiting::InputsPending {
                 tasks_left: *inputs_left,

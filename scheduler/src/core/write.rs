@@ -54,6 +54,8 @@ pub enum Write {
         seq: i64,
         packed: Option<Vec<u8>>,
     },
+    /// A job that waits is not like any new one any more: its rows say what it is.
+    WaitAsRows(JobId),
     RemoveWaiting(JobId),
     UpdateTask {
         was: TaskGuard,

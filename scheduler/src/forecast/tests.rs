@@ -34,6 +34,7 @@ fn copy(job: u128, account: u128) -> LiveCopy {
         not_before_ms: None,
         deadline_ms: None,
         could_start_ms: None,
+        paused: None,
         saved: None,
     };
     LiveCopy {

@@ -14,11 +14,14 @@ use super::report::{Report, Sample, clock};
 const SIZE: (u32, u32) = (960, 420);
 const GREY: RGBColor = RGBColor(120, 120, 120);
 
-/// Axes reach this far at least: fewer marks than numbers would repeat some.
-const AXIS_MIN: u32 = 10;
+/// Most marks of an axis; it has no more than it has whole numbers, since marks are rounded to those.
+const MARKS_MAX: usize = 10;
 
 /// Fewer hours would repeat marks of the time, which are minutes.
 const TIME_MIN_H: f64 = 0.25;
+
+/// Below so many hours marks of the time are at whole minutes, not at parts of an hour.
+const MINUTES_BELOW_H: f64 = 3.0;
 
 /// The error of a drawing library that never fails on text in memory, were it to.
 type Drawn<T> = Result<T, Box<dyn std::error::Error>>;
@@ -65,8 +68,15 @@ fn draw(report: &Report, text: &mut String) -> Drawn<()> {
         .filter(|sample| (from..=to).contains(&sample.at_h))
         .collect();
     let waiting = samples.iter().map(|s| s.waiting).max().unwrap_or(0);
-    let waiting = waiting.max(AXIS_MIN);
-    let devices = report.devices.max(AXIS_MIN.into()) as f64;
+    let (waiting, devices) = (waiting.max(1), report.devices.max(1));
+    let marks = |most: u64| MARKS_MAX.min(most as usize + 1);
+    let (films_marks, devices_marks) = (marks(waiting.into()), marks(devices));
+    let unit = if to - from < MINUTES_BELOW_H {
+        60.0
+    } else {
+        1.0
+    };
+    let (from, to) = (from * unit, to * unit);
     let title = format!(
         "{}: {:.0} % of {} devices at work",
         report.name,
@@ -79,25 +89,30 @@ fn draw(report: &Report, text: &mut String) -> Drawn<()> {
         .x_label_area_size(32)
         .y_label_area_size(48)
         .right_y_label_area_size(56)
-        .build_cartesian_2d(from..to, 0.0..devices * 1.05)?
+        .build_cartesian_2d(from..to, 0.0..devices as f64 * 1.05)?
         .set_secondary_coord(from..to, 0.0..f64::from(waiting) * 1.05);
     chart
         .configure_mesh()
         .light_line_style(WHITE)
         .y_desc("devices")
+        .y_labels(devices_marks)
         .y_label_formatter(&|devices| format!("{devices:.0}"))
-        .x_label_formatter(&|hours| clock(*hours))
+        .x_label_formatter(&|time| clock(*time / unit))
         .draw()?;
     chart
         .configure_secondary_axes()
         .y_desc("films that wait")
+        .y_labels(films_marks)
         .y_label_formatter(&|films| format!("{films:.0}"))
         .draw()?;
     for (index, name) in report.tenants.iter().enumerate().rev() {
         let colour = Palette99::pick(index).to_rgba();
-        let tops = samples
-            .iter()
-            .map(|s| (s.at_h, f64::from(s.busy[..=index].iter().sum::<u32>())));
+        let tops = samples.iter().map(|s| {
+            (
+                s.at_h * unit,
+                f64::from(s.busy[..=index].iter().sum::<u32>()),
+            )
+        });
         chart
             .draw_series(AreaSeries::new(tops, 0.0, colour.filled()).border_style(colour))?
             .label(name)
@@ -108,12 +123,19 @@ fn draw(report: &Report, text: &mut String) -> Drawn<()> {
                 )
             });
     }
-    let up = samples.iter().map(|s| (s.at_h, s.up as f64));
+    // A node comes and goes at once; between samples nothing changes.
+    let up = samples.windows(2).flat_map(|pair| {
+        let (before, after) = (pair[0], pair[1]);
+        [before.at_h, after.at_h].map(|at| (at * unit, before.up as f64))
+    });
+    let last = samples.last().map(|s| (s.at_h * unit, s.up as f64));
     chart
-        .draw_series(LineSeries::new(up, GREY))?
+        .draw_series(LineSeries::new(up.chain(last), GREY))?
         .label("devices up")
         .legend(|(x, y)| Rectangle::new([(x, y - 1), (x + 10, y + 1)], GREY.filled()));
-    let queue = samples.iter().map(|s| (s.at_h, f64::from(s.waiting)));
+    let queue = samples
+        .iter()
+        .map(|s| (s.at_h * unit, f64::from(s.waiting)));
     chart
         .draw_secondary_series(LineSeries::new(queue, BLACK.stroke_width(2)))?
         .label("films that wait")

@@ -239,6 +239,7 @@ fn a_film_of_a_sparse_day_can_be_seen() {
     };
     let mut report = run(&Scenario::night()).unwrap();
     report.tenants = vec!["studio".into()];
+    report.devices = 2;
     report.samples = vec![sample(0.0, 0), sample(24.0, 0)];
     report.exact = [(0.0, 0), (9.5, 0), (9.5, 1), (9.6, 1), (9.6, 0), (24.0, 0)]
         .map(|(at_h, busy)| sample(at_h, busy))
@@ -247,6 +248,13 @@ fn a_film_of_a_sparse_day_can_be_seen() {
     // The marks of the time are those around half past nine.
     assert!(
         picture.contains("09:30") && !picture.contains("12:00"),
+        "{picture}"
+    );
+    // Two devices need marks up to two, and minutes are whole.
+    let marks: Vec<&str> = picture.lines().map(str::trim).collect();
+    assert!(marks.contains(&"2") && !marks.contains(&"3"), "{picture}");
+    assert!(
+        marks.contains(&"09:32") && !marks.contains(&"09:33"),
         "{picture}"
     );
 }

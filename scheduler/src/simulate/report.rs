@@ -382,11 +382,12 @@ impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(
             f,
-            "{}: {} devices, {:.0} % at work, {} node failures, over at {}",
+            "{}: {} devices, {:.0} % at work, {} node{} failed, over at {}",
             self.name,
             self.devices,
             100.0 * self.utilisation,
             self.node_failures,
+            if self.node_failures == 1 { "" } else { "s" },
             clock(self.ended_h)
         )?;
         writeln!(

@@ -193,6 +193,8 @@ impl World {
         match logged.event.clone() {
             Event::Submit { .. }
             | Event::Cancel { .. }
+            | Event::Pause { .. }
+            | Event::Resume { .. }
             | Event::Delete { .. }
             | Event::Account { .. }
             | Event::Quota { .. }

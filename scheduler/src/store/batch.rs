@@ -2,7 +2,7 @@
 
 use sea_orm::{
     ColumnTrait, DatabaseTransaction, EntityTrait, Iterable, QueryFilter, Value,
-    sea_query::OnConflict,
+    sea_query::{Expr, OnConflict},
 };
 
 use super::{
@@ -139,6 +139,14 @@ async fn waiting(tx: &DatabaseTransaction, batch: &Batch<'_>) -> Result<(), Stor
     many::insert(tx, new.collect())
         .await
         .map_err(failed(step))?;
+    for changed in batch.as_rows.chunks(BEGUN_AT_ONCE) {
+        waiting::Entity::update_many()
+            .col_expr(waiting::Column::Packed, Expr::value(None::<Vec<u8>>))
+            .filter(waiting::Column::Job.is_in(changed.iter().map(|job| job.0)))
+            .exec(tx)
+            .await
+            .map_err(failed(step))?;
+    }
     for begun in batch.begun.chunks(BEGUN_AT_ONCE) {
         let gone = waiting::Entity::delete_many()
             .filter(waiting::Column::Job.is_in(begun.iter().map(|job| job.0)))

@@ -21,8 +21,8 @@ use crate::core::{
     group::Group,
     rows::{
         AccountRow, AgentRow, AttemptRow, Balance, CheckpointRow, DedupeRow, Holder,
-        IdempotencyRow, JobError, JobRow, KeyRow, LedgerRow, OutboxRow, ReservationRow, TaskRow,
-        TaskState,
+        IdempotencyRow, JobError, JobRow, KeyRow, LedgerRow, OutboxRow, Paused, ReservationRow,
+        TaskRow, TaskState,
     },
     shapes::shape_of,
     write::Write,
@@ -85,6 +85,8 @@ pub fn job_model(row: &JobRow, request: &serde_json::Value) -> job::Model {
         deadline_ms: row.deadline_ms,
         could_start_ms: row.could_start_ms,
         saved: row.saved,
+        paused_by: row.paused.as_ref().map(|paused| text(&paused.by)),
+        paused_at_ms: row.paused.as_ref().map(|paused| paused.since_ms),
     }
 }
 
@@ -107,6 +109,10 @@ pub fn job_row(model: &job::Model) -> Result<JobRow, StoreError> {
         deadline_ms: model.deadline_ms,
         could_start_ms: model.could_start_ms,
         saved: model.saved,
+        paused: model.paused_at_ms.map(|since_ms| Paused {
+            by: model.paused_by.clone().unwrap_or_default(),
+            since_ms,
+        }),
     })
 }
 

@@ -105,6 +105,8 @@ table! {
         pub deadline_ms: Option<i64>,
         pub could_start_ms: Option<i64>,
         pub saved: Option<i64>,
+        pub paused_by: Option<String>,
+        pub paused_at_ms: Option<i64>,
     }
 }
 

@@ -37,6 +37,8 @@ pub struct Batch<'a> {
     pub specs: BTreeMap<TaskId, &'a TaskSpec>,
     pub shapes: Vec<(ShapeId, &'a TaskSpec)>,
     pub waiting: BTreeMap<JobId, (i64, Option<&'a [u8]>)>,
+    /// Their packed form says no longer what they are.
+    pub as_rows: Vec<JobId>,
     /// They wait no more.
     pub begun: Vec<JobId>,
     pub attempts: Changes<'a, (TaskId, u32), (), AttemptRow>,
@@ -72,6 +74,10 @@ impl<'a> Batch<'a> {
             Write::InsertWaiting { job, seq, packed } => {
                 self.waiting.insert(*job, (*seq, packed.as_deref()));
             }
+            Write::WaitAsRows(job) => match self.waiting.get_mut(job) {
+                Some((_, packed)) => *packed = None,
+                None => self.as_rows.push(*job),
+            },
             Write::RemoveWaiting(job) => {
                 // One that came in this batch is in no table yet.
                 if self.waiting.remove(job).is_none() {

@@ -13,6 +13,7 @@ mod m0010_events;
 mod m0011_storage;
 mod m0012_groups;
 mod m0013_memory;
+mod m0014_pause;
 
 use sea_orm::{ConnectionTrait, DbErr};
 use sea_orm_migration::{MigrationName, MigrationTrait, MigratorTrait, SchemaManager, async_trait};
@@ -31,6 +32,7 @@ const STEPS: &[Step] = &[
     Step("m0011_storage", m0011_storage::STATEMENTS),
     Step("m0012_groups", m0012_groups::STATEMENTS),
     Step("m0013_memory", m0013_memory::STATEMENTS),
+    Step("m0014_pause", m0014_pause::STATEMENTS),
 ];
 
 /// Name and statements, each of which both databases understand.

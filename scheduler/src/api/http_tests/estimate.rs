@@ -254,6 +254,26 @@ async fn a_waiting_video_says_why_because_of_what_and_until_when() {
 }
 
 #[tokio::test]
+async fn an_estimate_counts_the_films_that_would_miss_their_deadline() {
+    let farm = Farm::start().await;
+    farm.agent(&[]).await;
+    let now = farm.dispatcher.now_ms() / 1_000;
+    let asked = |left_s: i64, count: u32| json!({"prompt": "a ball", "count": count, "deadline": now + left_s});
+    let answer = farm
+        .post("/v1/videos/estimate", asked(60, 200))
+        .await
+        .json();
+    let late = answer["late"].as_u64().unwrap();
+    assert!((1..200).contains(&late), "{answer}");
+    assert!(!answer["eta"]["completes_at_p90"].is_null(), "{answer}");
+    let all = farm
+        .post("/v1/videos/estimate", asked(1_000_000, 20))
+        .await
+        .json();
+    assert_eq!(all["late"], 0, "{all}");
+}
+
+#[tokio::test]
 async fn a_new_job_is_placed_in_the_last_forecast_before_there_is_a_newer_one() {
     let farm = Farm::start().await;
     farm.agent(&[]).await;

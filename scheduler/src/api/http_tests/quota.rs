@@ -64,14 +64,21 @@ impl Farm {
 }
 
 #[tokio::test]
-async fn a_key_without_the_right_sees_and_changes_no_quota() {
+async fn a_key_sees_its_own_account_and_neither_others_nor_changes() {
     let farm = Farm::start().await;
+    let added = farm.order(QUOTA, json!({"name": "acme"})).await;
+    assert_eq!(added.status, 200);
     let one = format!("{QUOTA}/studio");
+    let own = farm.get(QUOTA).await.json();
+    assert_eq!(own["data"][0]["name"], "studio", "{own}");
+    assert_eq!(own["data"].as_array().unwrap().len(), 1, "{own}");
+    assert_eq!(farm.get(&one).await.json()["account"]["name"], "studio");
+    let acme = format!("{QUOTA}/acme");
     let grants = format!("{one}/grants");
     let refused = (403, "insufficient_permissions".to_owned());
     for answer in [
-        farm.get(QUOTA).await,
-        farm.get(&one).await,
+        farm.get(&acme).await,
+        farm.get(&format!("{QUOTA}/nobody")).await,
         farm.post(&one, json!({"weight": 9})).await,
         farm.post(&grants, json!({"seconds": 9})).await,
     ] {

@@ -188,6 +188,26 @@ async fn cancel_ends_a_job_at_once_and_changes_no_ended_one() {
 }
 
 #[tokio::test]
+async fn a_paused_video_says_so_until_it_is_resumed() {
+    let farm = Farm::start().await;
+    let id = farm.create("a ball").await;
+    let paused = farm
+        .call(Method::POST, &format!("/v1/videos/{id}/pause"))
+        .await
+        .json();
+    assert_eq!(paused["status"], "queued");
+    assert_eq!(paused["reason"]["code"], "job_paused");
+    let agent = farm.agent(&[]).await;
+    assert!(farm.lease(agent).await.is_none());
+    let path = format!("/v1/videos/{id}/resume");
+    let resumed = farm.call(Method::POST, &path).await.json();
+    assert_ne!(resumed["reason"]["code"], "job_paused");
+    assert!(farm.lease(agent).await.is_some());
+    let unknown = farm.call(Method::POST, "/v1/videos/video_1/pause").await;
+    assert_eq!(unknown.error(), (404, "not_found".into()));
+}
+
+#[tokio::test]
 async fn delete_removes_queued_running_and_finished_videos() {
     let farm = Farm::start().await;
     let finished = farm.create("a").await;
@@ -266,6 +286,16 @@ async fn what_is_not_served_is_404_or_405_with_the_error_body() {
             (404, "unknown_url".into()),
             "{method} {path}"
         );
+    }
+    for (path, advice) in [
+        ("/v1/videos/characters", "describe in each prompt"),
+        ("/v1/webhook_endpoints", "poll the video"),
+        ("/v1/batches/batch_1", "a create for each film"),
+        ("/v1/files", "with the request"),
+    ] {
+        let answer = farm.get(path).await.json();
+        let message = answer["error"]["message"].as_str().unwrap();
+        assert!(message.contains(advice), "{message}");
     }
     let put = farm.call(Method::PUT, "/v1/videos").await;
     assert_eq!(put.error(), (405, "method_not_allowed".into()));

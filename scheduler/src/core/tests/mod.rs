@@ -11,6 +11,7 @@ mod health;
 mod leases;
 mod memory;
 mod order;
+mod pause;
 mod preemption;
 mod prices;
 mod queue;
@@ -157,6 +158,8 @@ impl World {
                     job: self.job_id(word(1))
                 })
             ),
+            "pause" => self.pause(word(1)),
+            "resume" => self.resume(word(1)),
             "delete" => format!(
                 "{:?}",
                 self.apply(Command::Delete {
@@ -198,6 +201,25 @@ impl World {
             "give" | "limit" | "money" | "budget" | "pool" | "told" => self.run_quota(&words),
             other => panic!("no command {other}"),
         }
+    }
+
+    fn pause(&mut self, job: &str) -> String {
+        let job = self.job_id(job);
+        self.apply(Command::Pause {
+            project: PROJECT,
+            job,
+            by: "ann".into(),
+        });
+        self.states()
+    }
+
+    fn resume(&mut self, job: &str) -> String {
+        let job = self.job_id(job);
+        self.apply(Command::Resume {
+            project: PROJECT,
+            job,
+        });
+        self.states()
     }
 
     fn submit(&mut self, words: &[&str]) -> String {

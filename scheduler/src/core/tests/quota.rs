@@ -164,6 +164,22 @@ fn a_metered_account_refuses_a_job_that_it_cannot_hold() {
 }
 
 #[test]
+fn the_metrics_count_what_was_granted_to_a_project_once() {
+    let mut world = World::new();
+    for line in ["give project 100 a", "job"] {
+        world.run(line);
+    }
+    let ledger = |world: &World| {
+        let parts = world.farm.counts().ledger_us;
+        ["granted", "available", "held", "spent"].map(|part| parts[part] / 1_000_000)
+    };
+    assert_eq!(ledger(&world), [100, 90, 10, 0]);
+    world.run("give org 50 a");
+    let said = "the org's limit stands above the project's";
+    assert_eq!(ledger(&world), [50, 40, 10, 0], "{said}");
+}
+
+#[test]
 fn every_metered_account_of_the_path_must_have_it() {
     check(
         "give project 100 a
