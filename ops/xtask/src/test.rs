@@ -66,7 +66,7 @@ impl Test {
 
 /// The tests that open a database.
 const OPEN_ONE: &str = "(package(scheduler) & test(/store|dispatcher|chores|http_tests|leader|standby|doctor/)) \
-    | binary(farm) | binary(away) | binary(crash) | binary(faults) | binary(s3)";
+    | binary(farm) | binary(away) | binary(crash) | binary(faults) | binary(cards) | binary(s3)";
 
 /// Always of the whole workspace: for a part of it, cargo would choose other features and build twice.
 fn tests(only: Option<&str>) -> Command {
