@@ -105,15 +105,8 @@ mod tests {
 
     use super::*;
     use crate::{
-        catalogue::Catalogue,
-        client::{Client, Try},
-        held::Leases,
-        membership::Membership,
-        metrics::Metrics,
-        mux::Ffmpeg,
-        scripted::{self, serve},
+        catalogue::Catalogue, held::Leases, metrics::Metrics, mux::Ffmpeg, scripted::serve,
         settings::Settings,
-        work::Worker,
     };
 
     fn studio(threads: usize) -> Arc<Studio> {
@@ -156,20 +149,8 @@ mod tests {
             }
             _ => Some(json!({"answer": "idle", "why": "test"})),
         });
-        let client = Client::new(&server.url, "token").unwrap();
-        let membership = Membership::join(&client, scripted::hello(), || Try::Now)
-            .await
-            .unwrap();
         let scratch = tempfile::tempdir().unwrap();
-        let worker = Worker {
-            device: 3,
-            client,
-            membership: Arc::new(membership),
-            leases,
-            studio: studio(1),
-            polls: Arc::default(),
-            scratch: scratch.path().into(),
-        };
+        let worker = server.worker(3, &studio(1), leases, scratch.path()).await;
         worker.run().await.unwrap();
         let reports = server.bodies("probe");
         assert_eq!(reports.len(), 1);

@@ -5,12 +5,21 @@
 use std::{
     io::{BufRead, BufReader, Read, Write},
     net::{TcpListener, TcpStream},
+    path::Path,
     sync::{Arc, Mutex},
     thread,
 };
 
 use schemas::agent::Hello;
 use serde_json::Value;
+
+use crate::{
+    client::{Client, Try},
+    held::Leases,
+    membership::Membership,
+    studio::Studio,
+    work::Worker,
+};
 
 /// Path and body of a call to a JSON answer, or `None` to close the connection without one.
 type Script = dyn Fn(&str, Value) -> Option<Value> + Send + Sync;
@@ -50,6 +59,27 @@ pub fn hello() -> Hello {
 }
 
 impl Scripted {
+    /// A worker of this device that has joined.
+    pub async fn worker(
+        &self,
+        device: u32,
+        studio: &Arc<Studio>,
+        leases: Arc<Leases>,
+        scratch: &Path,
+    ) -> Worker {
+        let client = Client::new(&self.url, "token").unwrap();
+        let joined = Membership::join(&client, hello(), || Try::Now).await;
+        Worker {
+            device,
+            client,
+            membership: Arc::new(joined.unwrap()),
+            leases,
+            studio: Arc::clone(studio),
+            polls: Arc::default(),
+            scratch: scratch.into(),
+        }
+    }
+
     /// Bodies of the calls to `path` so far.
     pub fn bodies(&self, path: &str) -> Vec<Value> {
         let calls = self.calls.lock().unwrap();

@@ -12,6 +12,10 @@ use kernels::check::golden::{Golden, files};
 use serde_json::Value;
 
 fn run(name: &str, arguments: &[&str]) -> (Output, Value) {
+    run_with(name, arguments, &[])
+}
+
+fn run_with(name: &str, arguments: &[&str], variables: &[(&str, &str)]) -> (Output, Value) {
     let folder = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("gpu-check-{name}"));
     let _ = fs::remove_dir_all(&folder);
     let mut command = Command::new(env!("CARGO_BIN_EXE_gpu-check"));
@@ -20,7 +24,8 @@ fn run(name: &str, arguments: &[&str]) -> (Output, Value) {
         .env("CUDA_VISIBLE_DEVICES", "")
         .arg("--out")
         .arg(&folder)
-        .args(arguments);
+        .args(arguments)
+        .envs(variables.iter().copied());
     let output = command.output().expect("gpu-check starts");
     let report = fs::read(folder.join("gpu-check.json")).expect("there is always a report");
     (
@@ -104,6 +109,86 @@ fn results_are_kept_beside_the_report_and_agree_with_the_cpu() {
     assert!(
         ran.iter()
             .all(|row| row["name"].as_str().unwrap().starts_with("golden "))
+    );
+}
+
+/// A `compute-sanitizer` of this test's own in a folder: notes how it was called, and runs the program or finds a fault.
+fn sanitizer(name: &str, script: &str) -> PathBuf {
+    use std::os::unix::fs::PermissionsExt;
+    let folder = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("sanitizer-{name}"));
+    let _ = fs::remove_dir_all(&folder);
+    fs::create_dir_all(&folder).unwrap();
+    let program = folder.join("compute-sanitizer");
+    let text = format!("#!/bin/sh\n[ \"$1\" = --version ] && exit 0\n{script}\n");
+    fs::write(&program, text).unwrap();
+    fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
+    folder
+}
+
+#[test]
+fn under_a_sanitizer_one_shape_of_each_kernel_runs_and_what_it_finds_is_a_failure() {
+    if !tools::has_compiler() {
+        return tools::skipped("no C++ compiler");
+    }
+    let path = std::env::var("PATH").unwrap_or_default();
+    let only = [
+        "--cpu",
+        "--sanitize",
+        "--only",
+        "sanitize",
+        "--op",
+        "norm_modulate",
+    ];
+    let checked = |folder: &std::path::Path| {
+        let path = format!("{}:{path}", folder.display());
+        let name = folder.file_name().unwrap().to_str().unwrap();
+        run_with(name, &only, &[("PATH", &path)])
+    };
+    let quiet = sanitizer(
+        "quiet",
+        r#"echo "$@" >> "${0%/*}/calls"; shift 4; exec "$@""#,
+    );
+    let (output, report) = checked(&quiet);
+    assert!(output.status.success(), "{report}");
+    let calls = fs::read_to_string(quiet.join("calls")).unwrap();
+    for (call, tool) in calls.lines().zip(["memcheck", "racecheck", "synccheck"]) {
+        assert!(
+            call.starts_with(&format!("--tool {tool} --error-exitcode 99 ")),
+            "{calls}"
+        );
+    }
+    let rows = report["ops"].as_array().unwrap();
+    assert_eq!(
+        (calls.lines().count(), rows.len()),
+        (3, 6),
+        "both types of activations: {report}"
+    );
+    assert!(rows.iter().all(|row| row["right"] == true), "{report}");
+
+    let alarmed = sanitizer(
+        "alarmed",
+        r#"echo "========= Invalid __global__ write of size 4 bytes"; exit 99"#,
+    );
+    let (output, report) = checked(&alarmed);
+    assert_eq!(output.status.code(), Some(1), "{report}");
+    let failures = report["failures"].as_array().unwrap();
+    assert_eq!(failures.len(), 3, "{report}");
+    let first = failures[0].as_str().unwrap();
+    assert!(
+        first.starts_with("sanitize/memcheck:norm_modulate")
+            && first.contains("Invalid __global__ write"),
+        "{first}"
+    );
+
+    let none = sanitizer("none", "exit 1");
+    fs::remove_file(none.join("compute-sanitizer")).unwrap();
+    let (output, report) = run_with("none-sanitizer", &only, &[("PATH", none.to_str().unwrap())]);
+    assert!(output.status.success(), "{report}");
+    assert!(
+        report["skipped"]
+            .to_string()
+            .contains("no compute-sanitizer on PATH"),
+        "{report}"
     );
 }
 

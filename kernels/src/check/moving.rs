@@ -3,7 +3,7 @@
 use super::{ACTS, Bench, Case, Outcome, Scale, elementwise_tolerance};
 use crate::average::average;
 use crate::copy::{self, gather_rows};
-use crate::cuda::Element;
+use crate::cuda::{Array, Element};
 use crate::patchify::{patchify, unpatchify};
 use crate::pixel_norm::pixel_norm;
 use crate::resample1d::{Fir, downsample1d, upsample1d};
@@ -66,52 +66,26 @@ fn places(cases: &mut Vec<Case>, act: Element) {
             (Write::Add, 2, 16),
         ] {
             let shape = format!("{act:?} {strides:?} {write:?} depth {depth}");
+            let [st, sh, sw] = strides;
+            let block = st * sh * sw;
             cases.push(Case::new("depth_to_space", &shape, move |bench| {
-                let [st, sh, sw] = strides;
-                let x = bench.noise(act, 1, &[2, 3, 2, 3, depth * st * sh * sw])?;
-                let dims = [2, 3 * st - (st - 1), 2 * sh, 3 * sw, depth * copies];
-                let mut expected = bench.noise(act, 2, &dims)?;
-                let out = bench.put(act, &expected)?;
-                depth_to_space(bench.cpu, &x, strides, write, &mut expected)?;
-                space_depth::cuda::depth_to_space(
-                    bench.gpu,
-                    &bench.put(act, &x)?,
-                    strides,
-                    write,
-                    &out,
-                )?;
-                bench.outcome(
-                    &out,
-                    &expected,
-                    if write == Write::Set {
-                        0.0
-                    } else {
-                        elementwise_tolerance(act)
-                    },
+                let from = [2, 3, 2, 3, depth * block];
+                let to = [2, 3 * st - (st - 1), 2 * sh, 3 * sw, depth * copies];
+                placed(
+                    (bench, act, write),
+                    (from, to),
+                    |x, out| depth_to_space(bench.cpu, x, strides, write, out),
+                    |x, out| space_depth::cuda::depth_to_space(bench.gpu, x, strides, write, out),
                 )
             }));
             cases.push(Case::new("space_to_depth", &shape, move |bench| {
-                let [st, sh, sw] = strides;
-                let x = bench.noise(act, 1, &[2, 2 * st - (st - 1), 2 * sh, 3 * sw, 6])?;
-                let dims = [2, 2, 2, 3, 6 * st * sh * sw / copies];
-                let mut expected = bench.noise(act, 2, &dims)?;
-                let out = bench.put(act, &expected)?;
-                space_to_depth(bench.cpu, &x, strides, write, &mut expected)?;
-                space_depth::cuda::space_to_depth(
-                    bench.gpu,
-                    &bench.put(act, &x)?,
-                    strides,
-                    write,
-                    &out,
-                )?;
-                bench.outcome(
-                    &out,
-                    &expected,
-                    if write == Write::Set {
-                        0.0
-                    } else {
-                        elementwise_tolerance(act)
-                    },
+                let from = [2, 2 * st - (st - 1), 2 * sh, 3 * sw, 6];
+                let to = [2, 2, 2, 3, 6 * block / copies];
+                placed(
+                    (bench, act, write),
+                    (from, to),
+                    |x, out| space_to_depth(bench.cpu, x, strides, write, out),
+                    |x, out| space_depth::cuda::space_to_depth(bench.gpu, x, strides, write, out),
                 )
             }));
         }
@@ -150,6 +124,24 @@ fn places(cases: &mut Vec<Case>, act: Element) {
             bench.outcome(&out, &expected, 0.0)
         },
     ));
+}
+
+/// Values that change places, into or onto what is there: copies are exact.
+fn placed(
+    (bench, act, write): (&Bench<'_>, Element, Write),
+    (from, to): ([usize; 5], [usize; 5]),
+    on_cpu: impl Fn(&Tensor, &mut Tensor) -> Result<(), KernelError>,
+    on_card: impl Fn(&Array, &Array) -> Result<(), KernelError>,
+) -> Result<Outcome, KernelError> {
+    let (x, mut expected) = (bench.noise(act, 1, &from)?, bench.noise(act, 2, &to)?);
+    let out = bench.put(act, &expected)?;
+    on_cpu(&x, &mut expected)?;
+    on_card(&bench.put(act, &x)?, &out)?;
+    let tolerance = match write {
+        Write::Set => 0.0,
+        Write::Add => elementwise_tolerance(act),
+    };
+    bench.outcome(&out, &expected, tolerance)
 }
 
 fn copies(cases: &mut Vec<Case>, act: Element) {

@@ -8,13 +8,7 @@ use kernels::cuda::{Fault, Faulty, Gpu, Nowhere};
 use schemas::{JobId, agent::LeaseAnswer, task::TaskSpec};
 
 use super::*;
-use crate::{
-    client::Try,
-    held::Leases,
-    membership::Membership,
-    scripted::{self, Scripted},
-    work::Worker,
-};
+use crate::{held::Leases, scripted::Scripted};
 
 const JOB: &str = "video_01a204f270e977dbaafb9f87995ca914ba495b0b877f76f5";
 const STEPS: u32 = 4;
@@ -122,20 +116,8 @@ async fn work(
     server: &Scripted,
     leases: Arc<Leases>,
 ) -> Result<(), KernelError> {
-    let client = Client::new(&server.url, "token").unwrap();
-    let membership = Membership::join(&client, scripted::hello(), || Try::Now)
-        .await
-        .unwrap();
     let scratch = tempfile::tempdir().unwrap();
-    let worker = Worker {
-        device: 0,
-        client,
-        membership: Arc::new(membership),
-        leases,
-        studio: Arc::clone(studio),
-        polls: Arc::default(),
-        scratch: scratch.path().into(),
-    };
+    let worker = server.worker(0, studio, leases, scratch.path()).await;
     let ended = worker.run().await;
     let left = std::fs::read_dir(scratch.path()).unwrap().count();
     assert_eq!(left, 0, "scratch of an attempt is left");

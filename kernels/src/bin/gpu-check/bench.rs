@@ -4,8 +4,7 @@ use std::error::Error;
 
 use serde_json::{Value, json};
 
-use kernels::attention::Heads;
-use kernels::attention::cuda::{DeviceMask, Inputs, Path, attention, grid};
+use kernels::attention::cuda::{DeviceMask, Path, grid};
 use kernels::conv::SpacePad;
 use kernels::conv::cuda::{self as conv, DeviceConv, Geometry, conv_on};
 use kernels::conv3d::TimePad;
@@ -23,6 +22,7 @@ use kernels::rope::{Layout, plain_table};
 use kernels::space_depth::{Write, cuda::depth_to_space};
 use kernels::{KernelError, check::relative_distance};
 
+use crate::attended::{Attended, HEADS};
 use crate::child::{Card, say};
 use crate::pass;
 
@@ -63,7 +63,6 @@ const ATTENTIONS: &[[usize; 2]] = &[
     [32_640, 64],
     [53_680, 64],
 ];
-const HEADS: usize = 32;
 /// Frames, height, width and channels of decoder layers.
 const CONVOLUTIONS: &[[usize; 4]] = &[
     [16, 16, 24, 1024],
@@ -301,28 +300,8 @@ fn attentions(card: &Card, path: Path) -> Outcome {
         return Ok(());
     }
     for [tokens, d] in ATTENTIONS.iter().filter(|[_, d]| grid(path, *d).is_ok()) {
-        let width = HEADS * d;
-        let gpu = &card.gpu;
-        let packed = random(gpu, Element::BF16, &[*tokens, 3 * width], 5)?;
-        let o = gpu.empty(Element::BF16, &[*tokens, width])?;
-        let columns = |first| Columns {
-            rows: &packed,
-            first,
-            width,
-        };
-        let inputs = Inputs {
-            q: columns(0),
-            k: columns(width),
-            v: columns(2 * width),
-        };
-        let heads = Heads {
-            query: HEADS,
-            key: HEADS,
-            scale: 1.0 / (*d as f32).sqrt(),
-        };
-        let launches: Launches<'_> = vec![Box::new(|| {
-            attention(gpu, path, inputs, heads, DeviceMask::None, &o, None)
-        })];
+        let attended = Attended::new(&card.gpu, *tokens, *d)?;
+        let launches: Launches<'_> = vec![Box::new(|| attended.run(path, DeviceMask::None))];
         let flop = 4.0 * HEADS as f64 * (*tokens as f64).powi(2) * *d as f64;
         row(
             card,

@@ -41,6 +41,9 @@ pub fn run(options: &Options, part: &str) -> Result<bool, Box<dyn Error>> {
         return Ok(probe(options));
     }
     let card = open(options)?;
+    if let Some(tool) = phase.strip_prefix("sanitize/") {
+        return sanitized(&card.gpu, tool, name, options.seed).map(|()| true);
+    }
     match phase {
         "smoke" => correct(&card.gpu, Scale::Small, name, options.seed).map(|()| true),
         "correct" => correct(&card.gpu, Scale::Model, name, options.seed).map(|()| true),
@@ -145,6 +148,10 @@ fn emulated(options: &Options, phase: &str, name: &str) -> Result<bool, Box<dyn 
     let gpu = Gpu::new(Arc::new(emulator));
     match phase {
         "golden" => golden::write(options, &gpu, name)?,
+        phase if phase.starts_with("sanitize/") => {
+            let tool = phase.trim_start_matches("sanitize/");
+            sanitized(&gpu, tool, name, options.seed)?;
+        }
         _ => correct(&gpu, Scale::Small, name, options.seed)?,
     }
     Ok(true)
@@ -153,19 +160,43 @@ fn emulated(options: &Options, phase: &str, name: &str) -> Result<bool, Box<dyn 
 /// Runs the cases of an op twice each.
 fn correct(gpu: &Gpu, scale: Scale, name: &str, seed: u64) -> Result<(), Box<dyn Error>> {
     let cpu = Device::cpu(0)?;
+    let all = of(gpu, scale, name);
+    all.iter().try_for_each(|case| one(case, gpu, &cpu, seed))
+}
+
+/// The cases of an op, or of one path of it. That there are none for this card is said.
+fn of(gpu: &Gpu, scale: Scale, name: &str) -> Vec<Case> {
     let (op, path) = name.split_once('/').unwrap_or((name, ""));
-    let hopper = gpu.card().is_hopper();
-    let all = cases(scale, hopper);
-    let wanted = |case: &&Case| {
-        case.op == op && (path.is_empty() || case.shape.split(' ').next() == Some(path))
-    };
-    let mut count = 0;
-    for case in all.iter().filter(wanted) {
-        count += 1;
-        one(case, gpu, &cpu, seed)?;
-    }
-    if count == 0 {
+    let wanted = |case: &Case| case.op == op && (path.is_empty() || kind(case) == path);
+    let mut all = cases(scale, gpu.card().is_hopper());
+    all.retain(wanted);
+    if all.is_empty() {
         say(json!({"kind": "skipped", "why": format!("{name}: not for this card")}));
+    }
+    all
+}
+
+/// What a shape begins with: the path, or the type of activations.
+fn kind(case: &Case) -> &str {
+    case.shape.split(' ').next().unwrap_or_default()
+}
+
+/// Runs one small case of each kind of an op, once: a sanitizer, under which this process is, takes its time.
+fn sanitized(gpu: &Gpu, tool: &str, name: &str, seed: u64) -> Result<(), Box<dyn Error>> {
+    let cpu = Device::cpu(0)?;
+    let mut all = of(gpu, Scale::Small, name);
+    all.dedup_by(|later, first| kind(later) == kind(first));
+    for case in &all {
+        let outcome = case.run(gpu, &cpu, seed)?;
+        say(json!({
+            "kind": "op", "name": format!("{} under {tool}", case.op), "shape": case.shape,
+            "err": outcome.distance(), "tol": outcome.tolerance, "right": outcome.is_right(),
+        }));
+        if !outcome.is_right() {
+            say(
+                json!({"kind": "failure", "why": format!("{case} under {tool}: {}", outcome.differences())}),
+            );
+        }
     }
     Ok(())
 }

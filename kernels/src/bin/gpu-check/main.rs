@@ -2,6 +2,7 @@
 //! and nothing else: no Rust, no network. The process that is started never touches the GPU: each part runs
 //! in a child of its own, so a kernel that faults or hangs costs its own part and no other.
 
+mod attended;
 mod bench;
 mod child;
 mod golden;

@@ -19,6 +19,8 @@ pub struct Options {
     pub budget_s: u64,
     /// Run the checks on the emulator.
     pub cpu: bool,
+    /// Run each kernel under `compute-sanitizer` too.
+    pub sanitize: bool,
     /// Where random inputs begin.
     pub seed: u64,
     /// Write a pack of all kernels to this file instead of running anything.
@@ -32,7 +34,7 @@ const HELP: &str =
     "gpu-check: is every CUDA kernel of Dailies right on this card, and how fast is it?
 
 usage: gpu-check [--out DIR] [--lib-dir DIR]... [--python PROGRAM] [--only PHASE] [--op NAME]
-                 [--budget-s SECONDS] [--seed NUMBER] [--cpu]
+                 [--budget-s SECONDS] [--seed NUMBER] [--cpu] [--sanitize]
 
   --out DIR        folder for gpu-check.json and the kernel cache (gpu-check-results)
   --lib-dir DIR    folder of libcublasLt and libnvrtc, or a Python site-packages with nvidia/*/lib
@@ -44,6 +46,8 @@ usage: gpu-check [--out DIR] [--lib-dir DIR]... [--python PROGRAM] [--only PHASE
   --seed N         where random inputs begin (the clock)
   --pack FILE      compile all kernels into FILE and end; needs libnvrtc and no GPU
   --cpu            check on the emulator, without a GPU; needs g++
+  --sanitize       also run one small shape of each kernel under compute-sanitizer's memcheck,
+                   racecheck and synccheck, if that is on PATH; --only sanitize runs nothing else
 
 kernels.pack is looked for beside the program; without it kernels are compiled by libnvrtc.
 The result is 1 when anything was wrong, 0 when all was right or there is no GPU.
@@ -64,6 +68,7 @@ impl Options {
             op: None,
             budget_s: 480,
             cpu: false,
+            sanitize: false,
             seed: clock.map_or(1, |clock| clock.as_secs() % 1_000_000),
             pack: None,
             child: None,
@@ -71,6 +76,10 @@ impl Options {
         while let Some(name) = arguments.next() {
             if name == "--cpu" {
                 options.cpu = true;
+                continue;
+            }
+            if name == "--sanitize" {
+                options.sanitize = true;
                 continue;
             }
             if name == "--help" || name == "-h" {
@@ -109,7 +118,7 @@ impl Options {
     /// Whether a phase is asked for.
     pub fn wants_phase(&self, phase: &str) -> bool {
         let named = |phases: &str| phases.split(',').any(|one| one == phase);
-        self.only.as_deref().is_none_or(named)
+        self.only.as_deref().is_none_or(named) && (phase != "sanitize" || self.sanitize)
     }
 
     /// The arguments of a child that runs `part`.

@@ -4,17 +4,15 @@ use std::error::Error;
 
 use serde_json::json;
 
-use kernels::attention::cuda::{DeviceMask, Inputs, Path, attention, best_path, grid};
-use kernels::attention::{BlockList, Heads, Mask};
-use kernels::cuda::Element;
-use kernels::rope::cuda::Columns;
+use kernels::attention::cuda::{DeviceMask, Path, best_path, grid};
+use kernels::attention::{BlockList, Mask};
 
-use crate::bench::{Launches, measure, random};
+use crate::attended::{Attended, HEADS};
+use crate::bench::{Launches, measure};
 use crate::child::{Card, say};
 
-/// Self-attention of 1280x704 at 289 frames: tokens, heads and their width.
+/// Self-attention of 1280x704 at 289 frames: tokens, and the width of a head.
 const TOKENS: usize = 32_640;
-const HEADS: usize = 32;
 const HEAD: usize = 128;
 /// One block of so many is kept.
 const ONE_OF: [usize; 4] = [1, 2, 4, 8];
@@ -34,28 +32,9 @@ pub fn run(card: &Card) -> Result<(), Box<dyn Error>> {
 
 /// Every n-th block of keys for every tile of queries, beside no list at all.
 fn path(card: &Card, path: Path) -> Result<(), Box<dyn Error>> {
-    let (gpu, width) = (&card.gpu, HEADS * HEAD);
-    let packed = random(gpu, Element::BF16, &[TOKENS, 3 * width], 5)?;
-    let o = gpu.empty(Element::BF16, &[TOKENS, width])?;
-    let columns = |first| Columns {
-        rows: &packed,
-        first,
-        width,
-    };
-    let inputs = Inputs {
-        q: columns(0),
-        k: columns(width),
-        v: columns(2 * width),
-    };
-    let heads = Heads {
-        query: HEADS,
-        key: HEADS,
-        scale: 1.0 / (HEAD as f32).sqrt(),
-    };
+    let attended = Attended::new(&card.gpu, TOKENS, HEAD)?;
     let time = |mask: DeviceMask<'_>| -> Result<(f32, f32), Box<dyn Error>> {
-        let launches: Launches<'_> = vec![Box::new(|| {
-            attention(gpu, path, inputs, heads, mask, &o, None)
-        })];
+        let launches: Launches<'_> = vec![Box::new(|| attended.run(path, mask))];
         measure(card, &launches)
     };
     let tell = |shape: String, pairs: f64, of_dense: f64, (ms, spread): (f32, f32)| {
@@ -70,7 +49,7 @@ fn path(card: &Card, path: Path) -> Result<(), Box<dyn Error>> {
     tell(format!("{TOKENS}x{HEAD} no list"), all, 1.0, dense);
     for one_of in ONE_OF {
         let list = list(path, one_of)?;
-        let found = time(DeviceMask::Blocks(&list.upload(gpu)?))?;
+        let found = time(DeviceMask::Blocks(&list.upload(&card.gpu)?))?;
         let pairs = list.pairs(HEADS) as f64;
         let shape = format!("{TOKENS}x{HEAD} {:.1} % of blocks", 100.0 * pairs / all);
         tell(shape, pairs, f64::from(found.0 / dense.0), found);
