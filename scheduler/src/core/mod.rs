@@ -71,9 +71,7 @@ pub(crate) mod tests;
 use std::collections::{BTreeMap, BTreeSet};
 
 use schemas::{
-    AccountId, AgentId, Digest, GpuMicros, JobId, TaskId,
-    agent::FailureClass,
-    task::TaskSpec,
+    AccountId, AgentId, Digest, GpuMicros, JobId, TaskId, agent::FailureClass, task::TaskSpec,
 };
 
 use self::{
