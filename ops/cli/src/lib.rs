@@ -7,7 +7,6 @@ mod agent_cmd;
 mod api;
 mod ask;
 mod bench;
-mod cancel;
 mod doctor;
 mod eta;
 mod eval;
@@ -17,7 +16,7 @@ mod given;
 mod keys;
 mod list;
 mod nodes;
-mod pause;
+mod orders;
 mod progress;
 mod quota;
 mod quota_rules;
@@ -73,13 +72,13 @@ enum Command {
     /// Follow a film to its end, and save it.
     Watch(watch::WatchArgs),
     /// Hold films back: nothing of them starts, and what renders stops at its next step.
-    Pause(pause::PauseArgs),
+    Pause(orders::IdsArgs),
     /// Let films that were paused start, or go on from where they stopped.
-    Resume(pause::PauseArgs),
+    Resume(orders::IdsArgs),
     /// End films that are not finished; what is finished stays.
-    Cancel(cancel::IdsArgs),
+    Cancel(orders::IdsArgs),
     /// Remove films for good, finished or not.
-    Delete(cancel::IdsArgs),
+    Delete(orders::IdsArgs),
     /// Run the scheduler alone, for agents on other nodes.
     Serve(serve::ServeArgs),
     /// Run an agent that renders for a scheduler elsewhere.
@@ -148,10 +147,10 @@ async fn dispatch(command: Command) -> Result<()> {
         Command::Remix(args) => or_asked_to_end(remix::run(args)).await,
         Command::List(args) => list::run(args).await,
         Command::Watch(args) => or_asked_to_end(watch::run(args)).await,
-        Command::Pause(args) => pause::pause(args).await,
-        Command::Resume(args) => pause::resume(args).await,
-        Command::Cancel(args) => cancel::cancel(args).await,
-        Command::Delete(args) => cancel::delete(args).await,
+        Command::Pause(args) => orders::pause(args).await,
+        Command::Resume(args) => orders::resume(args).await,
+        Command::Cancel(args) => orders::cancel(args).await,
+        Command::Delete(args) => orders::delete(args).await,
         Command::Serve(args) => serve::run(args).await,
         Command::Agent(args) => agent_cmd::run(args).await,
         Command::Nodes(args) => nodes::run(args).await,

@@ -81,7 +81,7 @@ struct SetArgs {
     /// Whether jobs need quota at all.
     #[arg(long)]
     metered: Option<bool>,
-    /// Hours that it may spend in a period, or 'none'. Warnings at 50, 80 and 95 % are events.
+    /// Hours that it may spend in a period, or 'none'. Warnings at 50, 80 and 95 % are in `dailies nodes log`.
     #[arg(long, value_name = "HOURS|none")]
     budget: Option<String>,
     /// Period of the budget: month, or days such as 30d.

@@ -56,7 +56,7 @@ fn a_dry_run_tells_price_place_and_end_and_makes_nothing() {
     assert_eq!(listed.matches("it was paused with the key").count(), 1);
     let missing = farm.refused(dir, &["pause", "video_1", first]);
     assert!(missing.contains("video_1: "), "{missing}");
-    assert!(missing.contains("one film could not be told to pause"));
+    assert!(missing.contains("failed to pause 1 of 2 films"));
     farm.told(dir, &["resume", first]);
     assert!(!farm.told(dir, &["list"]).contains("paused"));
 }

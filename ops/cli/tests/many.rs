@@ -46,7 +46,7 @@ fn films_are_cancelled_one_after_the_other_and_deleted_only_when_that_is_said() 
     let said = String::from_utf8_lossy(&refused.stdout);
     assert_eq!(said.matches(": cancelled").count(), 2, "{said}");
     let said = String::from_utf8_lossy(&refused.stderr);
-    assert!(said.contains("1 of 3 films were not cancelled"), "{said}");
+    assert!(said.contains("failed to cancel 1 of 3 films"), "{said}");
     let listed = farm.told(dir, &["list"]);
     assert_eq!(listed.matches("cancelled").count(), 2, "{listed}");
     assert!(farm.told(dir, &["delete", ids[0]]).contains("deleted"));

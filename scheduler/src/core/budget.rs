@@ -10,6 +10,7 @@ use std::collections::BTreeMap;
 use jiff::{ToSpan, civil::Date, tz::TimeZone};
 use schemas::{AccountId, GpuMicros, JobId};
 use serde::{Deserialize, Serialize};
+use serde_json::json;
 
 use super::{
     Farm,
@@ -241,8 +242,11 @@ impl Farm {
         }
     }
 
-    /// The event names the job whose charge passed the mark.
+    /// The event names the job whose charge passed the mark; operators read of it in their log.
     fn warn_of_budget(&mut self, account: AccountId, job: JobId, percent: u32) {
+        let why = format!("{percent} % of the budget of this period is spent");
+        let name = self.accounts[&account].name.clone();
+        self.note_about("budget", None, name, json!({"why": why}));
         let kind = match percent {
             100 => "quota.budget_used".into(),
             _ => format!("quota.budget_warning_{percent}"),

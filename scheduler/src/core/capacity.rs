@@ -149,10 +149,11 @@ impl Farm {
         let pool = self.pool_of(holder.agent, holder.device).to_owned();
         let by = by * holder.group.count() as i32;
         for account in self.path(self.account_of(id)) {
-            add(
-                self.pool_used.entry((account, pool.clone())).or_default(),
-                by,
-            );
+            let pools = self.pool_used.entry(account).or_default();
+            match pools.get_mut(&pool) {
+                Some(used) => add(used, by),
+                None => add(pools.entry(pool.clone()).or_default(), by),
+            }
         }
     }
 
@@ -172,8 +173,8 @@ impl Farm {
     }
 
     pub(super) fn pool_used(&self, account: AccountId, pool: &str) -> u32 {
-        let key = (account, pool.to_owned());
-        self.pool_used.get(&key).copied().unwrap_or(0)
+        let used = self.pool_used.get(&account).and_then(|of| of.get(pool));
+        used.copied().unwrap_or(0)
     }
 
     fn demand(&self, account: AccountId, pool: &str) -> u32 {

@@ -119,6 +119,13 @@ pub enum Event {
     Tick,
 }
 
+/// What decides which work gives way.
+#[derive(Clone, Debug)]
+pub(super) struct Known {
+    leases: Vec<LeaseProgress>,
+    short: Vec<(AccountId, String, i64)>,
+}
+
 impl Event {
     pub fn kind(&self) -> &'static str {
         match self {
@@ -253,16 +260,11 @@ impl Farm {
             Event::Ask { .. } => matches!(reply, Reply::Leased(LeaseReply::Probe)),
             _ => false,
         };
-        if !is_told && !claimed && taken.is_empty() && !self.writes.iter().any(Write::is_notable) {
+        if !is_told && !claimed && taken.is_none() && !self.writes.iter().any(Write::is_notable) {
             return;
         }
-        if !taken.is_empty() {
-            let short = self.short_since.iter();
-            let short = short.map(|((account, pool), since)| (*account, pool.clone(), *since));
-            self.log_one(Event::Progress {
-                leases: taken,
-                short: short.collect(),
-            });
+        if let Some(Known { leases, short }) = taken {
+            self.log_one(Event::Progress { leases, short });
         }
         let agents: Vec<_> = self.writes.iter().filter_map(fell_silent).collect();
         if !agents.is_empty() {
@@ -346,8 +348,13 @@ impl Farm {
 
     /// Work is told to give way because of what is known of it now.
     pub(super) fn keep_progress(&mut self) {
-        if self.taken.is_empty() {
-            self.taken = self.progress();
+        if self.taken.is_none() {
+            let short = self.short_since.iter();
+            let short = short.map(|((account, pool), since)| (*account, pool.clone(), *since));
+            self.taken = Some(Known {
+                leases: self.progress(),
+                short: short.collect(),
+            });
         }
     }
 

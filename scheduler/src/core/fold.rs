@@ -125,7 +125,7 @@ impl Farm {
             writes: Vec::new(),
             wake: false,
             attempts_ended: Vec::new(),
-            taken: Vec::new(),
+            taken: None,
             takes_none: false,
             observed: Vec::new(),
             claimed: false,

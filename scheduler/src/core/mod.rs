@@ -71,9 +71,7 @@ pub(crate) mod tests;
 use std::collections::{BTreeMap, BTreeSet};
 
 use schemas::{
-    AccountId, AgentId, Digest, GpuMicros, JobId, TaskId,
-    agent::{FailureClass, LeaseProgress},
-    task::TaskSpec,
+    AccountId, AgentId, Digest, GpuMicros, JobId, TaskId, agent::FailureClass, task::TaskSpec,
 };
 
 use self::{
@@ -157,7 +155,7 @@ pub struct Farm {
     /// Accounts whose budget is used up, and until when.
     stopped: BTreeMap<AccountId, i64>,
     /// Devices by account and pool, and those that tasks wait for by account; only where there are capacity rules.
-    pool_used: BTreeMap<(AccountId, String), u32>,
+    pool_used: BTreeMap<AccountId, BTreeMap<String, u32>>,
     eligible: BTreeMap<AccountId, u32>,
     /// Of these, what is packed, by the account that it waits for itself.
     eligible_packed: BTreeMap<AccountId, u32>,
@@ -193,7 +191,7 @@ pub struct Farm {
     wake: bool,
     attempts_ended: Vec<&'static str>,
     /// What was known of running work when some of it was told to give way.
-    taken: Vec<LeaseProgress>,
+    taken: Option<event::Known>,
     /// A replay says when devices may be taken.
     takes_none: bool,
     observed: Vec<Observed>,

@@ -254,12 +254,11 @@ impl Model {
         assert_eq!(rebuilt.needs, live.needs, "known needs of memory differ");
         assert_eq!(rebuilt.cpu_nodes, live.cpu_nodes, "nodes with CPUs differ");
         let counted = |farm: &Farm| {
-            let used: Vec<_> = farm
-                .pool_used
-                .clone()
-                .into_iter()
-                .filter(|(_, n)| *n > 0)
-                .collect();
+            let used = farm.pool_used.iter().flat_map(|(account, pools)| {
+                let used = pools.iter().filter(|(_, used)| **used > 0);
+                used.map(|(pool, used)| (*account, pool.clone(), *used))
+            });
+            let used: Vec<_> = used.collect();
             let waiting: Vec<_> = farm
                 .eligible
                 .clone()

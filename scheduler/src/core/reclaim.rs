@@ -1,8 +1,8 @@
 //! A lender that needs its devices takes them back from borrowers, one denoising step later.
 //!
 //! An account is short in a pool when work of it waits, and fewer devices work for it there than are its
-//! own. After [`RECLAIM_AFTER_MS`] of that, running work of accounts that use more than their own gives
-//! way, the cheapest first. After each victim the shares are counted as if it had left, so that nobody
+//! own. After [`RECLAIM_AFTER_MS`] of that, if no device is free for it, running work of accounts that use more than
+//! their own gives way, the cheapest first. After each victim the shares are counted as if it had left, so that nobody
 //! is pressed below what is theirs and no more is taken than the lender is short of.
 
 use std::collections::BTreeMap;
@@ -21,23 +21,29 @@ use super::{
 /// How many devices of each pool each account will have more than now: what yields leaves, and those it
 /// yields to get what it leaves.
 #[derive(Default)]
-struct Moving(BTreeMap<(AccountId, String), i64>);
+struct Moving(BTreeMap<AccountId, BTreeMap<String, i64>>);
 
 impl Moving {
     fn add(&mut self, accounts: Vec<AccountId>, pool: &str, by: i64) {
         for account in accounts {
-            *self.0.entry((account, pool.to_owned())).or_default() += by;
+            let pools = self.0.entry(account).or_default();
+            *pools.entry(pool.to_owned()).or_default() += by;
         }
+    }
+
+    fn of(&self, account: AccountId, pool: &str) -> i64 {
+        let by = self.0.get(&account).and_then(|pools| pools.get(pool));
+        by.copied().unwrap_or(0)
     }
 }
 
 impl Farm {
+    /// Asked after every command: of all rules only what is quick to see, and the rest once a clock has run out.
     pub(super) fn reclaim(&mut self) {
         if self.capacities.is_empty() || self.takes_none {
             return;
         }
         let mut moving = self.moving();
-        // Asked of every rule after every command, so what is quick to see comes first.
         let lacks = |row: &&CapacityRow| {
             let waits = self.eligible.get(&row.account).is_some_and(|n| *n > 0);
             waits && i64::from(row.nominal) > self.share(&moving, row.account, &row.pool)
@@ -49,12 +55,21 @@ impl Farm {
         };
         self.short_since.retain(|key, _| is_lacking(key));
         for row in &lacking {
-            self.reclaim_for(row, &mut moving);
+            let key = (row.account, row.pool.clone());
+            let since = self.short_since.get(&key).copied();
+            let is_due = since.is_some_and(|since| since + RECLAIM_AFTER_MS <= self.now);
+            if is_due {
+                self.reclaim_for(row, &mut moving);
+            }
+            if is_due || since.is_none() {
+                // Devices may be free for what waits, or the guards of preemption say not yet.
+                self.short_since.insert(key, self.now);
+                self.timers.arm(self.now + RECLAIM_AFTER_MS, Timer::Reclaim);
+            }
         }
     }
 
     fn reclaim_for(&mut self, row: &CapacityRow, moving: &mut Moving) {
-        let key = (row.account, row.pool.clone());
         let mut taken = Vec::new();
         let waiting = self.queue.first_of(row.account, RECLAIM_LOOKED_AT);
         let unserved: Vec<TaskId> = waiting
@@ -65,15 +80,6 @@ impl Farm {
             .filter(|id| !self.free_device(*id, &mut taken))
             .collect();
         let mut short = i64::from(row.nominal) - self.share(moving, row.account, &row.pool);
-        if unserved.is_empty() || short < 1 {
-            self.short_since.remove(&key);
-            return;
-        }
-        let since = *self.short_since.entry(key).or_insert(self.now);
-        if self.now < since + RECLAIM_AFTER_MS {
-            self.timers.arm(since + RECLAIM_AFTER_MS, Timer::Reclaim);
-            return;
-        }
         for task in unserved {
             let devices = i64::from(self.task_at(task).row.devices());
             if short < devices {
@@ -86,8 +92,6 @@ impl Farm {
                 band > Band::Urgent && self.is_borrowed(id, &row.pool, &own, moving)
             });
             let Some(taking) = taking.filter(|taking| self.take_tokens(taking)) else {
-                // The guards of preemption say not yet.
-                self.timers.arm(self.now + RECLAIM_AFTER_MS, Timer::Reclaim);
                 return;
             };
             for victim in &taking.victims {
@@ -100,9 +104,7 @@ impl Farm {
 
     /// Devices of a pool that work for an account, as if what yields had left.
     fn share(&self, moving: &Moving, account: AccountId, pool: &str) -> i64 {
-        let key = (account, pool.to_owned());
-        let now = self.pool_used.get(&key).copied().unwrap_or(0);
-        i64::from(now) + moving.0.get(&key).copied().unwrap_or(0)
+        i64::from(self.pool_used(account, pool)) + moving.of(account, pool)
     }
 
     /// Only renders count, as everywhere in capacity.

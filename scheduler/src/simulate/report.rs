@@ -38,7 +38,7 @@ pub struct Row {
     pub band: Band,
     pub films: u64,
     pub finished: u64,
-    /// From submit to the first grant: median, 95th and 99th percentile; those that never began count as waiting to the end.
+    /// From submit to the first grant: median, 95th and 99th percentile; those that never began count as waiting until they were given up, or to the end.
     pub wait_s: [f64; 3],
     /// From submit to the finished film.
     pub done_s: [f64; 3],
@@ -48,7 +48,7 @@ pub struct Row {
     pub yields: u64,
     pub device_hours: f64,
     pub cost: Option<f64>,
-    /// Films that had not begun by their deadline.
+    /// Films that ended without being made: failed, cancelled, or too late to begin.
     #[serde(default)]
     pub given_up: u64,
     /// What waiting for cheaper hours saved, in the unit of the window's prices; absent where none has prices.
@@ -77,7 +77,7 @@ pub struct FilmRecord {
     started_ms: Option<i64>,
     finished_ms: Option<i64>,
     yields: u64,
-    given_up: bool,
+    given_up_ms: Option<i64>,
     saved: Option<i64>,
     /// Since when, on how many devices, for each task that runs.
     busy_since: Vec<(i64, u32)>,
@@ -94,7 +94,7 @@ impl FilmRecord {
             started_ms: None,
             finished_ms: None,
             yields: 0,
-            given_up: false,
+            given_up_ms: None,
             saved: None,
             busy_since: Vec::new(),
             device_ms: 0,
@@ -221,10 +221,14 @@ impl Recorder {
         self.ended += 1;
     }
 
-    pub fn given_up(&mut self, job: JobId) {
-        film_mut(&mut self.films, job).given_up = true;
-        self.ended += 1;
-        self.waiting -= 1;
+    /// It ended without a film: failed, cancelled, or too late to begin.
+    pub fn given_up(&mut self, job: JobId, now: i64) {
+        self.changes(now, |all| {
+            let film = film_mut(&mut all.films, job);
+            film.given_up_ms = Some(now);
+            all.ended += 1;
+            all.waiting -= u32::from(film.started_ms.is_none());
+        });
     }
 
     /// What the core says that the film saved when it began, in millionths.
@@ -304,12 +308,13 @@ impl Recorder {
         let seconds = |until: fn(&FilmRecord) -> Option<i64>| {
             let mut times: Vec<f64> = films
                 .iter()
-                .map(|f| (until(f).unwrap_or(end) - f.submitted_ms) as f64 / 1e3)
+                .map(|f| (until(f).or(f.given_up_ms).unwrap_or(end) - f.submitted_ms) as f64 / 1e3)
                 .collect();
             times.sort_by(f64::total_cmp);
             [0.5, 0.95, 0.99].map(|share| percentile(&times, share))
         };
         let finished = films.iter().filter_map(|f| f.finished_ms);
+        let given_up = films.iter().filter(|f| f.given_up_ms.is_some()).count();
         let device_hours = films.iter().map(|f| ms_hours(f.device_ms)).sum();
         Row {
             tenant: scenario.tenants[tenant].name.clone(),
@@ -321,14 +326,14 @@ impl Recorder {
             last_h: finished
                 .clone()
                 .max()
-                .filter(|_| finished.count() == films.len())
+                .filter(|_| finished.count() + given_up == films.len())
                 .map(ms_hours),
             yields: films.iter().map(|f| f.yields).sum(),
             device_hours,
             cost: scenario
                 .price_per_device_hour
                 .map(|price| price * device_hours),
-            given_up: films.iter().filter(|f| f.given_up).count() as u64,
+            given_up: given_up as u64,
             saved: films
                 .iter()
                 .filter_map(|f| f.saved)
@@ -428,7 +433,7 @@ impl fmt::Display for Report {
             }
             match row.given_up {
                 0 => writeln!(f)?,
-                films => writeln!(f, "  {films} missed their deadline")?,
+                films => writeln!(f, "  {films} ended without a film")?,
             }
         }
         Ok(())

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::*;
-use crate::core::rows::Band;
+use crate::core::{limits::Limits, rows::Band};
 
 fn story(nodes: u32, devices: u32, arrivals: Vec<Arrivals>) -> Scenario {
     Scenario {
@@ -216,9 +216,26 @@ fn a_deadline_wins_over_a_cheap_hour_and_what_cannot_begin_by_it_is_given_up() {
     let row = &report.rows[0];
     assert_eq!((row.finished, row.given_up), (4, 8));
     assert!(
-        format!("{report}").contains("8 missed their deadline"),
+        format!("{report}").contains("8 ended without a film"),
         "{report}"
     );
+    // Whoever replays that night sees them wait until then, and nobody behind them.
+    let log = world::World::new(&scenario).log();
+    let scope = Scope {
+        from_ms: 0,
+        to_ms: log.last().unwrap().at_ms + 1,
+        price_per_device_hour: 1.0,
+    };
+    let windows = scenario.windows.iter();
+    let windows = windows.map(|(name, it)| (name.clone(), it.window(name, scenario.to_h).unwrap()));
+    let limits = Limits {
+        windows: windows.collect(),
+        ..Limits::default()
+    };
+    let again = replay(&log, &scope, &limits, None).unwrap().recorded;
+    assert_eq!((again.rows[0].finished, again.rows[0].given_up), (4, 8));
+    assert!(again.rows[0].last_h.is_some() && again.rows[0].wait_s[2] < 7.0 * 3_600.0);
+    assert_eq!(again.samples.last().unwrap().waiting, 0);
 }
 
 #[test]

@@ -125,8 +125,13 @@ impl Watch {
             }
             Write::UpdateJob { was, row } if *was != row.state => {
                 let counted = self.counted.contains_key(&row.id);
-                if counted && row.state == JobState::Succeeded && now < self.to_ms {
-                    self.recorder.finished(row.id, self.at());
+                match row.state {
+                    _ if !counted || now >= self.to_ms => {}
+                    JobState::Succeeded => self.recorder.finished(row.id, self.at()),
+                    JobState::Failed | JobState::Cancelled => {
+                        self.recorder.given_up(row.id, self.at());
+                    }
+                    JobState::Waiting | JobState::Rendering => {}
                 }
             }
             Write::InsertLedger(row) if row.to == Bucket::Spent => {

@@ -250,7 +250,7 @@ impl<'a> World<'a> {
             if let Write::UpdateJob { row, .. } = write
                 && row.state == JobState::Failed
             {
-                self.recorder.given_up(row.id);
+                self.recorder.given_up(row.id, self.now);
             }
         }
         outcome.reply

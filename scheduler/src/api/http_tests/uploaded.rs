@@ -69,7 +69,7 @@ async fn an_edit_takes_size_and_seconds_of_a_film_larger_than_other_forms_may_be
     );
     assert_eq!(
         (given.sound.unwrap().file, given.renoise),
-        (kept, Some(0.6))
+        (kept, Some(0.95))
     );
     let elsewhere = farm.send_film("/v1/videos", &film, &[]).await;
     assert_eq!(elsewhere.error(), (413, "request_too_large".into()));

@@ -2,7 +2,7 @@
 
 use expect_test::expect;
 
-use super::check;
+use super::{World, check};
 
 #[test]
 fn a_budget_warns_stops_and_begins_anew_the_next_month() {
@@ -357,5 +357,27 @@ fn a_grant_expires_and_what_was_used_or_held_of_it_stays() {
             give project 1 past 3000  refused: the job is not valid: a grant expires later than now
             money project             available 5, held 10, spent 0, mint -15
         "#]],
+    );
+}
+
+#[test]
+fn operators_read_of_a_budget_in_their_log() {
+    let mut world = World::new();
+    for line in [
+        "hello a",
+        "budget project 8 month",
+        "job",
+        "grant a",
+        "succeed s0#1",
+    ] {
+        world.run(line);
+    }
+    let [notice] = &world.model.notices[..] else {
+        panic!("{:?}", world.model.notices)
+    };
+    assert_eq!((&*notice.kind, &*notice.subject), ("budget", "project"));
+    assert_eq!(
+        notice.detail["why"],
+        "50 % of the budget of this period is spent"
     );
 }
