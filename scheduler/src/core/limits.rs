@@ -76,6 +76,8 @@ pub const PREEMPT_PERCENT_A_MINUTE: i64 = 2;
 pub const PREEMPT_BURST: i64 = 4;
 /// How long a lender is short of devices that are its own before it takes them back.
 pub const RECLAIM_AFTER_MS: i64 = 10_000;
+/// Rules of lenders that are short for which victims are looked for in one command.
+pub const RECLAIMS_AT_ONCE: u32 = 4;
 /// Tasks of a lender for which devices are taken back at a time.
 pub const RECLAIM_LOOKED_AT: usize = 16;
 /// How long a freed device is kept for the task it was freed for.

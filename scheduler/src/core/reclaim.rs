@@ -12,7 +12,7 @@ use schemas::{AccountId, TaskId, task::TaskKind};
 use super::{
     Farm,
     capacity::CapacityRow,
-    limits::{RECLAIM_AFTER_MS, RECLAIM_LOOKED_AT},
+    limits::{RECLAIM_AFTER_MS, RECLAIM_LOOKED_AT, RECLAIMS_AT_ONCE},
     rows::{Band, TaskState},
     task::YieldWhy,
     timers::Timer,
@@ -54,11 +54,17 @@ impl Farm {
             rows.any(|row| (row.account, &row.pool) == (*account, pool))
         };
         self.short_since.retain(|key, _| is_lacking(key));
+        let mut looked_at = 0;
         for row in &lacking {
             let key = (row.account, row.pool.clone());
             let since = self.short_since.get(&key).copied();
             let is_due = since.is_some_and(|since| since + RECLAIM_AFTER_MS <= self.now);
+            if is_due && looked_at == RECLAIMS_AT_ONCE {
+                self.timers.arm(self.now + 1, Timer::Reclaim); // the next command looks at it
+                continue;
+            }
             if is_due {
+                looked_at += 1;
                 self.reclaim_for(row, &mut moving);
             }
             if is_due || since.is_none() {
