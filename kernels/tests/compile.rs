@@ -65,6 +65,9 @@ fn budget() -> Budget {
         .expect("budget.toml is right")
 }
 
+/// The line table of a cubin names the folder that its compiler ran in, so that its size depends on where a tree lies.
+const FOLDER_BYTES: usize = 1_024;
+
 /// What of a compilation breaks the budget.
 fn overruns(budget: &Budget, cubin: &Cubin) -> Vec<String> {
     let Cubin {
@@ -110,7 +113,7 @@ fn overruns(budget: &Budget, cubin: &Cubin) -> Vec<String> {
         .get(module.name)
         .copied()
         .unwrap_or_default();
-    if bytes.len() > most {
+    if bytes.len() > most + FOLDER_BYTES {
         found.push(format!(
             "{} {arch}: a cubin of {} bytes, allowed {most}",
             module.name,
