@@ -257,21 +257,20 @@ impl Farm {
 
     /// Packed jobs join their lines in the order of their submission; the first of each are unpacked.
     fn fold_waiting(&mut self, packed: &[Vec<u8>], stored: &[Vec<u8>]) -> Result<(), Inconsistent> {
-        let mut all = Vec::new();
+        let unreadable = |seq: i64| Inconsistent {
+            what: "a packed job that cannot be read, number",
+            id: seq.to_string(),
+        };
+        let mut all: Vec<(i64, &[u8])> = Vec::new();
         for mut part in packed.iter().chain(stored).map(Vec::as_slice) {
             while !part.is_empty() {
-                let Some((head, bytes)) = split_first(&mut part, &self.shapes) else {
-                    return Err(Inconsistent {
-                        what: "a packed job that cannot be read, behind",
-                        id: all.len().to_string(),
-                    });
-                };
-                all.push((head.seq, bytes));
+                let before = all.last().map_or(0, |(seq, _)| *seq);
+                all.push(split_first(&mut part).ok_or_else(|| unreadable(before + 1))?);
             }
         }
         all.sort_unstable_by_key(|(seq, _)| *seq);
-        for (_, bytes) in all {
-            let head = head(bytes, &self.shapes).expect("it was read before");
+        for (seq, bytes) in all {
+            let head = head(bytes, &self.shapes).ok_or_else(|| unreadable(seq))?;
             if head.is_planned {
                 let whole = unpack(bytes, &self.shapes).expect("it was read before");
                 self.note_planned(&whole);

@@ -162,8 +162,8 @@ pub(super) fn unpack(bytes: &[u8], shapes: &Shapes) -> Option<Whole> {
         let spec: Arc<TaskSpec> = shapes.find(task.shape)?.clone();
         let mut row = TaskRow::new(task.id, start.id, index as u32, spec);
         row.estimate = task.estimate;
-        row.state = TaskState::new(task.inputs.len(), start.own_ms());
-        row.inputs = task.inputs;
+        row.inputs = task.inputs.read()?;
+        row.state = TaskState::new(row.inputs.len(), start.own_ms());
         tasks.push(row);
     }
     Some(Whole {
@@ -174,20 +174,8 @@ pub(super) fn unpack(bytes: &[u8], shapes: &Shapes) -> Option<Whole> {
 }
 
 /// `None` as for [`unpack`], and where its shots are of more than [`CLASSES_MAX`] classes or differ in their devices.
-pub(super) fn head(mut bytes: &[u8], shapes: &Shapes) -> Option<Head> {
-    split_first(&mut bytes, shapes).map(|(head, _)| head)
-}
-
-/// Takes the first of several jobs off.
-pub(super) fn split_first<'a>(bytes: &mut &'a [u8], shapes: &Shapes) -> Option<(Head, &'a [u8])> {
-    let whole = *bytes;
-    let mut from = Reader::new(whole)?;
-    let head = read_head(&mut from, shapes)?;
-    *bytes = from.0;
-    Some((head, &whole[..whole.len() - from.0.len()]))
-}
-
-fn read_head(from: &mut Reader, shapes: &Shapes) -> Option<Head> {
+pub(super) fn head(bytes: &[u8], shapes: &Shapes) -> Option<Head> {
+    let mut from = Reader::new(bytes)?;
     let start = from.start()?;
     let (mut classes, mut devices) = ([ShapeId::MAX; CLASSES_MAX], None);
     let (mut estimate, mut expected) = (GpuMicros::ZERO, Expected::default());
@@ -197,9 +185,9 @@ fn read_head(from: &mut Reader, shapes: &Shapes) -> Option<Head> {
         let spec = shapes.find(task.shape)?;
         estimate.0 = estimate.0.saturating_add(task.estimate.0);
         expected.add(spec.kind(), task.estimate);
-        match task.inputs.is_empty() {
-            true => ready += 1,
-            false => blocked += 1,
+        match task.inputs.count {
+            0 => ready += 1,
+            _ => blocked += 1,
         }
         if spec.kind() == TaskKind::Render {
             add_class(&mut classes, shapes.class(task.shape)?)?;
@@ -225,6 +213,18 @@ fn read_head(from: &mut Reader, shapes: &Shapes) -> Option<Head> {
             wishes: start.wishes(expected),
         },
     })
+}
+
+/// Takes the first of several jobs off, with its number.
+pub(super) fn split_first<'a>(bytes: &mut &'a [u8]) -> Option<(i64, &'a [u8])> {
+    let whole = *bytes;
+    let mut from = Reader::new(whole)?;
+    let start = from.start()?;
+    for _ in 0..from.number()? {
+        from.task()?;
+    }
+    *bytes = from.0;
+    Some((start.seq, &whole[..whole.len() - from.0.len()]))
 }
 
 fn add_class(classes: &mut Classes, own: ShapeId) -> Option<()> {
@@ -277,11 +277,25 @@ impl Start {
     }
 }
 
-struct PackedTask {
+struct PackedTask<'a> {
     id: TaskId,
     shape: ShapeId,
     estimate: GpuMicros,
-    inputs: Vec<u32>,
+    inputs: Inputs<'a>,
+}
+
+/// Numbers that are read when somebody asks: a start passes over those of a million jobs.
+struct Inputs<'a> {
+    count: u64,
+    bytes: &'a [u8],
+}
+
+impl Inputs<'_> {
+    fn read(&self) -> Option<Vec<u32>> {
+        let mut from = Reader(self.bytes);
+        let numbers = (0..self.count).map(|_| u32::try_from(from.number()?).ok());
+        numbers.collect()
+    }
 }
 
 struct Reader<'a>(&'a [u8]);
@@ -320,16 +334,22 @@ impl<'a> Reader<'a> {
         })
     }
 
-    fn task(&mut self) -> Option<PackedTask> {
+    fn task(&mut self) -> Option<PackedTask<'a>> {
         let id = TaskId(self.id()?);
         let shape = ShapeId::try_from(self.number()?).ok()?;
         let estimate = GpuMicros(self.signed()?);
-        let inputs = (0..self.number()?).map(|_| u32::try_from(self.number()?).ok());
+        let inputs = Inputs {
+            count: self.number()?,
+            bytes: self.0,
+        };
+        for _ in 0..inputs.count {
+            self.number()?;
+        }
         Some(PackedTask {
             id,
             shape,
             estimate,
-            inputs: inputs.collect::<Option<_>>()?,
+            inputs,
         })
     }
 
