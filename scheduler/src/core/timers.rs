@@ -11,7 +11,7 @@ use super::rows::Fingerprint;
 pub enum Timer {
     /// A lease may have expired.
     Lease(TaskId),
-    /// A backoff may be over.
+    /// A task may start from now on: a backoff is over, its instant has come or its window opens.
     Eligible(TaskId),
     /// The window of a task may have closed: before it could start, or while it runs.
     Closes(TaskId),
